@@ -1,0 +1,115 @@
+"""Builds the compiled parts with CMake and Ninja, or notes why it could not.
+
+pyproject.toml describes the package and CMakeLists.txt what is compiled; this file finds the tools.
+
+AUTOEMB_NATIVE  auto: compile where possible (default); 1: a failure is an error; 0: pure Python.
+AUTOEMB_CUDA    auto: CUDA where its toolkit is found (default); 1: no toolkit is an error; 0: no CUDA.
+CMAKE_ARGS      further arguments to CMake.
+"""
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).parent.resolve()
+
+
+class BuildError(Exception):
+    """The reason, in one line, why something could not be compiled."""
+
+
+def switch(name: str) -> str:
+    value = os.environ.get(name, "auto")
+    if value not in ("0", "1", "auto"):
+        raise SystemExit(f"{name} is {value!r}; expected 0, 1 or auto")
+    return value
+
+
+def find_nvcc() -> str | None:
+    homes = [os.environ[name] for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
+    folders = [str(Path(home, "bin")) for home in (*homes, "/usr/local/cuda")]
+    return os.environ.get("CUDACXX") or shutil.which(
+        "nvcc", path=os.pathsep.join([*folders, os.environ.get("PATH", "")])
+    )
+
+
+def cuda_reason() -> str:
+    """Say why there are no CUDA kernels; stop where the caller asked for them in vain."""
+    wanted = switch("AUTOEMB_CUDA")
+    if wanted == "0":
+        return "CUDA switched off by AUTOEMB_CUDA=0"
+    if find_nvcc():
+        return "this version has no CUDA kernels"
+    if wanted == "1":
+        raise SystemExit(
+            "AUTOEMB_CUDA=1, but no CUDA toolkit: nvcc is neither in PATH nor CUDA_HOME"
+        )
+    return "no CUDA toolkit (nvcc) when autoemb was built"
+
+
+def run(*command: str) -> None:
+    done = subprocess.run(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    print(done.stdout, flush=True)
+    if done.returncode:
+        lines = done.stdout.splitlines() or [f"exit code {done.returncode}"]
+        first = next((i for i, line in enumerate(lines) if "error" in line.lower()), -1)
+        message = " ".join(" ".join(lines[first:]).split())
+        raise BuildError(f"{Path(command[0]).name} failed: {message[:300]}")
+
+
+class CMakeBuild(build_ext):
+    """One CMake run builds every extension; `_build.json` beside them says what is missing, and why."""
+
+    def run(self) -> None:
+        package = ROOT / "autoemb" if self.inplace else Path(self.build_lib, "autoemb").resolve()
+        package.mkdir(parents=True, exist_ok=True)
+        for extension in self.extensions:  # what an earlier build left in an editable install
+            package.joinpath(Path(self.get_ext_filename(extension.name)).name).unlink(
+                missing_ok=True
+            )
+
+        missing = {
+            "kernels": f"this version has no fused kernels; {cuda_reason()}",
+            "runtime": None,
+        }
+        try:
+            self.compile(package)
+        except BuildError as error:
+            if switch("AUTOEMB_NATIVE") == "1":
+                raise SystemExit(f"AUTOEMB_NATIVE=1, but {error}") from None
+            missing["runtime"] = str(error)
+            print(f"autoemb: the streaming runtime is not compiled: {error}", file=sys.stderr)
+        package.joinpath("_build.json").write_text(json.dumps(missing, indent=2) + "\n")
+
+    def compile(self, package: Path) -> None:
+        if switch("AUTOEMB_NATIVE") == "0":
+            raise BuildError("switched off by AUTOEMB_NATIVE=0")
+        cmake = shutil.which("cmake")
+        if cmake is None:
+            raise BuildError("cmake not found")
+        try:
+            import pybind11
+        except ImportError:
+            raise BuildError("pybind11 not found") from None
+        build = str(Path(self.build_temp).resolve())
+        run(
+            cmake,
+            # Forget the last build: the tools it found lived in an environment that is gone.
+            "--fresh",
+            *("-S", str(ROOT), "-B", build, "-G", "Ninja"),
+            f"-DPython_EXECUTABLE={sys.executable}",
+            f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+            f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={package}",
+            *shlex.split(os.environ.get("CMAKE_ARGS", "")),
+        )
+        run(cmake, "--build", build)
+
+
+setup(ext_modules=[Extension("autoemb._runtime", sources=[])], cmdclass={"build_ext": CMakeBuild})
