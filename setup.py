@@ -3,7 +3,7 @@
 pyproject.toml describes the package and CMakeLists.txt what is compiled; this file finds the tools.
 
 AUTOEMB_NATIVE  auto: compile where possible (default); 1: a failure is an error; 0: pure Python.
-AUTOEMB_CUDA    auto: CUDA where its toolkit is found (default); 1: no toolkit is an error; 0: no CUDA.
+AUTOEMB_CUDA    auto: CUDA where its toolkit is found (default); 1: no toolkit is an error; 0: none.
 CMAKE_ARGS      further arguments to CMake.
 """
 
@@ -33,11 +33,9 @@ def switch(name: str) -> str:
 
 
 def find_nvcc() -> str | None:
-    homes = [os.environ[name] for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
-    folders = [str(Path(home, "bin")) for home in (*homes, "/usr/local/cuda")]
-    return os.environ.get("CUDACXX") or shutil.which(
-        "nvcc", path=os.pathsep.join([*folders, os.environ.get("PATH", "")])
-    )
+    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH") or "/usr/local/cuda"
+    path = os.pathsep.join([str(Path(home, "bin")), os.environ.get("PATH", "")])
+    return shutil.which(os.environ.get("CUDACXX", "nvcc"), path=path)
 
 
 def cuda_reason() -> str:
@@ -65,7 +63,7 @@ def run(*command: str) -> None:
 
 
 class CMakeBuild(build_ext):
-    """One CMake run builds every extension; `_build.json` beside them says what is missing, and why."""
+    """One CMake run builds all extensions; `_build.json` beside them says what is missing."""
 
     def run(self) -> None:
         package = ROOT / "autoemb" if self.inplace else Path(self.build_lib, "autoemb").resolve()

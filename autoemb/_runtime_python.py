@@ -99,7 +99,7 @@ def record(
 
 
 def distinct(rows: Int64Array) -> tuple[Int64Array, Int64Array, Int64Array]:
-    """Return the distinct values [U] of ``rows`` ascending, places of ``rows`` in them, and counts."""
+    """Return the distinct values [U] of ``rows`` ascending, where each row is there, and counts."""
     _check_vector("rows", rows, np.int64)
     values, inverse, counts = np.unique(rows, return_inverse=True, return_counts=True)
     return values, inverse, counts

@@ -1,0 +1,148 @@
+"""What setup.py builds, what it says when it cannot, and what build_info() tells of it."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+import autoemb
+from autoemb import build, runtime
+from autoemb.build import build_info
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_these_tests_run_on_an_installed_package():
+    assert Path(build.__file__).with_name("_build.json").exists(), (
+        f"{Path(build.__file__).parent} was never built, so its Python stand-ins would be tested; "
+        "install with: python -m pip install -e '.[test]'"
+    )
+
+
+def test_build_info():
+    info = build_info()
+    assert info["version"] == autoemb.__version__
+    assert info["native"] is False
+    assert info["cuda"] is False
+    assert info["cuda_archs"] == []
+    assert info["runtime"] == ("compiled" if runtime.COMPILED else "python")
+    assert (info["compiler"] is not None) == runtime.COMPILED
+    assert "no fused kernels" in info["reason"]
+    if os.environ.get("AUTOEMB_NATIVE") == "1":
+        assert info["runtime"] == "compiled", info["reason"]
+
+
+@pytest.mark.parametrize(
+    ("recorded", "expected"),
+    [
+        ({"kernels": "no kernels", "runtime": "no compiler"}, "no kernels; .*Python: no compiler"),
+        ({"kernels": "no kernels", "runtime": None}, "no kernels; .*Python: does not load"),
+        (None, "never built; .*Python: does not load"),
+    ],
+)
+def test_build_info_says_why_the_runtime_is_python(monkeypatch, tmp_path, recorded, expected):
+    monkeypatch.setattr(build, "__file__", str(tmp_path / "build.py"))
+    monkeypatch.setattr(runtime, "COMPILED", False)
+    monkeypatch.setattr(runtime, "IMPORT_ERROR", "does not load")
+    if recorded:
+        (tmp_path / "_build.json").write_text(json.dumps(recorded))
+    info = build_info()
+    assert info["runtime"] == "python"
+    assert re.search(expected, info["reason"])
+
+
+def build_in(folder, path="", **environment):
+    """Run setup.py with nothing but ``path`` to find tools in; return how it ended."""
+    kept = {name: os.environ[name] for name in ("HOME", "LD_LIBRARY_PATH") if name in os.environ}
+    command = [sys.executable, "setup.py", "-q", "build_ext"]
+    folders = ["--build-lib", str(folder / "lib"), "--build-temp", str(folder / "temp")]
+    return subprocess.run(
+        [*command, *folders],
+        cwd=ROOT,
+        env={**kept, "PATH": str(path), **environment},
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+
+
+def missing(folder):
+    return json.loads((folder / "lib/autoemb/_build.json").read_text())
+
+
+@pytest.mark.parametrize("name", ["AUTOEMB_CUDA", "AUTOEMB_NATIVE"])
+def test_a_switch_with_another_value_is_an_error(tmp_path, name):
+    done = build_in(tmp_path, **{name: "yes"})
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == f"{name} is 'yes'; expected 0, 1 or auto"
+
+
+def test_without_tools_the_build_falls_back_and_says_why(tmp_path):
+    compiled_before = tmp_path / "lib/autoemb" / f"_runtime{sysconfig.get_config_var('EXT_SUFFIX')}"
+    compiled_before.parent.mkdir(parents=True)
+    compiled_before.touch()
+    done = build_in(tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert missing(tmp_path)["runtime"] == "cmake not found"
+    assert "the streaming runtime is not compiled: cmake not found" in done.stderr
+    assert not compiled_before.exists()
+
+
+def test_a_failing_tool_is_the_reason(tmp_path):
+    pytest.importorskip("pybind11", reason="the build stops earlier without pybind11")
+    cmake = tmp_path / "cmake"
+    cmake.write_text(
+        "#!/bin/sh\necho -- looking\necho 'CMake Error:'\necho '  no compiler'\nexit 1\n"
+    )
+    cmake.chmod(0o755)
+    done = build_in(tmp_path, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert missing(tmp_path)["runtime"] == "cmake failed: CMake Error: no compiler"
+
+
+def test_native_0_switches_the_compiler_off(tmp_path):
+    assert build_in(tmp_path, os.environ["PATH"], AUTOEMB_NATIVE="0").returncode == 0
+    assert missing(tmp_path)["runtime"] == "switched off by AUTOEMB_NATIVE=0"
+
+
+def test_native_1_makes_a_failure_an_error(tmp_path):
+    done = build_in(tmp_path, AUTOEMB_NATIVE="1")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "AUTOEMB_NATIVE=1, but cmake not found"
+
+
+@pytest.fixture
+def nvcc(tmp_path):
+    tool = tmp_path / "toolkit/bin/nvcc"
+    tool.parent.mkdir(parents=True)
+    tool.touch(mode=0o755)
+    return tool
+
+
+def test_cuda_1_makes_a_missing_toolkit_an_error(tmp_path):
+    nowhere = {"CUDA_HOME": str(tmp_path), "AUTOEMB_NATIVE": "0"}
+    done = build_in(tmp_path, AUTOEMB_CUDA="1", **nowhere)
+    assert done.returncode == 1
+    assert "AUTOEMB_CUDA=1, but no CUDA toolkit" in done.stderr.splitlines()[-1]
+    assert build_in(tmp_path, **nowhere).returncode == 0
+    assert "no CUDA toolkit (nvcc)" in missing(tmp_path)["kernels"]
+
+
+@pytest.mark.parametrize("found_by", ["PATH", "CUDA_HOME", "CUDACXX"])
+def test_a_toolkit_is_found(tmp_path, nvcc, found_by):
+    path = nvcc.parent if found_by == "PATH" else ""
+    variables = {"CUDA_HOME": str(nvcc.parents[1]), "CUDACXX": str(nvcc)}
+    given = {found_by: variables[found_by]} if found_by in variables else {}
+    done = build_in(tmp_path, path, AUTOEMB_CUDA="1", AUTOEMB_NATIVE="0", **given)
+    assert done.returncode == 0, done.stderr
+    assert "this version has no CUDA kernels" in missing(tmp_path)["kernels"]
+
+
+def test_cuda_0_is_said(tmp_path):
+    assert build_in(tmp_path, AUTOEMB_CUDA="0", AUTOEMB_NATIVE="0").returncode == 0
+    assert "switched off by AUTOEMB_CUDA=0" in missing(tmp_path)["kernels"]
