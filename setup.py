@@ -38,17 +38,15 @@ def find_nvcc() -> str | None:
     return shutil.which(os.environ.get("CUDACXX", "nvcc"), path=path)
 
 
-def cuda_reason() -> str:
-    """Say why there are no CUDA kernels; stop where the caller asked for them in vain."""
+def cuda_reason() -> str | None:
+    """Say why CUDA is out of the question here; stop where the caller asked for it in vain."""
     wanted = switch("AUTOEMB_CUDA")
     if wanted == "0":
         return "CUDA switched off by AUTOEMB_CUDA=0"
     if find_nvcc():
-        return "this version has no CUDA kernels"
+        return None
     if wanted == "1":
-        raise SystemExit(
-            "AUTOEMB_CUDA=1, but no CUDA toolkit: nvcc is neither in PATH nor CUDA_HOME"
-        )
+        raise SystemExit("AUTOEMB_CUDA=1, but no CUDA toolkit: nvcc not in PATH or CUDA_HOME")
     return "no CUDA toolkit (nvcc) when autoemb was built"
 
 
@@ -69,14 +67,11 @@ class CMakeBuild(build_ext):
         package = ROOT / "autoemb" if self.inplace else Path(self.build_lib, "autoemb").resolve()
         package.mkdir(parents=True, exist_ok=True)
         for extension in self.extensions:  # what an earlier build left in an editable install
-            package.joinpath(Path(self.get_ext_filename(extension.name)).name).unlink(
-                missing_ok=True
-            )
+            name = Path(self.get_ext_filename(extension.name)).name
+            package.joinpath(name).unlink(missing_ok=True)
 
-        missing = {
-            "kernels": f"this version has no fused kernels; {cuda_reason()}",
-            "runtime": None,
-        }
+        kernels = ["this version has no fused kernels", cuda_reason()]
+        missing = {"kernels": "; ".join(filter(None, kernels)), "runtime": None}
         try:
             self.compile(package)
         except BuildError as error:
