@@ -9,10 +9,12 @@ CMAKE_ARGS      further arguments to CMake.
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
 import sys
+from itertools import takewhile
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -54,10 +56,17 @@ def run(*command: str) -> None:
     done = subprocess.run(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     print(done.stdout, flush=True)
     if done.returncode:
-        lines = done.stdout.splitlines() or [f"exit code {done.returncode}"]
-        first = next((i for i, line in enumerate(lines) if "error" in line.lower()), -1)
-        message = " ".join(" ".join(lines[first:]).split())
-        raise BuildError(f"{Path(command[0]).name} failed: {message[:300]}")
+        raise BuildError(f"{Path(command[0]).name} failed: {first_error(done.stdout)}")
+
+
+def first_error(output: str) -> str:
+    """Return the first message of CMake (which indents its text) or of a compiler, as one line."""
+    lines = output.splitlines() or ["no output"]
+    is_error = re.compile(r"\berror( at |:)", re.IGNORECASE)
+    first = next((i for i, line in enumerate(lines) if is_error.search(line)), len(lines) - 1)
+    text = " ".join(takewhile(lambda line: not line.strip() or line[0] == " ", lines[first + 1 :]))
+    head = re.sub(r"^CMake Error( at \S+ \(\w+\))?:", "", lines[first])
+    return " ".join(f"{head} {text}".split())[:300]
 
 
 class CMakeBuild(build_ext):

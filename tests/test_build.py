@@ -93,16 +93,31 @@ def test_without_tools_the_build_falls_back_and_says_why(tmp_path):
     assert not compiled_before.exists()
 
 
-def test_a_failing_tool_is_the_reason(tmp_path):
+@pytest.mark.parametrize(
+    ("output", "reason"),
+    [
+        (
+            "-- looking\nCMake Error at C.txt:3 (project):\n  No\n\n  compiler.\n\n\n-- bye",
+            "No compiler.",
+        ),
+        ("CMake Error: no Ninja\nbye", "no Ninja"),
+        (
+            "c++ -Werror a.cpp\na.cpp:1:2: error: what?\n  1 | x\nbye",
+            "a.cpp:1:2: error: what? 1 | x",
+        ),
+        ("it just\nended", "ended"),
+        ("", "no output"),
+    ],
+)
+def test_the_first_error_of_a_tool_is_the_reason(tmp_path, output, reason):
     pytest.importorskip("pybind11", reason="the build stops earlier without pybind11")
+    (tmp_path / "output").write_text(output)
     cmake = tmp_path / "cmake"
-    cmake.write_text(
-        "#!/bin/sh\necho -- looking\necho 'CMake Error:'\necho '  no compiler'\nexit 1\n"
-    )
+    cmake.write_text(f"#!/bin/sh\n/bin/cat {tmp_path}/output\nexit 1\n")
     cmake.chmod(0o755)
     done = build_in(tmp_path, tmp_path)
     assert done.returncode == 0, done.stderr
-    assert missing(tmp_path)["runtime"] == "cmake failed: CMake Error: no compiler"
+    assert missing(tmp_path)["runtime"] == f"cmake failed: {reason}"
 
 
 def test_native_0_switches_the_compiler_off(tmp_path):

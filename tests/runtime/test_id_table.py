@@ -45,7 +45,6 @@ def test_integers_in_any_form(ids):
         ("b", "", "b"),
         np.array(["b", "", "b"]),
         np.array(["b", "", "b"], dtype=object),
-        np.array(["b", "", "b"], dtype=np.dtypes.StringDType()),
         pl.Series(["b", "", "b"]),
     ],
 )
