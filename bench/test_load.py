@@ -1,0 +1,130 @@
+"""Time and memory of reading a MovieLens-20M sized file, sorted by time.
+
+`pytest bench/test_load.py --benchmark-only` checks the bars; `python bench/test_load.py` records
+bench/results/load.json.
+"""
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+ROWS = 20_000_263
+USERS, MOVIES = 138_493, 131_262  # ids, as in ML-20M: grouped by user, rated times in no order
+SECONDS_BAR, GIB_BAR = 30.0, 3.0
+RESULT = Path(__file__).parent / "results" / "load.json"
+
+# In a process of its own: peak memory is the process's, imports (torch among them) included.
+MEASURE = """
+import json, resource, sys, time
+import polars as pl
+from autoemb.data import load
+
+def bare_polars(path):  # the rival: no check of anything, and types given beforehand
+    types = [pl.Int64, pl.Int64, pl.Float32, pl.Int64]
+    rows = pl.scan_csv(path, schema=dict(zip(["user", "item", "rating", "timestamp"], types)))
+    rows = rows.sort("timestamp", maintain_order=True)
+    return rows.collect(engine="streaming")
+
+start = time.perf_counter()
+stream = {"autoemb": load, "bare polars": bare_polars}[sys.argv[2]](sys.argv[1])
+seconds = time.perf_counter() - start
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+print(json.dumps({"seconds": seconds, "peak_gib": peak, "rows": len(stream)}))
+"""
+
+
+def write_movielens_20m(path: Path) -> None:
+    """Write ratings.csv as its publisher does: with as many rows, users and movies as ML-20M."""
+    rng = np.random.default_rng(0)
+    pl.DataFrame(
+        {
+            "userId": np.sort(rng.integers(1, USERS + 1, ROWS)),
+            "movieId": rng.integers(1, MOVIES + 1, ROWS),
+            "rating": rng.integers(1, 11, ROWS) / 2,
+            "timestamp": rng.integers(789_652_009, 1_427_784_002, ROWS),
+        }
+    ).write_csv(path)
+
+
+def measure(path: Path, how: str = "autoemb") -> dict[str, float]:
+    command = [sys.executable, "-c", MEASURE, str(path), how]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def ratings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("ml-20m") / "ratings.csv"
+    write_movielens_20m(path)
+    return path
+
+
+def test_load(benchmark, ratings: Path) -> None:
+    runs: list[dict[str, float]] = []
+    benchmark.pedantic(lambda: runs.append(measure(ratings)), rounds=3)
+    benchmark.extra_info["runs"] = runs
+    for run in runs:
+        assert run["rows"] == ROWS
+        assert run["seconds"] < SECONDS_BAR
+        assert run["peak_gib"] < GIB_BAR
+
+
+def cpu() -> str:
+    info = Path("/proc/cpuinfo")
+    names = [line.split(": ")[1] for line in info.read_text().splitlines() if "model name" in line]
+    return names[0] if names else platform.processor()
+
+
+def commit() -> str | None:
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent)
+    return done.stdout.strip() or None
+
+
+def record() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "ratings.csv")
+        write_movielens_20m(path)
+        measure(path, "bare polars")  # fills the page cache
+        runs = {how: [] for how in ("autoemb", "bare polars")}
+        for _ in range(5):
+            for how, done in runs.items():
+                done.append(measure(path, how))
+        size = path.stat().st_size
+    result = {
+        "command": "python bench/test_load.py",
+        "what": "autoemb.data.load of a generated ratings.csv, page cache warm, one process a run",
+        "rows": ROWS,
+        "bytes": size,
+        "bars": {"seconds": SECONDS_BAR, "peak_gib": GIB_BAR},
+        "results": {
+            how: {
+                "seconds_median": statistics.median(run["seconds"] for run in done),
+                "seconds": sorted(run["seconds"] for run in done),
+                "peak_gib": max(run["peak_gib"] for run in done),
+            }
+            for how, done in runs.items()
+        },
+        "hardware": {
+            "cpu": cpu(),
+            "cores": len(os.sched_getaffinity(0)),
+            "memory_gib": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30,
+        },
+        "commit": commit(),
+        "versions": {"polars": pl.__version__, "python": platform.python_version()},
+    }
+    RESULT.parent.mkdir(parents=True, exist_ok=True)
+    RESULT.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    record()
