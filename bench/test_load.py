@@ -29,8 +29,8 @@ import polars as pl
 from autoemb.data import load
 
 def bare_polars(path):  # the rival: no check of anything, and types given beforehand
-    types = [pl.Int64, pl.Int64, pl.Float32, pl.Int64]
-    rows = pl.scan_csv(path, schema=dict(zip(["user", "item", "rating", "timestamp"], types)))
+    types = {"userId": pl.Int64, "movieId": pl.Int64, "rating": pl.Float32, "timestamp": pl.Int64}
+    rows = pl.scan_csv(path, schema=types)
     rows = rows.sort("timestamp", maintain_order=True)
     return rows.collect(engine="streaming")
 
