@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from autoemb.errors import UserError
+from autoemb.files import replacing
 from autoemb.report import tables, wording
 from autoemb.report.records import METRICS, STAGES, Recording, Run, read
 
@@ -244,14 +245,10 @@ def _capital(text: str) -> str:
 
 
 def _write(path: Path, text: str) -> Path:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(exist_ok=True)
-        try:
-            temporary.write_bytes(text.encode("utf-8", "replace"))  # half a surrogate becomes "?"
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}") from None
+        raise UserError(f"{path.parent} cannot be made: {error.strerror}") from None
+    with replacing(path) as part:
+        part.write_bytes(text.encode("utf-8", "replace"))  # half a surrogate becomes "?"
     return path

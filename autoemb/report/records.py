@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from autoemb.errors import UserError
-from autoemb.report.json_object import JsonObject, read_lines, read_object
+from autoemb.json_object import JsonObject, read_lines, read_object
 
 STAGES = ("offline", "online")
 METRICS = ("loss", "accuracy")

@@ -16,8 +16,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from autoemb.json_object import JsonObject
 from autoemb.report import wording
-from autoemb.report.json_object import JsonObject
 from autoemb.report.records import METRICS, STAGES, Comparison, parse_comparison
 
 COLUMNS = tuple((stage, metric) for stage in STAGES for metric in METRICS)

@@ -4,8 +4,8 @@ import math
 import pytest
 
 from autoemb.errors import UserError
+from autoemb.json_object import JsonObject
 from autoemb.report import draw
-from autoemb.report.json_object import JsonObject
 from autoemb.report.records import parse_comparison, read
 
 MISSING = object()

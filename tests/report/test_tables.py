@@ -6,8 +6,8 @@ import pytest
 from rich.console import Console
 
 from autoemb.errors import UserError
+from autoemb.json_object import JsonObject
 from autoemb.report import markdown, table
-from autoemb.report.json_object import JsonObject
 from autoemb.report.records import parse_comparison
 from autoemb.report.tables import rows
 from autoemb.report.wording import findings
