@@ -1,0 +1,325 @@
+"""Embedding modules: the soft multi-size embedding and the fixed width it is compared with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from autoemb.build import build_info
+from autoemb.ops import soft_embedding
+from autoemb.ops.reference import size_slices
+from autoemb.rows import RowModule
+
+
+def check_ids(ids: Tensor, fields: int) -> None:
+    """Raise the errors of torch.nn.Embedding for ids that are not int64 [B, F]."""
+    if ids.dtype != torch.int64:
+        raise RuntimeError(f"expected ids of dtype torch.int64 but got {ids.dtype}")
+    if ids.dim() != 2 or ids.shape[1] != fields:
+        raise ValueError(f"expected ids of shape [B, {fields}] (one column a field) but got "
+                         f"{list(ids.shape)}")  # fmt: skip
+
+
+class SoftEmbedding(RowModule):
+    """Embeddings of several sizes for every id, mixed by per-event weights.
+
+    For each field f and size n: look up a row of width d_n, transform it linearly to width
+    D = embedding_dims[-1], standardise, apply tanh, and return the weighted sum over sizes
+    (AutoEmb, Eqs. 1, 2 and 7)::
+
+        out[b, f] = (1/N) sum_n weights[b, f, n] tanh(normalise(E_n[ids[b, f]] W_n + b_n))
+
+    Parameters
+    ----------
+    num_embeddings : sequence of int
+        Rows of each field's table; its length F is the number of fields.
+    embedding_dims : sequence of int, default (2, 16, 128)
+        The N sizes, ascending. The last is the output width D.
+    norm : {"batch"}, default "batch"
+        Batch statistics in training mode, running statistics in eval mode; no affine part.
+    eps : float, default 1e-5
+        Added to the variance.
+    momentum : float, default 0.1
+        Weight of the newest batch in the running statistics.
+    average : bool, default True
+        Keep Eq. 7's factor 1/N.
+    backend : {"auto", "reference", "native"}, default "auto"
+        "auto" takes the native kernels where this build has them.
+    device, dtype
+        As in :class:`torch.nn.Embedding`. Statistics are float32 or wider whatever the dtype.
+    sparse : bool, default False
+        Give the tables sparse gradients of only the batch's distinct rows, for optimisers that
+        take them (:mod:`autoemb.optim`, :class:`torch.optim.SparseAdam`). The bilevel trainer
+        gathers rows itself and does not need it.
+
+    Raises
+    ------
+    ValueError
+        For an empty or non-positive argument, or an unknown ``norm`` or ``backend``.
+    RuntimeError
+        For ``backend="native"`` in a build without native kernels.
+
+    Notes
+    -----
+    In memory the sizes of a field lie side by side in one table ``table_{f}`` [V_f, S]. The
+    ``state_dict`` is independent of that: ``tables.{f}.{n}`` [V_f, d_n],
+    ``projections.{f}.{n}.weight`` [D, d_n], ``projections.{f}.{n}.bias`` [D],
+    ``norms.{f}.{n}.running_mean`` and ``running_var`` [D], ``num_batches_tracked`` [].
+
+    Examples
+    --------
+    >>> import torch
+    >>> embedding = SoftEmbedding([1000, 500])  # 1,000 users, 500 items
+    >>> ids = torch.tensor([[3, 7], [999, 0]])  # [B, F]
+    >>> weights = torch.full((2, 2, 3), 1 / 3)  # [B, F, N]
+    >>> embedding(ids, weights).shape
+    torch.Size([2, 2, 128])
+    """
+
+    def __init__(
+        self,
+        num_embeddings: Sequence[int],
+        embedding_dims: Sequence[int] = (2, 16, 128),
+        *,
+        norm: str = "batch",
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+        average: bool = True,
+        backend: str = "auto",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        sparse: bool = False,
+    ) -> None:
+        super().__init__()
+        if not num_embeddings or min(num_embeddings) < 1:
+            raise ValueError(f"num_embeddings must be positive, one a field; got {num_embeddings}")
+        if not embedding_dims or min(embedding_dims) < 1:
+            raise ValueError(f"embedding_dims must be positive sizes; got {embedding_dims}")
+        if list(embedding_dims) != sorted(embedding_dims):
+            raise ValueError(
+                f"embedding_dims must ascend to the output width; got {embedding_dims}"
+            )
+        if norm != "batch":
+            raise ValueError(f'norm must be "batch"; got {norm!r}')
+        if backend not in ("auto", "reference", "native"):
+            raise ValueError(f'backend must be "auto", "reference" or "native"; got {backend!r}')
+        if backend == "native" and not (info := build_info())["native"]:
+            raise RuntimeError(f'backend="native" is not in this build: {info["reason"]}')
+        self.embedding_dims = tuple(embedding_dims)
+        self.norm, self.eps, self.momentum = norm, eps, momentum
+        self.average, self.backend, self.sparse = average, backend, sparse
+        fields, sizes, width = len(num_embeddings), len(embedding_dims), embedding_dims[-1]
+        total = sum(embedding_dims)
+        options: dict[str, Any] = {"device": device, "dtype": dtype}
+        for f, rows in enumerate(num_embeddings):
+            self.register_rows(f"table_{f}", f, torch.empty(rows, total, **options))
+        self.projection = nn.Parameter(torch.empty(fields, width, total, **options))
+        self.bias = nn.Parameter(torch.empty(fields, sizes, width, **options))
+        options["dtype"] = torch.promote_types(self.bias.dtype, torch.float32)
+        self.register_buffer("running_mean", torch.zeros(fields, sizes, width, **options))
+        self.register_buffer("running_var", torch.ones(fields, sizes, width, **options))
+        self.register_buffer(
+            "num_batches_tracked", torch.zeros(fields, sizes, dtype=torch.int64, device=device)
+        )
+        self.running_mean: Tensor
+        self.running_var: Tensor
+        self.num_batches_tracked: Tensor
+        with torch.no_grad():  # torch.nn.Linear's initialisation, per size
+            for n, columns in enumerate(size_slices(self.embedding_dims)):
+                bound = 1 / math.sqrt(self.embedding_dims[n])
+                self.projection[:, :, columns].uniform_(-bound, bound)
+                self.bias[:, n].uniform_(-bound, bound)
+
+    @property
+    def fields(self) -> int:
+        """F, the number of fields."""
+        return len(self.projection)
+
+    @property
+    def output_dim(self) -> int:
+        """D, the width of the output."""
+        return self.embedding_dims[-1]
+
+    @property
+    def tables(self) -> list[Tensor]:
+        """The F tables [V_f, S], sizes side by side."""
+        return [self.table(name) for name in self.row_fields]
+
+    def init_rows(self, name: str, rows: Tensor) -> None:
+        """Draw new rows from N(0, 1), as torch.nn.Embedding does."""
+        rows.normal_()
+
+    def forward(self, ids: Tensor, weights: Tensor) -> Tensor:
+        """Return the mixed embeddings.
+
+        Parameters
+        ----------
+        ids : Tensor[B, F], int64
+        weights : Tensor[B, F, N]
+            Mix of the sizes, of the module's dtype.
+
+        Returns
+        -------
+        Tensor[B, F, D]
+
+        Raises
+        ------
+        IndexError
+            For an id outside its table; names the field.
+        RuntimeError
+            For a wrong dtype.
+        ValueError
+            For a wrong shape, or a batch of one in training mode.
+        """
+        check_ids(ids, self.fields)
+        batch, sizes = len(ids), len(self.embedding_dims)
+        if weights.dtype != self.projection.dtype:
+            raise RuntimeError(
+                f"expected weights of dtype {self.projection.dtype} but got {weights.dtype}"
+            )
+        if weights.shape != (batch, self.fields, sizes):
+            raise ValueError(
+                f"expected weights of shape {[batch, self.fields, sizes]} ([B, F, N]) but got "
+                f"{list(weights.shape)}"
+            )
+        if self.training and batch == 1:
+            raise ValueError(
+                f"Expected more than 1 value per channel when training, got ids of shape "
+                f"{list(ids.shape)}: field 0 has one event to take statistics from"
+            )
+        result = soft_embedding(
+            self.tables,
+            ids,
+            weights,
+            self.projection,
+            self.bias,
+            None if self.training else (self.running_mean, self.running_var),
+            dims=self.embedding_dims,
+            eps=self.eps,
+            average=self.average,
+            sparse=self.sparse,
+        )
+        if self.training and batch:
+            with torch.no_grad():
+                unbiased = result.variance * (batch / (batch - 1))
+                self.running_mean.lerp_(result.mean, self.momentum)
+                self.running_var.lerp_(unbiased, self.momentum)
+                self.num_batches_tracked += 1
+        return result.output
+
+    def _logical(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield each entry of the state_dict as a view into the module's memory."""
+        for f, table in enumerate(self.tables):
+            for n, columns in enumerate(size_slices(self.embedding_dims)):
+                yield f"tables.{f}.{n}", table[:, columns]
+                yield f"projections.{f}.{n}.weight", self.projection[f, :, columns]
+                yield f"projections.{f}.{n}.bias", self.bias[f, n]
+                yield f"norms.{f}.{n}.running_mean", self.running_mean[f, n]
+                yield f"norms.{f}.{n}.running_var", self.running_var[f, n]
+                yield f"norms.{f}.{n}.num_batches_tracked", self.num_batches_tracked[f, n]
+
+    def _save_to_state_dict(
+        self, destination: dict[str, Any], prefix: str, keep_vars: bool
+    ) -> None:
+        for key, view in self._logical():
+            destination[prefix + key] = view if keep_vars else view.detach()
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Any,
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        views = {prefix + key: view for key, view in self._logical()}
+        for key, view in views.items():
+            if key not in state_dict:
+                if strict:
+                    missing_keys.append(key)
+                continue
+            value = state_dict[key]
+            if value.shape != view.shape:
+                error_msgs.append(
+                    f"size mismatch for {key}: copying a param with shape {value.shape} from "
+                    f"checkpoint, the shape in current model is {view.shape}."
+                )
+                continue
+            with torch.no_grad():
+                view.copy_(value)
+        if strict:
+            unexpected_keys.extend(
+                key for key in state_dict if key.startswith(prefix) and key not in views
+            )
+
+    def extra_repr(self) -> str:
+        """Describe the tables for ``repr``."""
+        rows = [len(table) for table in self.tables]
+        return f"{rows}, embedding_dims={self.embedding_dims}, norm={self.norm!r}"
+
+
+class FixedEmbedding(RowModule):
+    """One embedding of a fixed width for every id: the baseline FSE.
+
+    Parameters
+    ----------
+    num_embeddings : sequence of int
+        Rows of each field's table.
+    embedding_dim : int
+        Width of every embedding.
+    device, dtype
+        As in :class:`torch.nn.Embedding`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> FixedEmbedding([1000, 500], 146)(torch.tensor([[3, 7]])).shape
+    torch.Size([1, 2, 146])
+    """
+
+    def __init__(
+        self,
+        num_embeddings: Sequence[int],
+        embedding_dim: int,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.output_dim = embedding_dim
+        for f, rows in enumerate(num_embeddings):
+            table = torch.empty(rows, embedding_dim, device=device, dtype=dtype)
+            self.register_rows(f"table_{f}", f, table)
+
+    @property
+    def fields(self) -> int:
+        """F, the number of fields."""
+        return len(self.row_fields)
+
+    def init_rows(self, name: str, rows: Tensor) -> None:
+        """Draw new rows from N(0, 1), as torch.nn.Embedding does."""
+        rows.normal_()
+
+    def forward(self, ids: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Return the embeddings [B, F, width] of ids [B, F]; ``weights`` is not used.
+
+        Raises
+        ------
+        IndexError
+            For an id outside its table.
+        RuntimeError, ValueError
+            For a wrong dtype or shape of ids.
+        """
+        check_ids(ids, self.fields)
+        columns = [
+            functional.embedding(ids[:, field], self.table(name))
+            for name, field in self.row_fields.items()
+        ]
+        return torch.stack(columns, 1)

@@ -1,0 +1,15 @@
+"""The ops of autoemb: schemas, shapes, autograd and reference implementations."""
+
+from autoemb.ops.plan import Plan, distinct, distinct_columns
+from autoemb.ops.soft_embedding import SoftEmbeddingOutput, soft_embedding
+from autoemb.ops.tanh import Tanh, tanh
+
+__all__ = [
+    "Plan",
+    "SoftEmbeddingOutput",
+    "Tanh",
+    "distinct",
+    "distinct_columns",
+    "soft_embedding",
+    "tanh",
+]

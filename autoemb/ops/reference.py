@@ -1,0 +1,161 @@
+"""The soft multi-size embedding of one field in plain PyTorch: the specification and the CPU path.
+
+Equations refer to the AutoEmb paper. Shapes: U distinct ids in a batch of B events, N sizes
+``dims``, S = sum(dims), D = output width.
+
+    z_n = E_n W_n^T + b_n          (Eq. 1: linear transform of each size to width D)
+    y_n = (z_n - mean) / sqrt(var + eps),  t_n = tanh(y_n)      (Eq. 2)
+    out_b = (1/N) sum_n a_bn t_n[id_b]                          (Eq. 7)
+
+Everything up to t depends on the id alone, so it is computed once per distinct id; the batch
+statistics weigh each distinct id by its multiplicity, which is the same sum in another order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+from autoemb.ops.plan import Plan
+from autoemb.ops.tanh import tanh
+
+
+def size_slices(dims: Sequence[int]) -> list[slice]:
+    """Return the columns that each size takes in a row of width sum(dims).
+
+    Examples
+    --------
+    >>> size_slices((2, 16))
+    [slice(0, 2, None), slice(2, 18, None)]
+    """
+    ends = list(accumulate(dims))
+    return [slice(end - width, end) for width, end in zip(dims, ends, strict=True)]
+
+
+def project(embeddings: Tensor, projection: Tensor, dims: Sequence[int]) -> Tensor:
+    """Return E_n W_n^T for every size: [U, S] and [D, S] to [N, U, D]."""
+    columns = size_slices(dims)
+    return torch.stack([embeddings[:, c] @ projection[:, c].t() for c in columns])
+
+
+def statistics(z: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and biased variance [N, D] of z [N, U, D] over the batch.
+
+    ``share`` [U] is multiplicity / B. Two passes over centred values: raw moments lose every
+    digit of the variance once mean/std reaches 1000 in float32.
+    """
+    mean = (share @ z).unsqueeze(1)  # [N, 1, D]
+    variance = share @ (z - mean).square()
+    return mean.squeeze(1), variance
+
+
+def normalise(z: Tensor, mean: Tensor, variance: Tensor, eps: float) -> Tensor:
+    """Return Eq. 2's standardised z [N, U, D] before the tanh; no affine part."""
+    return (z - mean.unsqueeze(1)) * torch.rsqrt(variance + eps).unsqueeze(1)
+
+
+def mix(activation: Tensor, inverse: Tensor, weights: Tensor, average: bool) -> Tensor:
+    """Return Eq. 7: activations [N, U, D] of each event's id, weighed by weights [B, N]."""
+    spread = activation.index_select(1, inverse)  # [N, B, D]
+    mixed = (spread * weights.t().unsqueeze(2)).sum(0)  # [B, D]
+    return mixed / weights.shape[1] if average else mixed
+
+
+def forward(
+    embeddings: Tensor,
+    plan: Plan,
+    weights: Tensor,
+    projection: Tensor,
+    bias: Tensor,
+    running: tuple[Tensor, Tensor] | None,
+    dims: Sequence[int],
+    eps: float,
+    average: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Compute one field, differentiable with respect to every floating point argument.
+
+    Parameters
+    ----------
+    embeddings : Tensor[U, S]
+        Rows of the distinct ids, the sizes side by side.
+    plan : Plan
+        Distinct ids of the batch; ``plan.rows`` itself is not used.
+    weights : Tensor[B, N]
+        Mix of the sizes, per event.
+    projection, bias : Tensor[D, S], Tensor[N, D]
+        Linear transforms of Eq. 1.
+    running : (Tensor[N, D], Tensor[N, D]) or None
+        Mean and variance to normalise with; None takes the batch's own.
+    dims, eps, average
+        Sizes, Eq. 2's epsilon, and whether to keep Eq. 7's factor 1/N.
+
+    Returns
+    -------
+    output : Tensor[B, D]
+    mean, variance : Tensor[N, D]
+        The statistics used; the mean is that of z with its bias.
+    normalised : Tensor[N, U, D]
+        y, from which the backward pass continues.
+    """
+    z = project(embeddings, projection, dims)
+    if running is None:
+        # The bias shifts mean and z alike and cancels, exactly: leave it out of both.
+        mean, variance = statistics(z, plan.counts.to(z.dtype) / len(plan.inverse))
+        normalised = normalise(z, mean, variance, eps)
+        mean = mean + bias
+    else:
+        mean, variance = running
+        normalised = normalise(z, mean - bias, variance, eps)
+    output = mix(tanh(normalised), plan.inverse, weights, average)
+    return output, mean, variance, normalised
+
+
+def backward_weights(grad: Tensor, activation: Tensor, inverse: Tensor, average: bool) -> Tensor:
+    """Return d loss / d weights [B, N] = <G_b, t_n[id_b]> (1/N) for G = ``grad`` [B, D]."""
+    spread = activation.index_select(1, inverse)  # [N, B, D]
+    inner = (spread * grad).sum(2).t()
+    return inner / len(activation) if average else inner
+
+
+def backward_embeddings(
+    grad: Tensor,
+    embeddings: Tensor,
+    plan: Plan,
+    weights: Tensor,
+    projection: Tensor,
+    variance: Tensor,
+    normalised: Tensor,
+    activation: Tensor,
+    dims: Sequence[int],
+    eps: float,
+    average: bool,
+    training: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of embeddings [U, S], projection [D, S] and bias [N, D].
+
+    The gradient of a distinct row is the sum over its events. In training mode the bias cancels
+    and its gradient is exactly zero: the rounding noise that a generic backward leaves there
+    (1e-15) would be turned into steps of the learning rate by Adam.
+    """
+    scaled = (weights / len(dims) if average else weights).t()  # [N, B]
+    events = scaled.unsqueeze(2) * grad  # [N, B, D]
+    summed = torch.zeros_like(activation).index_add_(1, plan.inverse, events)
+    dy = torch.ops.aten.tanh_backward(summed, activation)  # [N, U, D]
+    scale = torch.rsqrt(variance + eps).unsqueeze(1)  # [N, 1, D]
+    if training:
+        share = (plan.counts.to(dy.dtype) / len(plan.inverse)).unsqueeze(1)  # [U, 1]
+        moments = dy.sum(1, keepdim=True), (dy * normalised).sum(1, keepdim=True)
+        dz = (dy - share * (moments[0] + normalised * moments[1])) * scale
+        bias_grad = torch.zeros_like(variance)
+    else:
+        dz = dy * scale
+        bias_grad = dz.sum(1)
+    embeddings_grad = torch.empty_like(embeddings)
+    projection_grad = torch.empty_like(projection)
+    for n, columns in enumerate(size_slices(dims)):
+        torch.mm(dz[n], projection[:, columns], out=embeddings_grad[:, columns])
+        torch.mm(dz[n].t(), embeddings[:, columns], out=projection_grad[:, columns])
+    return embeddings_grad, projection_grad, bias_grad

@@ -1,0 +1,289 @@
+"""The op ``autoemb::soft_embedding``: schemas, shapes, autograd of first and second order.
+
+Forward, backward and double backward are registered ops, so that the backward pass has a
+derivative (the exact hypergradient needs it) and a native implementation can replace any of them
+by adding a kernel under the same schema. Saved tensors are padded to B distinct ids, so that no
+shape depends on the data and a compiled graph keeps each op as one node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from autoemb.ops import implementation
+
+torch.library.define(
+    "autoemb::soft_embedding",
+    "(Tensor[] tables, Tensor ids, Tensor weights, Tensor projection, Tensor bias,"
+    " Tensor? running_mean, Tensor? running_variance, int[] dims, float eps, bool average,"
+    " bool sparse) -> (Tensor output, Tensor mean, Tensor variance, Tensor normalised,"
+    " Tensor rows, Tensor inverse, Tensor counts)",
+)
+torch.library.define(
+    "autoemb::soft_embedding_backward",
+    "(Tensor grad, Tensor[] tables, Tensor weights, Tensor projection, Tensor bias, Tensor mean,"
+    " Tensor variance, Tensor normalised, Tensor rows, Tensor inverse, Tensor counts, int[] dims,"
+    " float eps, bool average, bool training, bool embeddings)"
+    " -> (Tensor embeddings_grad, Tensor weights_grad, Tensor projection_grad, Tensor bias_grad)",
+)
+torch.library.define(
+    "autoemb::soft_embedding_double_backward",
+    "(Tensor[] cotangents, Tensor grad, Tensor[] tables, Tensor weights, Tensor projection,"
+    " Tensor bias, Tensor mean, Tensor variance, Tensor rows, Tensor inverse, Tensor counts,"
+    " int[] dims, float eps, bool average, bool training, bool embeddings) -> (Tensor grad_2,"
+    " Tensor embeddings_2, Tensor weights_2, Tensor projection_2, Tensor bias_2)",
+)
+
+
+class SoftEmbeddingOutput(NamedTuple):
+    """What ``autoemb::soft_embedding`` returns; only ``output`` is differentiable.
+
+    Attributes
+    ----------
+    output : Tensor[B, F, D]
+    mean, variance : Tensor[F, N, D]
+        Statistics the batch was normalised with (biased variance), float32 or float64.
+    normalised : Tensor[F, N, B, D]
+        y of each distinct id, zero beyond the U distinct ones.
+    rows, counts : Tensor[F, B]
+        Distinct ids and multiplicities, zero beyond the U distinct ones.
+    inverse : Tensor[B, F]
+        Position of each event's id among the distinct ones.
+    """
+
+    output: Tensor
+    mean: Tensor
+    variance: Tensor
+    normalised: Tensor
+    rows: Tensor
+    inverse: Tensor
+    counts: Tensor
+
+
+def _forward_shapes(
+    tables: list[Tensor],
+    ids: Tensor,
+    weights: Tensor,
+    projection: Tensor,
+    bias: Tensor,
+    running_mean: Tensor | None,
+    running_variance: Tensor | None,
+    dims: Sequence[int],
+    *_: Any,
+) -> SoftEmbeddingOutput:
+    batch, fields = ids.shape
+    sizes, width = len(dims), projection.shape[1]
+    dtype = implementation.compute_dtype(projection.dtype)
+    return SoftEmbeddingOutput(
+        weights.new_empty(batch, fields, width),
+        projection.new_empty(fields, sizes, width, dtype=dtype),
+        projection.new_empty(fields, sizes, width, dtype=dtype),
+        projection.new_empty(fields, sizes, batch, width, dtype=dtype),
+        ids.new_empty(fields, batch),
+        torch.empty_like(ids),
+        ids.new_empty(fields, batch),
+    )
+
+
+def _backward_shapes(
+    grad: Tensor,
+    tables: list[Tensor],
+    weights: Tensor,
+    projection: Tensor,
+    bias: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    normalised: Tensor,
+    rows: Tensor,
+    inverse: Tensor,
+    counts: Tensor,
+    dims: Sequence[int],
+    eps: float,
+    average: bool,
+    training: bool,
+    embeddings: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    batch, fields = inverse.shape
+    kept = fields if embeddings else 0
+    return (
+        projection.new_empty(kept, batch, projection.shape[2]),
+        torch.empty_like(weights),
+        projection.new_empty(kept, *projection.shape[1:]),
+        bias.new_empty(kept, *bias.shape[1:]),
+    )
+
+
+def _double_backward_shapes(
+    cotangents: list[Tensor],
+    grad: Tensor,
+    tables: list[Tensor],
+    weights: Tensor,
+    projection: Tensor,
+    bias: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    rows: Tensor,
+    *_: Any,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    fields, batch = rows.shape
+    return (
+        torch.empty_like(grad),
+        projection.new_empty(fields, batch, projection.shape[2]),
+        torch.empty_like(weights),
+        torch.empty_like(projection),
+        torch.empty_like(bias),
+    )
+
+
+def _table_grads(
+    embeddings_grad: Tensor, tables: Sequence[Tensor], rows: Tensor, counts: Tensor, sparse: bool
+) -> list[Tensor]:
+    """Spread the gradients of distinct rows [F, B, S] over the tables, dense or sparse."""
+    grads = []
+    for f, table in enumerate(tables):
+        values = embeddings_grad[f]
+        if sparse:
+            used = int(torch.count_nonzero(counts[f]))
+            grads.append(
+                torch.sparse_coo_tensor(
+                    rows[f, :used].unsqueeze(0), values[:used], table.shape, is_coalesced=True
+                )
+            )
+        else:  # the padding adds zeros to row 0
+            grads.append(torch.zeros_like(table).index_add(0, rows[f], values))
+    return grads
+
+
+def _forward_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    tables, _ids, weights, projection, bias, running_mean, _variance, *options = inputs
+    result = SoftEmbeddingOutput(*output)
+    ctx.mark_non_differentiable(*result[1:])
+    ctx.set_materialize_grads(False)
+    ctx.fields = len(tables)
+    ctx.options = options
+    ctx.training = running_mean is None
+    ctx.save_for_backward(*tables, weights, projection, bias, *result[1:])
+
+
+def _forward_autograd(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Any, ...]:
+    if grad is None:
+        return [None] * ctx.fields, *(None,) * 10
+    tables, saved = ctx.saved_tensors[: ctx.fields], ctx.saved_tensors[ctx.fields :]
+    rows, counts = saved[6], saved[8]
+    dims, eps, average, sparse = ctx.options
+    needs_tables = any(table.requires_grad for table in tables)
+    wanted = needs_tables or ctx.needs_input_grad[3] or ctx.needs_input_grad[4]
+    embeddings_grad, weights_grad, projection_grad, bias_grad = (
+        torch.ops.autoemb.soft_embedding_backward(
+            grad, tables, *saved, dims, eps, average, ctx.training, wanted
+        )
+    )
+    table_grads: list[Tensor | None] = [None] * len(tables)
+    if needs_tables:
+        table_grads = [*_table_grads(embeddings_grad, tables, rows, counts, sparse)]
+    if not wanted:
+        projection_grad = bias_grad = None
+    return table_grads, None, weights_grad, projection_grad, bias_grad, *(None,) * 6
+
+
+def _backward_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    grad, tables, *tensors = inputs[:11]
+    ctx.fields = len(tables)
+    ctx.options = inputs[11:]
+    weights, projection, bias, mean, variance, _, *plan = tensors
+    ctx.save_for_backward(*tables, grad, weights, projection, bias, mean, variance, *plan)
+
+
+def _backward_autograd(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
+    tables, saved = ctx.saved_tensors[: ctx.fields], ctx.saved_tensors[ctx.fields :]
+    grad, *tensors = saved
+    rows, _inverse, counts = tensors[-3:]
+    grad_2, embeddings_2, weights_2, projection_2, bias_2 = (
+        torch.ops.autoemb.soft_embedding_double_backward(
+            [*cotangents], grad, tables, *tensors, *ctx.options
+        )
+    )
+    table_grads = _table_grads(embeddings_2, tables, rows, counts, sparse=False)
+    return grad_2, table_grads, weights_2, projection_2, bias_2, *(None,) * 11
+
+
+for _name, _implementation, _shapes in (
+    ("soft_embedding", implementation.forward, _forward_shapes),
+    ("soft_embedding_backward", implementation.backward, _backward_shapes),
+    ("soft_embedding_double_backward", implementation.double_backward, _double_backward_shapes),
+):
+    torch.library.impl(f"autoemb::{_name}", "CompositeExplicitAutograd", _implementation)
+    torch.library.register_fake(f"autoemb::{_name}", _shapes)
+torch.library.register_autograd(
+    "autoemb::soft_embedding", _forward_autograd, setup_context=_forward_context
+)
+torch.library.register_autograd(
+    "autoemb::soft_embedding_backward", _backward_autograd, setup_context=_backward_context
+)
+
+
+def soft_embedding(
+    tables: Sequence[Tensor],
+    ids: Tensor,
+    weights: Tensor,
+    projection: Tensor,
+    bias: Tensor,
+    running: tuple[Tensor, Tensor] | None = None,
+    *,
+    dims: Sequence[int] = (2, 16, 128),
+    eps: float = 1e-5,
+    average: bool = True,
+    sparse: bool = False,
+) -> SoftEmbeddingOutput:
+    """Look up every size of every id and return their soft weighted sum (Eqs. 1, 2 and 7).
+
+    Parameters
+    ----------
+    tables : sequence of F Tensor[V_f, S]
+        One row per id, the sizes side by side, S = sum(dims).
+    ids : Tensor[B, F], int64
+    weights : Tensor[B, F, N]
+        Mix of the N sizes per event and field.
+    projection, bias : Tensor[F, D, S], Tensor[F, N, D]
+    running : (Tensor[F, N, D], Tensor[F, N, D]), optional
+        Mean and variance to normalise with. By default the batch's own.
+    dims : sequence of int
+        The sizes.
+    eps : float
+        Added to the variance.
+    average : bool
+        Keep Eq. 7's factor 1/N.
+    sparse : bool
+        Give tables sparse gradients that hold only the batch's distinct rows.
+
+    Returns
+    -------
+    SoftEmbeddingOutput
+
+    Raises
+    ------
+    IndexError
+        If an id is outside its table; names the field.
+
+    Examples
+    --------
+    >>> import torch
+    >>> tables = [torch.randn(10, 3), torch.randn(20, 3)]
+    >>> ids = torch.tensor([[9, 0], [3, 19]])
+    >>> weights = torch.full((2, 2, 2), 0.5)
+    >>> result = soft_embedding(
+    ...     tables, ids, weights, torch.randn(2, 4, 3), torch.zeros(2, 2, 4), dims=(1, 2)
+    ... )
+    >>> result.output.shape
+    torch.Size([2, 2, 4])
+    """
+    mean, variance = (None, None) if running is None else running
+    return SoftEmbeddingOutput(
+        *torch.ops.autoemb.soft_embedding(
+            [*tables], ids, weights, projection, bias, mean, variance, dims, eps, average, sparse
+        )
+    )

@@ -1,0 +1,207 @@
+"""Optimisers that touch only the rows a batch used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class RowOptimizer(torch.optim.Optimizer):
+    """Base of the row-sparse optimisers.
+
+    Use either :meth:`step` after ``backward`` with sparse gradients
+    (``SoftEmbedding(sparse=True)``, ``torch.nn.Embedding(sparse=True)``), or :meth:`update` with
+    rows gathered by hand. Cost and memory of an update depend on the rows in it, never on the
+    table. Tables may grow between updates; the state follows.
+    """
+
+    def init_state(self, table: Tensor, rows: int) -> dict[str, Tensor]:
+        """Return the state of ``rows`` rows that were never updated."""
+        raise NotImplementedError
+
+    def update_rows(
+        self, values: Tensor, grad: Tensor, state: dict[str, Tensor], group: dict[str, Any]
+    ) -> Tensor:
+        """Return new values [U, ...] of rows and change their gathered ``state`` in place."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def update(self, table: Tensor, rows: Tensor, grad: Tensor) -> None:
+        """Update distinct rows of one parameter.
+
+        Parameters
+        ----------
+        table : Tensor[V, ...]
+            One of the optimiser's parameters.
+        rows : Tensor[U], int64
+            Distinct row numbers.
+        grad : Tensor[U, ...]
+            Gradient of each row, summed over the events that used it.
+        """
+        group = next(g for g in self.param_groups if any(p is table for p in g["params"]))
+        state = self._state_of(table)
+        gathered = {name: values.index_select(0, rows) for name, values in state.items()}
+        new = self.update_rows(table.index_select(0, rows), grad, gathered, group)
+        table.index_copy_(0, rows, new)
+        for name, values in gathered.items():
+            state[name].index_copy_(0, rows, values)
+
+    def _state_of(self, table: Tensor) -> dict[str, Tensor]:
+        state: dict[str, Tensor] = self.state[table]
+        have = len(next(iter(state.values()))) if state else 0
+        if have < len(table) and (new := self.init_state(table, len(table) - have)):
+            state.update(
+                {name: torch.cat([state[name], v]) if have else v for name, v in new.items()}
+            )
+        return state
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Update every parameter that has a sparse gradient.
+
+        Raises
+        ------
+        RuntimeError
+            For a dense gradient: it would make the step as long as the table.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for table in group["params"]:
+                if table.grad is None:
+                    continue
+                if not table.grad.is_sparse:
+                    raise RuntimeError(
+                        f"{type(self).__name__} takes sparse gradients; this parameter of shape "
+                        f"{list(table.shape)} has a dense one (use sparse=True in its module)"
+                    )
+                grad = table.grad.coalesce()
+                self.update(table, grad.indices()[0], grad.values())
+        return loss
+
+
+class RowSGD(RowOptimizer):
+    """Plain gradient descent on the rows in play.
+
+    Parameters
+    ----------
+    params : iterable of torch.nn.Parameter
+    lr : float, default 0.001
+
+    Examples
+    --------
+    >>> import torch
+    >>> table = torch.nn.Parameter(torch.zeros(4, 2))
+    >>> RowSGD([table], lr=0.1).update(table, torch.tensor([2]), torch.ones(1, 2))
+    >>> table[2].tolist()
+    [-0.10000000149011612, -0.10000000149011612]
+    """
+
+    def __init__(self, params: Iterable[Tensor], lr: float = 0.001) -> None:
+        super().__init__(params, {"lr": lr})
+
+    def init_state(self, table: Tensor, rows: int) -> dict[str, Tensor]:
+        """Return nothing: no state."""
+        return {}
+
+    def update_rows(
+        self, values: Tensor, grad: Tensor, state: dict[str, Tensor], group: dict[str, Any]
+    ) -> Tensor:
+        """Return values - lr * grad."""
+        return values.sub_(grad, alpha=group["lr"])
+
+
+class RowAdagrad(RowOptimizer):
+    """Row-wise Adagrad: one accumulated mean square a row instead of one a number.
+
+    Parameters
+    ----------
+    params : iterable of torch.nn.Parameter
+    lr : float, default 0.01
+    eps : float, default 1e-10
+
+    Examples
+    --------
+    >>> import torch
+    >>> table = torch.nn.Parameter(torch.zeros(4, 2))
+    >>> RowAdagrad([table], lr=0.1).update(table, torch.tensor([2]), torch.full((1, 2), 3.0))
+    >>> table[2]
+    tensor([-0.1000, -0.1000], grad_fn=<SelectBackward0>)
+    """
+
+    def __init__(self, params: Iterable[Tensor], lr: float = 0.01, eps: float = 1e-10) -> None:
+        super().__init__(params, {"lr": lr, "eps": eps})
+
+    def init_state(self, table: Tensor, rows: int) -> dict[str, Tensor]:
+        """Return zero sums, one a row."""
+        return {"sum": torch.zeros(rows, 1, dtype=table.dtype, device=table.device)}
+
+    def update_rows(
+        self, values: Tensor, grad: Tensor, state: dict[str, Tensor], group: dict[str, Any]
+    ) -> Tensor:
+        """Return values - lr * grad / (sqrt(sum of mean squares) + eps)."""
+        total = state["sum"].add_(grad.square().mean(1, keepdim=True))
+        return values.addcdiv_(grad, total.sqrt().add_(group["eps"]), value=-group["lr"])
+
+
+class RowAdam(RowOptimizer):
+    """Lazy Adam with a step count for every row.
+
+    Each row is treated exactly as :class:`torch.optim.Adam` would treat it if it saw only that
+    row's own gradients. :class:`torch.optim.SparseAdam` instead corrects the bias with one count
+    for the whole table, which makes the first update of a newcomer 3.2 times the learning rate
+    once the table is old.
+
+    Parameters
+    ----------
+    params : iterable of torch.nn.Parameter
+    lr : float, default 0.001
+    betas : (float, float), default (0.9, 0.999)
+    eps : float, default 1e-8
+
+    Examples
+    --------
+    >>> import torch
+    >>> table = torch.nn.Parameter(torch.zeros(4, 2))
+    >>> optimizer = RowAdam([table], lr=0.1)
+    >>> optimizer.update(table, torch.tensor([2]), torch.full((1, 2), 3.0))
+    >>> table[2]
+    tensor([-0.1000, -0.1000], grad_fn=<SelectBackward0>)
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor],
+        lr: float = 0.001,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps})
+
+    def init_state(self, table: Tensor, rows: int) -> dict[str, Tensor]:
+        """Return zero moments and step counts."""
+        # "step" is the one name whose dtype torch.optim keeps when it loads a state_dict.
+        moments = table.detach().new_zeros(rows, *table.shape[1:])
+        steps = moments.new_zeros(rows, *(1 for _ in table.shape[1:]), dtype=torch.int32)
+        return {"exp_avg": moments, "exp_avg_sq": torch.zeros_like(moments), "step": steps}
+
+    def update_rows(
+        self, values: Tensor, grad: Tensor, state: dict[str, Tensor], group: dict[str, Any]
+    ) -> Tensor:
+        """Return the values after one Adam step of each row."""
+        beta_1, beta_2 = group["betas"]
+        steps = state["step"].add_(1).to(torch.float64)
+        average = state["exp_avg"].lerp_(grad, 1 - beta_1)
+        square = state["exp_avg_sq"].mul_(beta_2).addcmul_(grad, grad, value=1 - beta_2)
+        step_size = (group["lr"] / (1 - beta_1**steps)).to(values.dtype)
+        correction = (1 - beta_2**steps).sqrt().to(values.dtype)
+        denominator = (square.sqrt() / correction).add_(group["eps"])
+        return values.sub_(average / denominator * step_size)
+
+
+ROW_OPTIMIZERS = {"adam": RowAdam, "adagrad": RowAdagrad, "sgd": RowSGD}

@@ -1,0 +1,140 @@
+"""Row parameters: what an id owns inside a module.
+
+A row parameter is a table whose first dimension is indexed by the ids of one field: embeddings,
+or the per-id logits of DARTS. Modules that own some derive from :class:`RowModule`, which lets
+
+- tables grow while ids keep appearing, and
+- a trainer replace each table by the few rows that a batch needs, with ids renumbered to match,
+  so that no gradient, copy or optimiser pass ever has the size of a table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class RowModule(nn.Module):
+    """A module that owns tables indexed by the ids of a field.
+
+    Examples
+    --------
+    >>> import torch
+    >>> class Bias(RowModule):
+    ...     def __init__(self, num_embeddings):
+    ...         super().__init__()
+    ...         for field, rows in enumerate(num_embeddings):
+    ...             self.register_rows(f"bias_{field}", field, torch.empty(rows, 1))
+    ...
+    ...     def init_rows(self, name, rows):
+    ...         rows.zero_()
+    >>> bias = Bias([2, 3])
+    >>> bias.grow([8, 3])
+    >>> [tuple(parameter.shape) for parameter in bias.parameters()]
+    [(8, 1), (3, 1)]
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.row_fields: dict[str, int] = {}
+
+    def register_rows(self, name: str, field: int, table: Tensor) -> None:
+        """Register a table [V, ...] of ``field`` as a parameter and initialise its rows."""
+        self.row_fields[name] = field
+        self.register_parameter(name, nn.Parameter(table))
+        with torch.no_grad():
+            self.init_rows(name, table)
+
+    def init_rows(self, name: str, rows: Tensor) -> None:
+        """Fill new rows of the table ``name`` in place."""
+        raise NotImplementedError
+
+    def table(self, name: str) -> Tensor:
+        """Return a table, or what a functional call put in its place."""
+        value: Tensor = getattr(self, name)
+        return value
+
+    def num_rows(self, field: int) -> int:
+        """Return how many rows the tables of ``field`` have."""
+        return next(len(self.get_parameter(n)) for n, f in self.row_fields.items() if f == field)
+
+    @torch.no_grad()
+    def grow(self, num_rows: Sequence[int]) -> None:
+        """Give every table of field f at least ``num_rows[f]`` rows; those it has stay.
+
+        The parameters stay the same objects, so optimisers keep working.
+        """
+        for name, field in self.row_fields.items():
+            parameter = self.get_parameter(name)
+            table, missing = parameter.data, num_rows[field] - len(parameter)
+            if missing > 0:
+                new = table.new_empty(missing, *table.shape[1:])
+                self.init_rows(name, new)
+                parameter.data = torch.cat([table, new])
+
+
+def row_parameters(module: nn.Module) -> dict[str, int]:
+    """Return the names of all row parameters in ``module`` and the field that indexes each.
+
+    Examples
+    --------
+    >>> from autoemb import SoftEmbedding
+    >>> row_parameters(torch.nn.Sequential(SoftEmbedding([4, 5])))
+    {'0.table_0': 0, '0.table_1': 1}
+    """
+    return {
+        f"{prefix}.{name}" if prefix else name: field
+        for prefix, child in module.named_modules()
+        if isinstance(child, RowModule)
+        for name, field in child.row_fields.items()
+    }
+
+
+def grow(module: nn.Module, num_rows: Sequence[int]) -> None:
+    """Grow the tables of every :class:`RowModule` inside ``module``.
+
+    Examples
+    --------
+    >>> from autoemb import SoftEmbedding
+    >>> embedding = SoftEmbedding([4, 5])
+    >>> grow(torch.nn.Sequential(embedding), [8, 5])
+    >>> embedding.num_rows(0), embedding.num_rows(1)
+    (8, 5)
+    """
+    for child in module.modules():
+        if isinstance(child, RowModule):
+            child.grow(num_rows)
+
+
+def gather(
+    module: nn.Module, fields: Mapping[str, int], rows: Sequence[Tensor]
+) -> dict[str, Tensor]:
+    """Return copies of the rows in play, by parameter name.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+    fields : mapping of str to int
+        From :func:`row_parameters`.
+    rows : sequence of F Tensor[U_f], int64
+        Distinct row numbers of each field.
+
+    Returns
+    -------
+    dict of str to Tensor[U_f, ...]
+        Detached from the tables.
+
+    Examples
+    --------
+    >>> from autoemb import SoftEmbedding
+    >>> embedding = SoftEmbedding([4, 5], (1, 2))
+    >>> rows = [torch.tensor([3]), torch.tensor([0, 1])]
+    >>> gather(embedding, row_parameters(embedding), rows)["table_1"].shape
+    torch.Size([2, 3])
+    """
+    return {
+        name: module.get_parameter(name).detach().index_select(0, rows[field])
+        for name, field in fields.items()
+    }
