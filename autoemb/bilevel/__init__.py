@@ -1,0 +1,7 @@
+"""The bilevel problem: hypergradients and the trainer of Algorithm 1."""
+
+from autoemb.bilevel.hypergradient import hypergradient
+from autoemb.bilevel.trainer import BilevelTrainer, Outcome
+from autoemb.bilevel.working_set import Batch
+
+__all__ = ["Batch", "BilevelTrainer", "Outcome", "hypergradient"]
