@@ -1,0 +1,189 @@
+"""Predict, record, learn: Algorithm 1 on a stream whose ids appear as it runs."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from autoemb.bilevel import Batch, BilevelTrainer, Outcome
+from autoemb.rows import grow
+from autoemb.streaming.id_table import IdTable
+from autoemb.streaming.reservoir import Reservoir
+from autoemb.streaming.state import InteractionState
+from autoemb.streaming.stream import Events
+
+#: Rows a table starts with; it doubles from there.
+INITIAL_ROWS = 1024
+
+VALIDATION_SOURCES = ("reservoir", "last-batch")
+
+
+class Step(NamedTuple):
+    """One batch after it was predicted, recorded and learnt.
+
+    Attributes
+    ----------
+    outcome : Outcome
+        Predictions and losses, made before the batch was learnt.
+    target : Tensor[B]
+    popularity : list of F Tensor[B]
+        Events of each event's id before this batch.
+    """
+
+    outcome: Outcome
+    target: Tensor
+    popularity: list[Tensor]
+
+
+class StreamLearner:
+    """Train on a stream in the order of the paper's Algorithm 1.
+
+    Each call of :meth:`learn` (1) updates the controller on past events, with the virtual weight
+    step on the previous training batch, (2) predicts the new batch and records its losses, and
+    (3) updates the weights on it. No label is used before its prediction is scored.
+
+    Parameters
+    ----------
+    trainer : BilevelTrainer
+    modules : sequence of torch.nn.Module
+        Those whose tables grow with the ids: model and controller.
+    state : InteractionState
+    reservoir : Reservoir
+    validation : {"reservoir", "last-batch"}, default "reservoir"
+        Past events of the controller step: a uniform sample of the past, or the previous batch
+        (then the virtual step is on the batch before it).
+    batch_size : int, default 500
+        Events of a controller step.
+    device : torch.device or str, default "cpu"
+
+    Examples
+    --------
+    >>> import numpy as np, torch
+    >>> from autoemb import Controller, RatingModel, SoftEmbedding, TASKS
+    >>> state = InteractionState(fields=2, sizes=2)
+    >>> model = RatingModel(SoftEmbedding([4, 4], (1, 4)), hidden=(8,))
+    >>> controller = Controller(2, 2, state.num_features, hidden=(8,))
+    >>> trainer = BilevelTrainer(
+    ...     model, controller, loss=TASKS["regression"].loss, features=state.features
+    ... )
+    >>> learner = StreamLearner(trainer, [model, controller], state, Reservoir())
+    >>> users, items = np.array(["ann", "bob", "ann"]), np.array([10**12, 7, 7])
+    >>> events = Events([users, items], torch.tensor([1.0, 0.0, 1.0]), np.arange(3))
+    >>> [learner.learn(events).popularity[0].tolist() for _ in range(2)]
+    [[0, 0, 0], [2, 1, 2]]
+    """
+
+    def __init__(
+        self,
+        trainer: BilevelTrainer,
+        modules: list[torch.nn.Module],
+        state: InteractionState,
+        reservoir: Reservoir,
+        *,
+        validation: str = "reservoir",
+        batch_size: int = 500,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if validation not in VALIDATION_SOURCES:
+            raise ValueError(
+                f"validation must be one of {', '.join(VALIDATION_SOURCES)}; got {validation!r}"
+            )
+        self.trainer, self.modules = trainer, modules
+        self.state, self.reservoir = state, reservoir
+        self.validation, self.batch_size = validation, batch_size
+        self.device = torch.device(device)
+        self.id_tables = [IdTable() for _ in state.fields]
+        self._rows = [0 for _ in state.fields]  # rows every table has
+        self._recent: list[Batch] = []  # the last two batches, newest first
+
+    def rows(self, ids: list[Any]) -> Tensor:
+        """Return row numbers [B, F] of raw ids, giving new ids new rows and growing the tables."""
+        pairs = zip(self.id_tables, ids, strict=True)
+        rows = torch.from_numpy(np.stack([table.rows(column) for table, column in pairs], 1))
+        need = [len(table) for table in self.id_tables]
+        if any(used > have for used, have in zip(need, self._rows, strict=True)):
+            pairs_of_rows = zip(need, self._rows, strict=True)
+            self._grow([_doubled(used, have) for used, have in pairs_of_rows])
+        return rows.to(self.device)
+
+    def _grow(self, num_rows: list[int]) -> None:
+        self._rows = num_rows
+        for module in self.modules:
+            grow(module, num_rows)
+        self.state.grow(num_rows)
+
+    def learn(self, events: Events) -> Step:
+        """Predict, record and learn one batch.
+
+        Parameters
+        ----------
+        events : Events
+            At least two.
+
+        Returns
+        -------
+        Step
+        """
+        if self.trainer.bilevel:
+            self._learn_controller()
+        batch = Batch(self.rows(events.ids), events.label.to(self.device))
+        columns = batch.ids.unbind(1)
+        popularity = [self.state.count(field, rows) for field, rows in enumerate(columns)]
+        outcome = self.trainer.step(batch)
+        self.state.record(batch.ids, outcome.losses, outcome.weights, outcome.rows)
+        if self.trainer.bilevel:
+            self.reservoir.add(batch)
+            self._recent = [batch, *self._recent[:1]]
+        return Step(outcome, batch.target, popularity)
+
+    def _learn_controller(self) -> None:
+        last_batch = self.validation == "last-batch"
+        if len(self._recent) < (2 if last_batch else 1):
+            return  # no past yet
+        if last_batch:
+            validation, training = self._recent
+        else:
+            validation = self.reservoir.sample(self.batch_size, self.device)
+            training = self._recent[0]
+        self.trainer.controller_step(validation, training)
+
+    def predict(self, ids: list[Any], *, hard: bool = False) -> Tensor:
+        """Return logits [B, outputs] of raw ids with running statistics; nothing is learnt.
+
+        Ids never seen get the row that they will keep. ``hard`` takes each id's largest size alone
+        (Eq. 6).
+        """
+        return self.trainer.predict(self.rows(ids), hard=hard)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that :meth:`load_state_dict` needs to continue to the last bit."""
+        return {
+            "rows": self._rows,
+            "ids": [table.state() for table in self.id_tables],
+            "trainer": self.trainer.state_dict(),
+            "state": self.state.state_dict(),
+            "reservoir": self.reservoir.state_dict(),
+            "recent": [list(batch) for batch in self._recent],
+            "random": torch.random.get_rng_state(),
+        }
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Restore :meth:`state_dict` into a learner built with the same options."""
+        self._grow(list(saved["rows"]))
+        self.id_tables = [IdTable.from_state(state) for state in saved["ids"]]
+        self.trainer.load_state_dict(saved["trainer"])
+        self.state.load_state_dict(saved["state"])
+        self.reservoir.load_state_dict(saved["reservoir"])
+        self._recent = [Batch(*(t.to(self.device) for t in batch)) for batch in saved["recent"]]
+        torch.random.set_rng_state(saved["random"])
+
+
+def _doubled(used: int, have: int) -> int:
+    """Return the smallest doubling of ``have`` that holds ``used`` rows."""
+    rows = max(have, INITIAL_ROWS)
+    while rows < used:
+        rows *= 2
+    return rows

@@ -1,0 +1,159 @@
+"""What is known of each id: how often it was seen, what it was given and how well it went."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from autoemb import runtime
+
+#: Octaves of popularity that the encoding tells apart; 2^31 events fill the last.
+POPULARITY_WIDTH = 32
+
+#: Share of the old value in the moving-average loss: half of it is forgotten in 7 events.
+LOSS_DECAY = 0.9
+
+
+def popularity_bucket(count: Tensor) -> Tensor:
+    """Return the octave of popularity: 0 for no events, 1 for 1 and 2, 2 for 3 to 6, ...
+
+    Examples
+    --------
+    >>> popularity_bucket(torch.tensor([0, 1, 2, 3, 6, 7]))
+    tensor([0, 1, 1, 2, 2, 3])
+    """
+    bucket = torch.log2(1 + count.to(torch.float64)).long()
+    return bucket.clamp_max(POPULARITY_WIDTH - 1)
+
+
+def encode_popularity(count: Tensor) -> Tensor:
+    """Return a 32-wide encoding of log2(1 + count), piecewise linear between octaves.
+
+    Component k is max(0, 1 - abs(log2(1 + count) - k)): two neighbours share a sum of 1, so the
+    encoding is continuous in popularity and knows no preset maximum below 2^31 events.
+
+    Examples
+    --------
+    >>> encode_popularity(torch.tensor([0, 2]))[:, :3]
+    tensor([[1.0000, 0.0000, 0.0000],
+            [0.0000, 0.4150, 0.5850]])
+    """
+    octave = torch.log2(1 + count.to(torch.float64)).clamp_max(POPULARITY_WIDTH - 1)
+    centres = torch.arange(POPULARITY_WIDTH, dtype=octave.dtype, device=octave.device)
+    return (1 - (octave.unsqueeze(1) - centres).abs()).clamp_min(0).to(torch.float32)
+
+
+class _FieldState:
+    """The state of one field's ids, row by row."""
+
+    def __init__(self, sizes: int) -> None:
+        self.count = torch.zeros(0, dtype=torch.int64)
+        self.last_loss = torch.zeros(0)
+        self.mean_loss = torch.zeros(0)
+        self.weights = torch.zeros(0, sizes)
+
+    def grow(self, rows: int) -> None:
+        missing = rows - len(self.count)
+        if missing <= 0:
+            return
+        for name, value in vars(self).items():
+            fill = 1 / value.shape[1] if name == "weights" else 0
+            new = value.new_full((missing, *value.shape[1:]), fill)
+            setattr(self, name, torch.cat([value, new]))
+
+
+class InteractionState:
+    """Per-id history, and the controller's input made from it.
+
+    Parameters
+    ----------
+    fields : int
+        F, the number of fields.
+    sizes : int
+        N, the number of embedding sizes.
+    device : torch.device or str, default "cpu"
+        Where :meth:`features` puts its result; the history itself is kept in main memory.
+
+    Examples
+    --------
+    >>> import torch
+    >>> state = InteractionState(fields=1, sizes=2)
+    >>> state.grow([4])
+    >>> state.record(torch.tensor([[3], [3]]), torch.tensor([0.5, 0.1]))
+    >>> state.count(0, torch.tensor([3, 0]))
+    tensor([2, 0])
+    >>> state.features(0, torch.tensor([3])).shape, state.num_features
+    (torch.Size([1, 37]), 37)
+    """
+
+    def __init__(self, fields: int, sizes: int, device: torch.device | str = "cpu") -> None:
+        self.fields = [_FieldState(sizes) for _ in range(fields)]
+        self.num_features = POPULARITY_WIDTH + sizes + 3
+        self.device = torch.device(device)
+
+    def grow(self, num_rows: list[int]) -> None:
+        """Make room for ``num_rows[f]`` ids of field f."""
+        for field, rows in zip(self.fields, num_rows, strict=True):
+            field.grow(rows)
+
+    def count(self, field: int, rows: Tensor) -> Tensor:
+        """Return the popularity [U] of ids: how many of their events were recorded."""
+        return self.fields[field].count[rows.cpu()]
+
+    def features(self, field: int, rows: Tensor) -> Tensor:
+        """Return the controller's input [U, 32 + N + 3].
+
+        Popularity encoding (32), the weights last given (N), the last loss, log(1 + count) and
+        the moving-average loss.
+        """
+        state, rows = self.fields[field], rows.cpu()
+        count = state.count[rows]
+        scalars = torch.stack(
+            [state.last_loss[rows], torch.log1p(count.to(torch.float32)), state.mean_loss[rows]], 1
+        )
+        return torch.cat([encode_popularity(count), state.weights[rows], scalars], 1).to(
+            self.device
+        )
+
+    def record(
+        self,
+        ids: Tensor,
+        losses: Tensor,
+        weights: list[Tensor] | None = None,
+        rows: list[Tensor] | None = None,
+    ) -> None:
+        """Take in a batch, event by event.
+
+        Parameters
+        ----------
+        ids : Tensor[B, F], int64
+            Row numbers.
+        losses : Tensor[B]
+        weights : list of F Tensor[U_f, N], optional
+            Weights given to the distinct ids ``rows``.
+        rows : list of F Tensor[U_f], optional
+        """
+        loss = losses.to("cpu", torch.float32).numpy()
+        for f, field in enumerate(self.fields):
+            runtime.record(
+                np.ascontiguousarray(ids[:, f].cpu().numpy()),
+                loss,
+                LOSS_DECAY,
+                field.count.numpy(),
+                field.last_loss.numpy(),
+                field.mean_loss.numpy(),
+            )
+            if weights is not None and rows is not None:
+                field.weights[rows[f].cpu()] = weights[f].to("cpu", torch.float32)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything, as nested dicts of tensors."""
+        return {str(f): dict(vars(field)) for f, field in enumerate(self.fields)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore :meth:`state_dict`."""
+        for f, field in enumerate(self.fields):
+            vars(field).update(state[str(f)])
