@@ -1,0 +1,48 @@
+"""Adaptive embedding sizes for recommenders on live streams.
+
+The parts, each usable alone:
+
+- :class:`SoftEmbedding`: embeddings of several sizes for every id, mixed by weights.
+- :class:`Controller`, :class:`PerIdLogits`: who gets which mix.
+- :class:`BilevelTrainer`: weights on new events, controller on past ones.
+- :mod:`autoemb.streaming`: ids, history and reservoir of a stream, and the loop over them.
+- :mod:`autoemb.data`: rating data; :mod:`autoemb.experiment`: the paper's comparison.
+"""
+
+from importlib.metadata import version
+
+from autoemb.bilevel import BilevelTrainer
+from autoemb.build import build_info
+from autoemb.controller import Controller, PerIdLogits, select_hard, spread
+from autoemb.embedding import FixedEmbedding, SoftEmbedding
+from autoemb.errors import UserError
+from autoemb.models import RatingModel
+from autoemb.optim import RowAdagrad, RowAdam, RowSGD
+from autoemb.streaming import IdTable, InteractionState, Reservoir, Stream, StreamLearner
+from autoemb.task import TASKS, Task
+
+__version__ = version("autoemb")
+
+__all__ = [
+    "TASKS",
+    "BilevelTrainer",
+    "Controller",
+    "FixedEmbedding",
+    "IdTable",
+    "InteractionState",
+    "PerIdLogits",
+    "RatingModel",
+    "Reservoir",
+    "RowAdagrad",
+    "RowAdam",
+    "RowSGD",
+    "SoftEmbedding",
+    "Stream",
+    "StreamLearner",
+    "Task",
+    "UserError",
+    "__version__",
+    "build_info",
+    "select_hard",
+    "spread",
+]

@@ -1,0 +1,151 @@
+"""The options of a run, checked once."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import torch
+
+from autoemb.bilevel.hypergradient import KINDS
+from autoemb.bilevel.trainer import DENSE_OPTIMIZERS
+from autoemb.errors import UserError
+from autoemb.experiment.methods import METHODS
+from autoemb.streaming.learner import VALIDATION_SOURCES
+from autoemb.task import TASKS
+
+#: Learning rates (model, controller) by preset; see the README on how they compare.
+LEARNING_RATES = {None: (0.001, 0.0001), "paper": (0.01, 0.001)}
+
+CHOICES = {
+    "method": tuple(METHODS),
+    "task": tuple(TASKS),
+    "order": ("chronological", "shuffled"),
+    "hypergradient": KINDS,
+    "preset": tuple(LEARNING_RATES),
+    "validation": VALIDATION_SOURCES,
+    "optimizer": tuple(DENSE_OPTIMIZERS),
+    "selection": ("soft", "hard"),
+    "device": ("auto", "cpu", "cuda"),
+}
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Every option that changes the numbers of a run.
+
+    Attributes
+    ----------
+    method : {"autoemb", "sam", "darts", "fse"}
+    task : {"regression", "classification"}
+    order : {"chronological", "shuffled"}
+    hypergradient : {"first", "finite-difference", "exact"}
+    preset : {None, "paper"}
+        "paper" takes the paper's learning rates.
+    dims : tuple of int
+        Embedding sizes; fse takes one embedding as wide as their sum.
+    batch_size : int
+        Events of a training batch and of a validation batch.
+    offline_fraction : float
+        Share of the stream that is the offline stage.
+    seed : int
+    limit : int or None
+        Use only the first events of the ordered stream.
+    window : int
+        Events of one line of metrics.jsonl.
+    validation : {"reservoir", "last-batch"}
+    reservoir : int
+        Past events kept to draw validation batches from.
+    optimizer : {"adam", "adagrad", "sgd"}
+    learning_rate, controller_learning_rate : float or None
+        None takes the preset's.
+    selection : {"soft", "hard"}
+        How predictions are scored; "hard" takes each id's largest size alone (Eq. 6).
+    device : {"auto", "cpu", "cuda"}
+
+    Raises
+    ------
+    UserError
+        For a value outside its choices or range; names the option.
+
+    Examples
+    --------
+    >>> RunConfig(method="sam", preset="paper").rates
+    (0.01, 0.001)
+    >>> RunConfig(dims=(16, 2))
+    Traceback (most recent call last):
+        ...
+    autoemb.errors.UserError: --dims is 16,2; expected positive sizes in ascending order
+    """
+
+    method: str = "autoemb"
+    task: str = "regression"
+    order: str = "chronological"
+    hypergradient: str = "first"
+    preset: str | None = None
+    dims: tuple[int, ...] = (2, 16, 128)
+    batch_size: int = 500
+    offline_fraction: float = 0.7
+    seed: int = 0
+    limit: int | None = None
+    window: int = 1000
+    validation: str = "reservoir"
+    reservoir: int = 100_000
+    optimizer: str = "adam"
+    learning_rate: float | None = None
+    controller_learning_rate: float | None = None
+    selection: str = "soft"
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name, choices in CHOICES.items():
+            if (value := getattr(self, name)) not in choices:
+                known = ", ".join(str(choice) for choice in choices if choice is not None)
+                raise UserError(f"{_option(name)} is {value}; expected one of {known}")
+        if not self.dims or min(self.dims) < 1 or list(self.dims) != sorted(self.dims):
+            given = ",".join(map(str, self.dims))
+            raise UserError(f"--dims is {given}; expected positive sizes in ascending order")
+        for name, least in (("batch_size", 2), ("window", 1), ("reservoir", 2), ("limit", 2)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise UserError(f"{_option(name)} is {value}; expected at least {least}")
+        if not 0 <= self.seed < 2**63:
+            raise UserError(f"--seed is {self.seed}; expected 0 to 2^63 - 1")
+        if not 0 <= self.offline_fraction <= 1:
+            raise UserError(f"--offline-fraction is {self.offline_fraction}; expected 0 to 1")
+        for name in ("learning_rate", "controller_learning_rate"):
+            rate = getattr(self, name)
+            if rate is not None and not 0 < rate < float("inf"):
+                raise UserError(f"{_option(name)} is {rate}; expected a positive number")
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise UserError("--device is cuda; this machine or this torch has no usable GPU")
+
+    @property
+    def rates(self) -> tuple[float, float]:
+        """Learning rates of model and controller."""
+        model, controller = LEARNING_RATES[self.preset]
+        return self.learning_rate or model, self.controller_learning_rate or controller
+
+    @property
+    def torch_device(self) -> torch.device:
+        """The device that "auto" stands for here."""
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device(self.device)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the options as they are recorded, learning rates and device resolved."""
+        model, controller = self.rates
+        return asdict(self) | {
+            "dims": list(self.dims),
+            "learning_rate": model,
+            "controller_learning_rate": controller,
+            "device": self.torch_device.type,
+        }
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+OPTION_NAMES = tuple(field.name for field in fields(RunConfig))

@@ -1,0 +1,157 @@
+"""Sums of losses over windows, stages and popularity."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from autoemb.files import json_text
+from autoemb.streaming import Step
+from autoemb.streaming.state import POPULARITY_WIDTH, popularity_bucket
+
+STAGES = ("offline", "online")
+
+
+class Recorder:
+    """Collect what a run reports.
+
+    Parameters
+    ----------
+    fields : list of str
+        Names of the fields.
+    sizes : int
+        N, or 0 for a method without weights.
+    correct : callable
+        (logits, target) -> whether each prediction is right [B].
+    offline : int
+        Events of the offline stage; a batch that straddles its end is split between the stages.
+    window : int
+        Events of one line; a line is written at the first end of a batch or stage at which the
+        window is full.
+    path : Path, optional
+        ``metrics.jsonl``; appended to.
+    """
+
+    def __init__(
+        self,
+        fields: list[str],
+        sizes: int,
+        correct: Callable[[Tensor, Tensor], Tensor],
+        offline: int,
+        window: int,
+        path: Path | None = None,
+    ) -> None:
+        self.fields, self.sizes, self.correct = fields, sizes, correct
+        self.offline, self.window, self.path = offline, window, path
+        self.events = 0
+        # Last dimension of every sum: events, loss, correct predictions, weights of the N sizes.
+        width = 3 + sizes
+        self._window = torch.zeros(len(fields), width, dtype=torch.float64)
+        self._stages = torch.zeros(
+            len(STAGES), len(fields), POPULARITY_WIDTH, width, dtype=torch.float64
+        )
+
+    def add(self, step: Step) -> None:
+        """Take in one batch."""
+        outcome = step.outcome
+        scores = torch.stack(
+            [
+                torch.ones_like(outcome.losses),
+                outcome.losses,
+                self.correct(outcome.logits, step.target).to(outcome.losses.dtype),
+            ],
+            1,
+        )
+        events = len(scores)
+        cut = min(max(self.offline - self.events, 0), events)
+        for part, stage in ((slice(0, cut), 0), (slice(cut, events), 1)):
+            if part.start == part.stop:
+                continue
+            for field in range(len(self.fields)):
+                values = scores[part]
+                if outcome.weights is not None:
+                    mixed = outcome.weights[field][outcome.plans[field].inverse[part]]
+                    values = torch.cat([values, mixed], 1)
+                values = values.to("cpu", torch.float64)
+                bucket = popularity_bucket(step.popularity[field][part]).cpu()
+                self._stages[stage, field].index_add_(0, bucket, values)
+                self._window[field] += values.sum(0)
+            self.events += part.stop - part.start
+            if self._window[0, 0] >= self.window or self.events == self.offline:
+                self.close_window()
+
+    def close_window(self) -> None:
+        """Write the line of the open window, if it holds any event."""
+        events, loss, correct = self._window[0, :3].tolist()
+        if events == 0:
+            return
+        line = {
+            "interactions": self.events,
+            "stage": STAGES[self.events > self.offline],
+            "loss": loss / events,
+            "accuracy": correct / events,
+            "weights": self._weights(self._window),
+            "window": int(events),
+        }
+        self._window.zero_()
+        if self.path is not None:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json_text(line) + "\n")
+
+    def _weights(self, sums: Tensor) -> dict[str, list[float]] | None:
+        if self.sizes == 0:
+            return None
+        means = (sums[:, 3:] / sums[:, :1]).tolist()
+        return dict(zip(self.fields, means, strict=True))
+
+    def stage(self, name: str) -> dict[str, float | int | None]:
+        """Return loss, accuracy and number of events of a stage; None where there were none."""
+        events, loss, correct = self._stages[STAGES.index(name), 0].sum(0)[:3].tolist()
+        return {
+            "loss": loss / events if events else None,
+            "accuracy": correct / events if events else None,
+            "interactions": int(events),
+        }
+
+    def by_popularity(self, name: str) -> list[dict[str, Any]]:
+        """Return a stage's figures for each field and octave of popularity that occurred."""
+        rows = []
+        for field, buckets in zip(self.fields, self._stages[STAGES.index(name)], strict=True):
+            for octave, sums in enumerate(buckets.tolist()):
+                events, loss, correct, *weights = sums
+                if events == 0:
+                    continue
+                rows.append(
+                    {
+                        "field": field,
+                        "low": 2**octave - 1,
+                        "high": 2 ** (octave + 1) - 2,
+                        "interactions": int(events),
+                        "loss": loss / events,
+                        "accuracy": correct / events,
+                        "weights": [w / events for w in weights] if self.sizes else None,
+                    }
+                )
+        return rows
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the sums and how much of the file was written."""
+        size = self.path.stat().st_size if self.path is not None and self.path.exists() else 0
+        return {
+            "events": self.events,
+            "window": self._window,
+            "stages": self._stages,
+            "file_size": size,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore :meth:`state_dict` and cut the file back to what it was then."""
+        self.events = state["events"]
+        self._window, self._stages = state["window"].clone(), state["stages"].clone()
+        if self.path is not None and self.path.exists():
+            with self.path.open("r+b") as file:
+                file.truncate(state["file_size"])

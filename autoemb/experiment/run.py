@@ -1,0 +1,191 @@
+"""One run: a method on a stream, recorded and resumable."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import autoemb
+from autoemb.data import Interactions
+from autoemb.experiment.config import RunConfig
+from autoemb.experiment.folder import RunFolder
+from autoemb.experiment.methods import METHODS, build_learner
+from autoemb.experiment.recorder import STAGES, Recorder
+from autoemb.experiment.stopping import Interrupted, stop_requests
+from autoemb.files import write_json
+from autoemb.streaming import Stream, checkpoint
+from autoemb.task import TASKS
+
+FIELDS = ["user", "item"]
+
+#: Seconds between checkpoints; a killed run loses at most this much work.
+CHECKPOINT_SECONDS = 60.0
+
+#: (events done, events in all), after every batch
+Progress = Callable[[int, int], None]
+
+
+def ordered(interactions: Interactions, config: RunConfig) -> Interactions:
+    """Return the events in the order and number the configuration asks for.
+
+    Examples
+    --------
+    >>> from autoemb.data import synthetic
+    >>> len(ordered(synthetic(1000), RunConfig(order="shuffled", limit=600)))
+    600
+    """
+    if config.order == "shuffled":
+        interactions = interactions.shuffled(config.seed)
+    return interactions if config.limit is None else interactions.head(config.limit)
+
+
+def run(
+    config: RunConfig,
+    interactions: Interactions,
+    out: Path | None = None,
+    *,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Run one method over a stream: predict, record, learn.
+
+    Parameters
+    ----------
+    config : RunConfig
+    interactions : Interactions
+        As loaded; ordered and limited here.
+    out : Path, optional
+        Folder for ``metrics.jsonl``, ``summary.json`` (only when complete) and the checkpoint.
+    resume : bool, default False
+        Continue the run in ``out``, or start it if there is none; a complete run is returned as
+        it is.
+    progress : callable, optional
+        Called after every batch with events done and events in all.
+
+    Returns
+    -------
+    dict
+        The content of ``summary.json``.
+
+    Raises
+    ------
+    UserError
+        If ``out`` already holds a run and ``resume`` is False, or holds one with other options.
+    Interrupted
+        On SIGINT or SIGTERM, after the current batch.
+
+    Examples
+    --------
+    >>> from autoemb.data import synthetic
+    >>> summary = run(RunConfig(method="fse", dims=(4,)), synthetic(1000))
+    >>> summary["online"]["interactions"]
+    300
+    """
+    events = ordered(interactions, config)
+    identity = {"config": config.as_dict() | {"fields": FIELDS}, "data": _describe(events)}
+    folder = None if out is None else RunFolder(out, identity)
+    saved = None
+    if folder is not None:
+        if resume and (summary := folder.complete()) is not None:
+            return summary
+        saved = folder.open(resume)
+
+    task = TASKS[config.task]
+    stars = torch.from_numpy(events.rating.to_numpy() * (5 / events.max_rating)).float()
+    stream = Stream(
+        [_Column(events.user), _Column(events.item)],
+        task.target(stars),
+        events.timestamp.to_numpy(),
+        config.batch_size,
+    )
+    learner = build_learner(config, len(FIELDS))
+    recorder = Recorder(
+        FIELDS,
+        len(config.dims) if METHODS[config.method].controller else 0,
+        task.correct,
+        offline=int(config.offline_fraction * len(stream)),
+        window=config.window,
+        path=None if folder is None else folder.metrics,
+    )
+    parts: dict[str, Any] = {"learner": learner, "recorder": recorder, "stream": stream}
+    seconds = 0.0
+    if saved is not None:
+        for name, part in parts.items():
+            part.load_state_dict(saved[name])
+        seconds = saved["seconds"]
+
+    start = saved_at = time.perf_counter()
+
+    def save() -> None:
+        if folder is not None:
+            state = {name: part.state_dict() for name, part in parts.items()}
+            elapsed = seconds + time.perf_counter() - start
+            checkpoint.save({**identity, **state, "seconds": elapsed}, folder.checkpoint)
+
+    with stop_requests() as stop:
+        for batch in stream:
+            recorder.add(learner.learn(batch))
+            if progress is not None:
+                progress(stream.position, len(stream))
+            if stop and stream.position < len(stream):
+                save()
+                raise Interrupted(stream.position)
+            if time.perf_counter() - saved_at > CHECKPOINT_SECONDS:
+                save()
+                saved_at = time.perf_counter()
+    recorder.close_window()
+    seconds += time.perf_counter() - start
+
+    summary = {
+        "method": config.method,
+        "task": config.task,
+        "data": identity["data"],
+        "seed": config.seed,
+        **{stage: recorder.stage(stage) for stage in STAGES},
+        "seconds": seconds,
+        "interactions_per_second": len(stream) / seconds,
+        "config": identity["config"],
+        "versions": versions(),
+        "by_popularity": {stage: recorder.by_popularity(stage) for stage in STAGES},
+    }
+    if folder is not None:
+        write_json(folder.summary, summary)
+        folder.checkpoint.unlink(missing_ok=True)
+    return summary
+
+
+def versions() -> dict[str, str]:
+    """Return what the numbers of a run depend on besides its options."""
+    return {
+        "autoemb": autoemb.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+    }
+
+
+def _describe(events: Interactions) -> dict[str, Any]:
+    return {
+        "name": events.name,
+        "format": events.format,
+        "interactions": len(events),
+        "users": events.num_users,
+        "items": events.num_items,
+        "skipped_rows": events.skipped_rows,
+    }
+
+
+class _Column:
+    """A column of raw ids that slices to what an IdTable takes."""
+
+    def __init__(self, series: Any) -> None:
+        self._series = series
+
+    def __getitem__(self, part: slice) -> Any:
+        piece = self._series[part]
+        return piece.to_numpy() if piece.dtype.is_integer() else piece.to_list()

@@ -1,0 +1,48 @@
+"""Stopping between two batches instead of in the middle of one."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class Interrupted(Exception):
+    """A run was asked to stop; what it had done is saved if it has a folder.
+
+    Attributes
+    ----------
+    events : int
+        Events done.
+    """
+
+    def __init__(self, events: int) -> None:
+        super().__init__(f"interrupted after {events:,} events")
+        self.events = events
+
+
+@contextmanager
+def stop_requests() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM in a list; a second one raises KeyboardInterrupt at once.
+
+    Outside the main thread, where Python lets nobody handle signals, the list stays empty.
+    """
+    received: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    previous = {}
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            previous[number] = signal.signal(number, note)
+    except ValueError:
+        pass
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
