@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -28,6 +28,11 @@ CHOICES = {
     "selection": ("soft", "hard"),
     "device": ("auto", "cpu", "cuda"),
 }
+
+
+def _option(default: Any, text: str) -> Any:
+    """Return a field whose help the command line shows."""
+    return field(default=default, metadata={"help": text})
 
 
 @dataclass(frozen=True)
@@ -78,37 +83,39 @@ class RunConfig:
     autoemb.errors.UserError: --dims is 16,2; expected positive sizes in ascending order
     """
 
-    method: str = "autoemb"
-    task: str = "regression"
-    order: str = "chronological"
-    hypergradient: str = "first"
-    preset: str | None = None
-    dims: tuple[int, ...] = (2, 16, 128)
-    batch_size: int = 500
-    offline_fraction: float = 0.7
-    seed: int = 0
-    limit: int | None = None
-    window: int = 1000
-    validation: str = "reservoir"
-    reservoir: int = 100_000
-    optimizer: str = "adam"
-    learning_rate: float | None = None
-    controller_learning_rate: float | None = None
-    selection: str = "soft"
-    device: str = "auto"
+    method: str = _option("autoemb", "Method to run.")
+    task: str = _option("regression", "Predict a rating above 3.5 stars, or the stars.")
+    order: str = _option("chronological", "Order of the stream.")
+    hypergradient: str = _option("first", "How the controller sees the weights' own step.")
+    preset: str | None = _option(None, "The learning rates of the paper.")
+    dims: tuple[int, ...] = _option((2, 16, 128), "Embedding sizes; fse is as wide as their sum.")
+    batch_size: int = _option(500, "Events of a batch.")
+    offline_fraction: float = _option(0.7, "Share of the stream that is the offline stage.")
+    seed: int = _option(0, "Of all random numbers.")
+    limit: int | None = _option(None, "Use only the first events of the ordered stream.")
+    window: int = _option(1000, "Events of one line of metrics.jsonl.")
+    validation: str = _option("reservoir", "Past events that the controller learns from.")
+    reservoir: int = _option(100_000, "Past events kept.")
+    optimizer: str = _option("adam", "Of weights and controller.")
+    learning_rate: float | None = _option(None, "Of the weights; by default the preset's.")
+    controller_learning_rate: float | None = _option(
+        None, "Of the controller; by default the preset's."
+    )
+    selection: str = _option("soft", "How predictions are scored; hard: the largest size alone.")
+    device: str = _option("auto", "Where to compute.")
 
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():
             if (value := getattr(self, name)) not in choices:
                 known = ", ".join(str(choice) for choice in choices if choice is not None)
-                raise UserError(f"{_option(name)} is {value}; expected one of {known}")
+                raise UserError(f"{_flag(name)} is {value}; expected one of {known}")
         if not self.dims or min(self.dims) < 1 or list(self.dims) != sorted(self.dims):
             given = ",".join(map(str, self.dims))
             raise UserError(f"--dims is {given}; expected positive sizes in ascending order")
         for name, least in (("batch_size", 2), ("window", 1), ("reservoir", 2), ("limit", 2)):
             value = getattr(self, name)
             if value is not None and value < least:
-                raise UserError(f"{_option(name)} is {value}; expected at least {least}")
+                raise UserError(f"{_flag(name)} is {value}; expected at least {least}")
         if not 0 <= self.seed < 2**63:
             raise UserError(f"--seed is {self.seed}; expected 0 to 2^63 - 1")
         if not 0 <= self.offline_fraction <= 1:
@@ -116,7 +123,7 @@ class RunConfig:
         for name in ("learning_rate", "controller_learning_rate"):
             rate = getattr(self, name)
             if rate is not None and not 0 < rate < float("inf"):
-                raise UserError(f"{_option(name)} is {rate}; expected a positive number")
+                raise UserError(f"{_flag(name)} is {rate}; expected a positive number")
         if self.device == "cuda" and not torch.cuda.is_available():
             raise UserError("--device is cuda; this machine or this torch has no usable GPU")
 
@@ -144,8 +151,5 @@ class RunConfig:
         }
 
 
-def _option(name: str) -> str:
+def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
-
-
-OPTION_NAMES = tuple(field.name for field in fields(RunConfig))

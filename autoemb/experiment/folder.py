@@ -97,3 +97,9 @@ class RunFolder:
                         f"{self.path} holds a run with {part} {name} = {found.get(name)}, not "
                         f"{value}; choose another --out"
                     )
+
+
+def as_comparison(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a single run's summary in the form of ``compare.json``, for the same tables."""
+    shared = {key: summary[key] for key in ("data", "task", "config", "versions")}
+    return {"results": [summary], "differences": [], **shared}

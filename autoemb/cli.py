@@ -1,0 +1,226 @@
+"""The command line: arguments to calls, results to the terminal, mistakes to exit code 2."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from autoemb.data import Interactions, load, synthetic
+from autoemb.errors import UserError
+from autoemb.experiment import Interrupted, RunConfig, compare, run
+from autoemb.experiment.config import CHOICES
+from autoemb.experiment.folder import as_comparison
+from autoemb.info import info_lines
+from autoemb.progress import ProgressDisplay
+from autoemb.report import draw, table, wording
+
+app = typer.Typer(
+    help="Adaptive embedding sizes for recommenders on live streams.",
+    add_completion=False,
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+INTERRUPTED = 130  # what a shell reports of a program that ctrl-C ended
+
+DataOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder or file of ratings: MovieLens, Netflix Prize, MovieTweetings, or CSV or "
+        "Parquet with user_id, item_id, rating, timestamp. Default: an embedded synthetic stream."
+    ),
+]
+ColumnsOption = Annotated[
+    str | None,
+    typer.Option(help="What the file calls our columns: user_id=uid,rating=stars", metavar="NAMES"),
+]
+SkipOption = Annotated[
+    bool, typer.Option("--skip-bad-rows", help="Count and leave out broken rows of the data.")
+]
+ResumeOption = Annotated[
+    bool, typer.Option("--resume", help="Continue what --out holds, if anything.")
+]
+
+
+def with_run_options(*left_out: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the options of :class:`RunConfig`, but for some, as keyword arguments.
+
+    RunConfig stays the one list of options: their names, defaults and help come from there.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(command, eval_str=True)
+        own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        shared = [
+            _parameter(field.name, field.default, str(field.type), field.metadata["help"])
+            for field in fields(RunConfig)
+            if field.name not in left_out
+        ]
+        parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*own, *shared)]
+        command.__signature__ = signature.replace(  # type: ignore[attr-defined]
+            parameters=parameters
+        )
+        command.__annotations__ = {p.name: p.annotation for p in parameters}
+        return command
+
+    return decorate
+
+
+def _parameter(name: str, default: Any, annotation: str, text: str) -> inspect.Parameter:
+    kinds = {"int": int, "float": float, "str": str, "tuple[int, ...]": str}
+    kind: Any = kinds[annotation.removesuffix(" | None")]
+    metavar: str | None = "N,N,..." if annotation.startswith("tuple") else None
+    if name in CHOICES:
+        metavar = "NAME"
+        text += f" One of: {', '.join(filter(None, CHOICES[name]))}."
+    if isinstance(default, tuple):
+        default = ",".join(map(str, default))
+    if annotation.endswith("None"):
+        kind = kind | None
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=default,
+        annotation=Annotated[kind, typer.Option(help=text, metavar=metavar)],
+    )
+
+
+def _config(options: dict[str, Any]) -> RunConfig:
+    return RunConfig(**options | {"dims": tuple(_integers("--dims", options["dims"]))})
+
+
+def _integers(option: str, text: str) -> list[int]:
+    if not re.fullmatch(r"\s*\d{1,18}\s*(,\s*\d{1,18}\s*)*", text):
+        raise UserError(f"{option} is {text!r}; expected whole numbers separated by commas")
+    return [int(part) for part in text.split(",")]
+
+
+def _names(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",")]
+
+
+def _columns(text: str | None) -> dict[str, str] | None:
+    if text is None:
+        return None
+    pairs = [part.partition("=") for part in text.split(",")]
+    if not all(ours.strip() and theirs.strip() for ours, _, theirs in pairs):
+        raise UserError(f"--columns is {text!r}; expected user_id=NAME,item_id=NAME,...")
+    return {ours.strip(): theirs.strip() for ours, _, theirs in pairs}
+
+
+def _interactions(data: Path | None, columns: str | None, skip: bool) -> Interactions:
+    if data is not None:
+        found = load(data, columns=_columns(columns), skip_bad_rows=skip)
+    elif columns is not None or skip:
+        raise UserError("--columns and --skip-bad-rows are about a file; name it with --data")
+    else:
+        found = synthetic()
+    if found.skipped_rows:
+        typer.echo(f"{found.name}: left out {found.skipped_rows:,} broken rows", err=True)
+    return found
+
+
+@app.command("run")
+@with_run_options()
+def run_command(
+    data: DataOption = None,
+    columns: ColumnsOption = None,
+    skip_bad_rows: SkipOption = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for summary.json and metrics.jsonl.")
+    ] = None,
+    resume: ResumeOption = False,
+    **options: Any,
+) -> None:
+    """Run one method over a stream: predict, record, learn."""
+    config = _config(options)
+    if resume and out is None:
+        raise UserError("--resume continues what --out holds; name the folder with --out")
+    interactions = _interactions(data, columns, skip_bad_rows)
+    with ProgressDisplay() as display:
+        progress = display.task(wording.display(config.method))
+        summary = run(config, interactions, out, resume=resume, progress=progress)
+    _print_table(as_comparison(summary))
+    if out is not None:
+        typer.echo(f"recorded in {out}; draw its report with: autoemb report {out}")
+
+
+@app.command("compare")
+@with_run_options("method", "seed")
+def compare_command(
+    out: Annotated[Path, typer.Option(help="Folder for the runs, compare.json and report.html.")],
+    methods: Annotated[
+        str, typer.Option(help="Methods to run; the last is compared with each other one.")
+    ] = "fse,sam,darts,autoemb",
+    seeds: Annotated[str, typer.Option(help="Seeds to run every method with.")] = "0,1,2",
+    data: DataOption = None,
+    columns: ColumnsOption = None,
+    skip_bad_rows: SkipOption = False,
+    resume: ResumeOption = False,
+    **options: Any,
+) -> None:
+    """Run methods x seeds on the same events and draw the paper's comparison."""
+    config, wanted, chosen = _config(options), _names(methods), _integers("--seeds", seeds)
+    interactions = _interactions(data, columns, skip_bad_rows)
+    runs = len(wanted) * len(chosen)
+    with ProgressDisplay() as display:
+        comparison = compare(
+            config,
+            interactions,
+            out,
+            methods=wanted,
+            seeds=chosen,
+            resume=resume,
+            progress=lambda method, seed: display.task(
+                f"{wording.display(method)}, seed {seed}", runs
+            ),
+        )
+    _print_table(comparison)
+    try:
+        typer.echo(f"report: {draw(out)}")
+    except UserError as error:
+        typer.echo(f"recorded in {out}, without a report: {error}", err=True)
+
+
+@app.command("report")
+def report_command(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="What --out named.")],
+) -> None:
+    """Draw report.html and figures/*.svg again from the recorded files."""
+    typer.echo(f"report: {draw(directory)}")
+
+
+@app.command("info")
+def info_command() -> None:
+    """Show versions, what is compiled here, and devices."""
+    for line in info_lines():
+        typer.echo(line)
+
+
+def _print_table(comparison: dict[str, Any]) -> None:
+    from rich.console import Console
+
+    Console().print(table(comparison))
+
+
+def main() -> None:
+    """Run the command line.
+
+    Exit codes: 0 done; 2 a mistake of the caller, said in one line; 130 interrupted.
+    """
+    try:
+        app(standalone_mode=True)
+    except UserError as error:
+        print(f"autoemb: error: {error}", file=sys.stderr)  # noqa: T201
+        sys.exit(2)
+    except Interrupted as stopped:
+        print(f"autoemb: {stopped}; continue with --resume", file=sys.stderr)  # noqa: T201
+        sys.exit(INTERRUPTED)

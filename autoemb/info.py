@@ -1,0 +1,48 @@
+"""What ``autoemb info`` shows: versions, the build, devices."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import version
+
+import torch
+
+from autoemb.build import build_info
+
+_PACKAGES = ("torch", "numpy", "polars")
+
+
+def info_lines() -> list[str]:
+    """Return one line for each fact, names in a column.
+
+    Examples
+    --------
+    >>> [line.split()[0] for line in info_lines()[:3]]
+    ['autoemb', 'python', 'torch']
+    """
+    build = build_info()
+    facts = {"autoemb": build["version"], "python": platform.python_version()}
+    facts |= {name: version(name) for name in _PACKAGES}
+    facts["platform"] = platform.platform()
+    facts["fused kernels"] = _kernels(build["native"], build["cuda_archs"])
+    facts["streaming runtime"] = f"{build['runtime']} ({build['compiler']})"
+    if build["compiler"] is None:
+        facts["streaming runtime"] = "Python"
+    if build["reason"] is not None:
+        facts["not built"] = build["reason"]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    facts["cpu"] = (
+        f"{cores} cores, {torch.get_num_threads()} threads, "
+        f"{torch.backends.cpu.get_cpu_capability()}"
+    )
+    gpus = range(torch.cuda.device_count())
+    facts["cuda"] = ", ".join(torch.cuda.get_device_name(gpu) for gpu in gpus) or "no GPU in use"
+    width = max(map(len, facts))
+    return [f"{name:<{width}}  {value}" for name, value in facts.items()]
+
+
+def _kernels(native: bool, archs: list[str]) -> str:
+    if not native:
+        return "none: the reference path in PyTorch"
+    return ", ".join(["cpu", *archs])

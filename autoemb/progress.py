@@ -1,0 +1,106 @@
+"""How far a command is: a bar on a terminal, a plain line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+#: Seconds between two plain lines.
+PLAIN_SECONDS = 10.0
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:,.0f} events/s")
+
+
+class ProgressDisplay:
+    """Show the progress of runs on standard error, as a context manager.
+
+    Parameters
+    ----------
+    console : rich.console.Console, optional
+        Where to show it; standard error by default.
+
+    Examples
+    --------
+    >>> import io
+    >>> text = io.StringIO()
+    >>> with ProgressDisplay(Console(file=text)) as display:
+    ...     report = display.task("FSE, seed 0")
+    ...     report(1000, 1000)
+    >>> text.getvalue().split(";")[0]
+    'FSE, seed 0: 1,000 of 1,000 events'
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = Console(file=sys.stderr) if console is None else console
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
+            _Rate(),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._tasks = 0
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bars.stop()
+
+    def task(self, name: str, tasks: int = 1) -> Callable[[int, int], None]:
+        """Begin the next of ``tasks`` runs; return what is told of events done and in all."""
+        self._tasks += 1
+        if tasks > 1:
+            name = f"[{self._tasks}/{tasks}] {name}"
+        if self._console.is_terminal:
+            return self._bar(name)
+        return self._lines(name)
+
+    def _bar(self, name: str) -> Callable[[int, int], None]:
+        # The name is ours, but brackets would be read as a style.
+        bar = self._bars.add_task(name.replace("[", r"\["), total=1)
+        return lambda done, total: self._bars.update(bar, completed=done, total=total)
+
+    def _lines(self, name: str) -> Callable[[int, int], None]:
+        start = last = time.monotonic()
+        first: int | None = None  # a resumed run does not begin at 0
+
+        def report(done: int, total: int) -> None:
+            nonlocal last, first
+            now = time.monotonic()
+            first = done if first is None else first
+            if done < total and now - last < PLAIN_SECONDS:
+                return
+            last = now
+            rate = (done - first) / max(now - start, 1e-9)
+            rest = f", {(total - done) / rate:.0f} s to go" if done < total and rate else ""
+            line = f"{name}: {done:,} of {total:,} events; {rate:,.0f} events/s{rest}"
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+        return report
