@@ -222,5 +222,5 @@ def main() -> None:
         print(f"autoemb: error: {error}", file=sys.stderr)  # noqa: T201
         sys.exit(2)
     except Interrupted as stopped:
-        print(f"autoemb: {stopped}; continue with --resume", file=sys.stderr)  # noqa: T201
+        print(f"autoemb: {stopped}", file=sys.stderr)  # noqa: T201
         sys.exit(INTERRUPTED)

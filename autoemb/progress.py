@@ -43,7 +43,8 @@ class ProgressDisplay:
     >>> text = io.StringIO()
     >>> with ProgressDisplay(Console(file=text)) as display:
     ...     report = display.task("FSE, seed 0")
-    ...     report(1000, 1000)
+    ...     report(0, 1000), report(1000, 1000)
+    (None, None)
     >>> text.getvalue().split(";")[0]
     'FSE, seed 0: 1,000 of 1,000 events'
     """
@@ -89,12 +90,14 @@ class ProgressDisplay:
 
     def _lines(self, name: str) -> Callable[[int, int], None]:
         start = last = time.monotonic()
-        first: int | None = None  # a resumed run does not begin at 0
+        first: int | None = None
 
         def report(done: int, total: int) -> None:
             nonlocal last, first
             now = time.monotonic()
-            first = done if first is None else first
+            if first is None:  # a resumed run does not begin at 0
+                first = done
+                return
             if done < total and now - last < PLAIN_SECONDS:
                 return
             last = now

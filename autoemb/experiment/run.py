@@ -65,7 +65,7 @@ def run(
         Continue the run in ``out``, or start it if there is none; a complete run is returned as
         it is.
     progress : callable, optional
-        Called after every batch with events done and events in all.
+        Called before the first batch and after every batch with events done and events in all.
 
     Returns
     -------
@@ -127,6 +127,8 @@ def run(
             elapsed = seconds + time.perf_counter() - start
             checkpoint.save({**identity, **state, "seconds": elapsed}, folder.checkpoint)
 
+    if progress is not None:
+        progress(stream.position, len(stream))
     with stop_requests() as stop:
         for batch in stream:
             recorder.add(learner.learn(batch))
@@ -134,7 +136,7 @@ def run(
                 progress(stream.position, len(stream))
             if stop and stream.position < len(stream):
                 save()
-                raise Interrupted(stream.position)
+                raise Interrupted(stream.position, saved=folder is not None)
             if time.perf_counter() - saved_at > CHECKPOINT_SECONDS:
                 save()
                 saved_at = time.perf_counter()

@@ -9,17 +9,20 @@ from types import FrameType
 
 
 class Interrupted(Exception):
-    """A run was asked to stop; what it had done is saved if it has a folder.
+    """A run was asked to stop.
 
     Attributes
     ----------
     events : int
         Events done.
+    saved : bool
+        Whether they are in a checkpoint to continue from.
     """
 
-    def __init__(self, events: int) -> None:
-        super().__init__(f"interrupted after {events:,} events")
-        self.events = events
+    def __init__(self, events: int, saved: bool) -> None:
+        then = "continue with --resume" if saved else "nothing was saved, for want of --out"
+        super().__init__(f"interrupted after {events:,} events; {then}")
+        self.events, self.saved = events, saved
 
 
 @contextmanager
