@@ -62,7 +62,17 @@ class Controller(nn.Module):
     def forward(self, ids: Sequence[Tensor], features: Sequence[Tensor]) -> list[Tensor]:
         """Return the weights [U_f, N] of each field's distinct ids; ``ids`` is not used."""
         pairs = zip(self.networks, features, strict=True)
-        return [torch.softmax(network(inputs), 1) for network, inputs in pairs]
+        return [
+            torch.softmax(network(_padded(inputs))[: len(inputs)], 1) for network, inputs in pairs
+        ]
+
+
+def _padded(inputs: Tensor) -> Tensor:
+    """Return inputs [U, C] with rows of zeros up to a multiple of 32.
+
+    The number of distinct ids changes with every batch, and oneDNN makes code for each new shape.
+    """
+    return functional.pad(inputs, (0, 0, 0, -len(inputs) % 32))
 
 
 class PerIdLogits(RowModule):

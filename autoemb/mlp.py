@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from autoemb.ops import Tanh
+from autoemb.ops import Linear, Tanh
 
 
 def mlp(inputs: int, hidden: Sequence[int], outputs: int) -> nn.Sequential:
@@ -26,6 +26,6 @@ def mlp(inputs: int, hidden: Sequence[int], outputs: int) -> nn.Sequential:
     """
     layers: list[nn.Module] = []
     for width in hidden:
-        layers += [nn.Linear(inputs, width), Tanh()]
+        layers += [Linear(inputs, width), Tanh()]
         inputs = width
-    return nn.Sequential(*layers, nn.Linear(inputs, outputs))
+    return nn.Sequential(*layers, Linear(inputs, outputs))

@@ -1,15 +1,18 @@
 """The ops of autoemb: schemas, shapes, autograd and reference implementations."""
 
 from autoemb.ops.plan import Plan, distinct, distinct_columns
+from autoemb.ops.product import Linear, product
 from autoemb.ops.soft_embedding import SoftEmbeddingOutput, soft_embedding
 from autoemb.ops.tanh import Tanh, tanh
 
 __all__ = [
+    "Linear",
     "Plan",
     "SoftEmbeddingOutput",
     "Tanh",
     "distinct",
     "distinct_columns",
+    "product",
     "soft_embedding",
     "tanh",
 ]

@@ -41,22 +41,6 @@ def project(embeddings: Tensor, projection: Tensor, dims: Sequence[int]) -> Tens
     return torch.stack([embeddings[:, c] @ projection[:, c].t() for c in columns])
 
 
-def statistics(z: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and biased variance [N, D] of z [N, U, D] over the batch.
-
-    ``share`` [U] is multiplicity / B. Two passes over centred values: raw moments lose every
-    digit of the variance once mean/std reaches 1000 in float32.
-    """
-    mean = (share @ z).unsqueeze(1)  # [N, 1, D]
-    variance = share @ (z - mean).square()
-    return mean.squeeze(1), variance
-
-
-def normalise(z: Tensor, mean: Tensor, variance: Tensor, eps: float) -> Tensor:
-    """Return Eq. 2's standardised z [N, U, D] before the tanh; no affine part."""
-    return (z - mean.unsqueeze(1)) * torch.rsqrt(variance + eps).unsqueeze(1)
-
-
 def mix(activation: Tensor, inverse: Tensor, weights: Tensor, average: bool) -> Tensor:
     """Return Eq. 7: activations [N, U, D] of each event's id, weighed by weights [B, N]."""
     spread = activation.index_select(1, inverse)  # [N, B, D]
@@ -100,15 +84,19 @@ def forward(
     normalised : Tensor[N, U, D]
         y, from which the backward pass continues.
     """
-    z = project(embeddings, projection, dims)
+    z = project(embeddings, projection, dims)  # [N, U, D], without the bias
     if running is None:
-        # The bias shifts mean and z alike and cancels, exactly: leave it out of both.
-        mean, variance = statistics(z, plan.counts.to(z.dtype) / len(plan.inverse))
-        normalised = normalise(z, mean, variance, eps)
+        # The bias shifts mean and z alike and cancels, exactly. Two passes over centred values: raw
+        # moments lose every digit of the variance once mean/std reaches 1000 in float32.
+        share = plan.counts.to(z.dtype) / len(plan.inverse)  # [U]
+        mean = share @ z  # [N, D]
+        centred = z - mean.unsqueeze(1)
+        variance = share @ centred.square()
         mean = mean + bias
     else:
         mean, variance = running
-        normalised = normalise(z, mean - bias, variance, eps)
+        centred = z - (mean - bias).unsqueeze(1)
+    normalised = centred * torch.rsqrt(variance + eps).unsqueeze(1)
     output = mix(tanh(normalised), plan.inverse, weights, average)
     return output, mean, variance, normalised
 

@@ -150,7 +150,11 @@ def _table_grads(
             used = int(torch.count_nonzero(counts[f]))
             grads.append(
                 torch.sparse_coo_tensor(
-                    rows[f, :used].unsqueeze(0), values[:used], table.shape, is_coalesced=True
+                    rows[f, :used].unsqueeze(0),
+                    values[:used],
+                    table.shape,
+                    is_coalesced=True,
+                    check_invariants=False,  # rows are distinct, ascending and in range
                 )
             )
         else:  # the padding adds zeros to row 0

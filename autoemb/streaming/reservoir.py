@@ -46,23 +46,21 @@ class Reservoir:
         """Offer events, in order, on any device; kept in main memory."""
         events = len(batch.ids)
         if self._ids is None or self._target is None:
-            self._ids = torch.zeros(0, batch.ids.shape[1], dtype=batch.ids.dtype)
-            self._target = torch.zeros(0, dtype=batch.target.dtype)
+            self._ids = batch.ids.new_zeros(0, batch.ids.shape[1], device="cpu")
+            self._target = batch.target.new_zeros(0, device="cpu")
         number = np.arange(self.seen, self.seen + events)
         # Event i (from 0) takes slot i while there is room, then a random slot of i + 1.
         slot = np.where(number < self.capacity, number, self._random.integers(0, number + 1))
-        kept = slot < self.capacity
-        # Where several events take one slot the last wins: keep each slot's last event.
-        last = {int(s): int(e) for e, s in zip(np.flatnonzero(kept), slot[kept], strict=True)}
-        where, which = torch.tensor([*last]).long(), torch.tensor([*last.values()]).long()
+        kept = np.flatnonzero(slot < self.capacity)
         self.seen += events
         if len(self._ids) < len(self):  # room grows by doubling, up to the capacity
             room = min(self.capacity, max(2 * len(self._ids), len(self)))
             missing = room - len(self._ids)
             self._ids = torch.cat([self._ids, self._ids.new_zeros(missing, self._ids.shape[1])])
             self._target = torch.cat([self._target, self._target.new_zeros(missing)])
-        self._ids[where] = batch.ids.cpu()[which]
-        self._target[where] = batch.target.cpu()[which]
+        # NumPy promises that the last of several events for one slot stays; PyTorch does not.
+        self._ids.numpy()[slot[kept]] = batch.ids.cpu().numpy()[kept]
+        self._target.numpy()[slot[kept]] = batch.target.cpu().numpy()[kept]
 
     def sample(self, size: int, device: torch.device | str = "cpu") -> Batch:
         """Return ``size`` distinct kept events at random, or all of them while there are fewer.
