@@ -157,7 +157,7 @@ def double_backward(
     training: bool,
     embeddings: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Differentiate :func:`backward`: autograd twice through the reference forward.
+    """Differentiate :func:`backward`.
 
     Parameters
     ----------
@@ -176,29 +176,33 @@ def double_backward(
     for f, table in enumerate(tables if len(inverse) else []):
         plan = field_plan(rows, inverse, counts, f)
         used = len(plan.rows)
-        values = table.index_select(0, plan.rows), weights[:, f], projection[f], bias[f], grad[:, f]
-        with torch.enable_grad():
-            leaves = [value.detach().to(dtype).requires_grad_() for value in values]
-            e, a, w, b = leaves[:4]
-            running = None if training else (mean[f], variance[f])
-            output, *_ = reference.forward(e, plan, a, w, b, running, dims, eps, average)
-            # In training mode the bias is outside the graph: its derivatives are zero.
-            first = torch.autograd.grad(
-                output, leaves[:4], leaves[4], create_graph=True, materialize_grads=True
-            )
-        wanted = [(first[1], cotangents[1][:, f])]
-        if embeddings:
-            wanted += [
-                (first[0], cotangents[0][f, :used]),
-                (first[2], cotangents[2][f]),
-                (first[3], cotangents[3][f]),
-            ]
-        second = torch.autograd.grad(
-            [value for value, _ in wanted if value.requires_grad],
-            leaves,
-            [cotangent.to(dtype) for value, cotangent in wanted if value.requires_grad],
-            materialize_grads=True,
+        e, w, b = (
+            table.index_select(0, plan.rows).to(dtype),
+            projection[f].to(dtype),
+            bias[f].to(dtype),
         )
-        embeddings_2[f, :used], weights_2[:, f] = second[0], second[1]
-        projection_2[f], bias_2[f], grad_2[:, f] = second[2:]
+        if embeddings:
+            from_rows, from_projection = cotangents[0][f, :used], cotangents[2][f]
+            from_bias = cotangents[3][f]
+        else:  # backward computed the gradient of the weights alone
+            from_rows, from_projection = torch.zeros_like(e), torch.zeros_like(w)
+            from_bias = torch.zeros_like(b)
+        parts = from_rows, cotangents[1][:, f], from_projection, from_bias
+        grad_2[:, f], embeddings_2[f, :used], weights_2[:, f], projection_2[f], bias_2[f] = (
+            reference.double_backward(
+                [part.to(dtype) for part in parts],
+                grad[:, f].to(dtype),
+                e,
+                plan,
+                weights[:, f].to(dtype),
+                w,
+                b,
+                mean[f],
+                variance[f],
+                dims,
+                eps,
+                average,
+                training,
+            )
+        )
     return grad_2, embeddings_2, weights_2, projection_2, bias_2

@@ -147,3 +147,100 @@ def backward_embeddings(
         torch.mm(dz[n], projection[:, columns], out=embeddings_grad[:, columns])
         torch.mm(dz[n].t(), embeddings[:, columns], out=projection_grad[:, columns])
     return embeddings_grad, projection_grad, bias_grad
+
+
+def double_backward(
+    cotangents: Sequence[Tensor],
+    grad: Tensor,
+    embeddings: Tensor,
+    plan: Plan,
+    weights: Tensor,
+    projection: Tensor,
+    bias: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    dims: Sequence[int],
+    eps: float,
+    average: bool,
+    training: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Differentiate the backward pass.
+
+    Parameters
+    ----------
+    cotangents : 4 Tensor
+        Of the gradients of embeddings [U, S], weights [B, N], projection [D, S] and bias [N, D].
+    grad : Tensor[B, D]
+        G, as in the backward pass.
+    mean, variance : Tensor[N, D]
+        What the forward pass returned.
+
+    Returns
+    -------
+    tuple of Tensor
+        Derivatives with respect to grad, embeddings, weights, projection and bias.
+
+    Notes
+    -----
+    Reverse mode over the lines of :func:`backward_embeddings`: each name ending in ``_2`` is the
+    derivative with respect to the quantity before it.
+    """
+    embeddings_cot, weights_cot, projection_cot, bias_cot = cotangents
+    z = project(embeddings, projection, dims)  # [N, U, D]
+    centred = z - (mean - bias).unsqueeze(1)
+    scale = torch.rsqrt(variance + eps).unsqueeze(1)  # [N, 1, D]
+    y = centred * scale
+    t = tanh(y)
+    factor = 1 / len(dims) if average else 1.0
+    scaled = (weights * factor).t().unsqueeze(2)  # [N, B, 1]
+    summed = torch.zeros_like(t).index_add_(1, plan.inverse, scaled * grad)  # [N, U, D]
+    slope = 1 - t.square()
+    dy = summed * slope
+
+    # dz is linear in what it gives the rows and the projection: x is its cotangent.
+    x = torch.stack(
+        [
+            embeddings_cot[:, c] @ projection[:, c].t()
+            + embeddings[:, c] @ projection_cot[:, c].t()
+            for c in size_slices(dims)
+        ]
+    )
+    if training:
+        share = (plan.counts.to(dy.dtype) / len(plan.inverse)).unsqueeze(1)  # [U, 1]
+        first, second = dy.sum(1, keepdim=True), (dy * y).sum(1, keepdim=True)
+        inner = dy - share * (first + y * second)
+        q = x * scale
+        first_2, second_2 = -(share * q).sum(1, keepdim=True), -(share * q * y).sum(1, keepdim=True)
+        dy_2 = q + first_2 + second_2 * y
+        y_2 = second_2 * dy - share * q * second
+        scale_2 = (x * inner).sum(1, keepdim=True)
+    else:
+        x = x + bias_cot.unsqueeze(1)
+        inner = dy
+        dy_2 = x * scale
+        y_2 = torch.zeros_like(dy)
+    dz = inner * scale
+
+    summed_2 = dy_2 * slope
+    scaled_cot = (weights_cot * factor).t().unsqueeze(2)  # [N, B, 1]
+    t_2 = -2 * t * summed * dy_2
+    t_2.index_add_(1, plan.inverse, scaled_cot * grad)
+    y_2 = y_2 + t_2 * slope
+    spread_t, spread_2 = t.index_select(1, plan.inverse), summed_2.index_select(1, plan.inverse)
+    grad_2 = (scaled_cot * spread_t + scaled * spread_2).sum(0)
+    weights_2 = (spread_2 * grad).sum(2).t() * factor
+
+    z_2 = y_2 * scale
+    if training:
+        scale_2 = scale_2 + (y_2 * centred).sum(1, keepdim=True)
+        variance_2 = -0.5 * scale_2 * scale**3
+        z_2 = z_2 + 2 * share * centred * variance_2
+        z_2 = z_2 - share * z_2.sum(1, keepdim=True)
+        bias_2 = torch.zeros_like(bias)
+    else:
+        bias_2 = z_2.sum(1)
+    embeddings_2, projection_2 = torch.empty_like(embeddings), torch.empty_like(projection)
+    for n, c in enumerate(size_slices(dims)):
+        embeddings_2[:, c] = z_2[n] @ projection[:, c] + dz[n] @ projection_cot[:, c]
+        projection_2[:, c] = z_2[n].t() @ embeddings[:, c] + dz[n].t() @ embeddings_cot[:, c]
+    return grad_2, embeddings_2, weights_2, projection_2, bias_2
