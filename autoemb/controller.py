@@ -63,7 +63,8 @@ class Controller(nn.Module):
         """Return the weights [U_f, N] of each field's distinct ids; ``ids`` is not used."""
         pairs = zip(self.networks, features, strict=True)
         return [
-            torch.softmax(network(_padded(inputs))[: len(inputs)], 1) for network, inputs in pairs
+            torch.softmax(network(_padded(inputs))[: inputs.shape[0]], 1)
+            for network, inputs in pairs
         ]
 
 
@@ -72,7 +73,7 @@ def _padded(inputs: Tensor) -> Tensor:
 
     The number of distinct ids changes with every batch, and oneDNN makes code for each new shape.
     """
-    return functional.pad(inputs, (0, 0, 0, -len(inputs) % 32))
+    return functional.pad(inputs, (0, 0, 0, -inputs.shape[0] % 32))
 
 
 class PerIdLogits(RowModule):
@@ -107,7 +108,7 @@ class PerIdLogits(RowModule):
     def forward(self, ids: Sequence[Tensor], features: Sequence[Tensor | None]) -> list[Tensor]:
         """Return the weights [U_f, N] of each field's ids; ``features`` is not used."""
         return [
-            torch.softmax(functional.embedding(ids[field], self.table(name)), 1)
+            torch.softmax(self.lookup(name, ids[field]), 1)
             for name, field in self.row_fields.items()
         ]
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from autoemb.build import build_info
 from autoemb.ops import soft_embedding
@@ -177,7 +176,7 @@ class SoftEmbedding(RowModule):
             For a wrong shape, or a batch of one in training mode.
         """
         check_ids(ids, self.fields)
-        batch, sizes = len(ids), len(self.embedding_dims)
+        batch, sizes = ids.shape[0], len(self.embedding_dims)
         if weights.dtype != self.projection.dtype:
             raise RuntimeError(
                 f"expected weights of dtype {self.projection.dtype} but got {weights.dtype}"
@@ -194,7 +193,7 @@ class SoftEmbedding(RowModule):
             )
         result = soft_embedding(
             self.tables,
-            ids,
+            self._positions(ids),
             weights,
             self.projection,
             self.bias,
@@ -211,6 +210,22 @@ class SoftEmbedding(RowModule):
                 self.running_var.lerp_(unbiased, self.momentum)
                 self.num_batches_tracked += 1
         return result.output
+
+    def _positions(self, ids: Tensor) -> Tensor:
+        if self._rows_in_play is None:
+            return ids
+        columns = enumerate(ids.unbind(1))
+        return torch.stack([self.positions(field, column) for field, column in columns], 1)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> SoftEmbedding:
+        # A cast of the module leaves its statistics in float32 or wider, as the constructor does.
+        before = {name: self.get_buffer(name) for name in ("running_mean", "running_var")}
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, value in before.items():
+            after = self.get_buffer(name)
+            if after.dtype != (wide := torch.promote_types(after.dtype, torch.float32)):
+                self.register_buffer(name, value.to(after.device, wide))
+        return self
 
     def _logical(self) -> Iterator[tuple[str, Tensor]]:
         """Yield each entry of the state_dict as a view into the module's memory."""
@@ -318,8 +333,5 @@ class FixedEmbedding(RowModule):
             For a wrong dtype or shape of ids.
         """
         check_ids(ids, self.fields)
-        columns = [
-            functional.embedding(ids[:, field], self.table(name))
-            for name, field in self.row_fields.items()
-        ]
+        columns = [self.lookup(name, ids[:, field]) for name, field in self.row_fields.items()]
         return torch.stack(columns, 1)

@@ -4,20 +4,25 @@ A row parameter is a table whose first dimension is indexed by the ids of one fi
 or the per-id logits of DARTS. Modules that own some derive from :class:`RowModule`, which lets
 
 - tables grow while ids keep appearing, and
-- a trainer replace each table by the few rows that a batch needs, with ids renumbered to match,
-  so that no gradient, copy or optimiser pass ever has the size of a table.
+- a trainer replace each table by the few rows that a batch needs (:func:`in_play`), so that no
+  gradient, copy or optimiser pass ever has the size of a table.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 
 class RowModule(nn.Module):
     """A module that owns tables indexed by the ids of a field.
+
+    A subclass finds ids in its tables by :meth:`lookup`, or by :meth:`positions` and
+    :meth:`table`, never by the ids alone: a trainer may have cut the tables down.
 
     Examples
     --------
@@ -30,6 +35,9 @@ class RowModule(nn.Module):
     ...
     ...     def init_rows(self, name, rows):
     ...         rows.zero_()
+    ...
+    ...     def forward(self, ids):
+    ...         return self.lookup("bias_0", ids[:, 0]) + self.lookup("bias_1", ids[:, 1])
     >>> bias = Bias([2, 3])
     >>> bias.grow([8, 3])
     >>> [tuple(parameter.shape) for parameter in bias.parameters()]
@@ -39,6 +47,7 @@ class RowModule(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.row_fields: dict[str, int] = {}
+        self._rows_in_play: Sequence[Tensor] | None = None
 
     def register_rows(self, name: str, field: int, table: Tensor) -> None:
         """Register a table [V, ...] of ``field`` as a parameter and initialise its rows."""
@@ -52,9 +61,30 @@ class RowModule(nn.Module):
         raise NotImplementedError
 
     def table(self, name: str) -> Tensor:
-        """Return a table, or what a functional call put in its place."""
+        """Return a table, or the rows in play where a trainer put these in its place."""
         value: Tensor = getattr(self, name)
         return value
+
+    def positions(self, field: int, ids: Tensor) -> Tensor:
+        """Return where the tables of a field hold ids: what a module indexes them by.
+
+        Parameters
+        ----------
+        field : int
+        ids : Tensor[...], int64
+
+        Returns
+        -------
+        Tensor[...], int64
+            The ids themselves, or their places among the rows in play.
+        """
+        if self._rows_in_play is None:
+            return ids
+        return torch.searchsorted(self._rows_in_play[field], ids.contiguous())
+
+    def lookup(self, name: str, ids: Tensor) -> Tensor:
+        """Return the rows [..., width] that the table ``name`` holds for ids [...] of its field."""
+        return functional.embedding(self.positions(self.row_fields[name], ids), self.table(name))
 
     def num_rows(self, field: int) -> int:
         """Return how many rows the tables of ``field`` have."""
@@ -72,7 +102,39 @@ class RowModule(nn.Module):
             if missing > 0:
                 new = table.new_empty(missing, *table.shape[1:])
                 self.init_rows(name, new)
-                parameter.data = torch.cat([table, new])
+                _replace(parameter, torch.cat([table, new]))
+
+
+def _replace(parameter: nn.Parameter, table: Tensor) -> None:
+    """Give a parameter another table of another length."""
+    try:
+        # Autograd remembers the shape of a parameter as long as a graph that used it is alive, as
+        # the loss of the last step may be. Behind the swap it sees a new tensor.
+        new = nn.Parameter(table, parameter.requires_grad)
+        torch.utils.swap_tensors(parameter, new)  # type: ignore[no-untyped-call]
+    except RuntimeError:  # something else refers to the old tensor
+        parameter.data = table
+
+
+@contextmanager
+def in_play(module: nn.Module, rows: Sequence[Tensor]) -> Iterator[None]:
+    """Let every :class:`RowModule` in ``module`` find ids in tables cut down to ``rows``.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+    rows : sequence of F Tensor[U_f], int64
+        Ascending row numbers of each field, as :func:`gather` took them; they hold every id that
+        is looked up.
+    """
+    inside = [child for child in module.modules() if isinstance(child, RowModule)]
+    for child in inside:
+        child._rows_in_play = rows
+    try:
+        yield
+    finally:
+        for child in inside:
+            child._rows_in_play = None
 
 
 def row_parameters(module: nn.Module) -> dict[str, int]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from autoemb.bilevel.hypergradient import KINDS, gradients, hypergradient, leaves_of
-from autoemb.bilevel.working_set import Batch, Features, Functional, View, working_set
+from autoemb.bilevel.working_set import Batch, Features, Functional, View, views_of
 from autoemb.controller import select_hard, spread
 from autoemb.ops import Plan
 from autoemb.optim import ROW_OPTIMIZERS, RowOptimizer
@@ -34,15 +34,17 @@ class Outcome(NamedTuple):
         Mix given to each distinct id.
     plans : list of F Plan
         Distinct ids; ``plans[f].inverse`` spreads ``weights[f]`` over the events.
-    rows : list of F Tensor[U_f]
-        Row number of each distinct id.
     """
 
     logits: Tensor
     losses: Tensor
     weights: list[Tensor] | None
     plans: list[Plan]
-    rows: list[Tensor]
+
+    @property
+    def rows(self) -> list[Tensor]:
+        """Row numbers [U_f] of the distinct ids of each field."""
+        return [plan.rows for plan in self.plans]
 
 
 class _Learner:
@@ -172,7 +174,6 @@ class BilevelTrainer:
             if controller is None
             else _Learner(controller, optimizer, controller_learning_rate)
         )
-        self._renumbered = frozenset(self._model.function.fields.values())
 
     @property
     def bilevel(self) -> bool:
@@ -185,7 +186,8 @@ class BilevelTrainer:
         if self._controller is None:
             return None
         ids = [plan.rows for plan in view.plans]
-        weights: Any = self._controller.function(parameters, ids, view.features, frozen=frozen)
+        function = self._controller.function
+        weights: Any = function(parameters, view.rows, ids, view.features, frozen=frozen)
         return list(weights)
 
     def _logits(
@@ -196,7 +198,7 @@ class BilevelTrainer:
         frozen: bool,
     ) -> Tensor:
         mixed = None if weights is None else spread(weights, view.plans)
-        return self._model.function(parameters, view.ids, mixed, frozen=frozen)
+        return self._model.function(parameters, view.rows, view.ids, mixed, frozen=frozen)
 
     def controller_step(self, validation: Batch, training: Batch | None = None) -> None:
         """Update the controller on past events; the model, its optimiser and statistics stay.
@@ -222,7 +224,8 @@ class BilevelTrainer:
         if not first and training is None:
             raise ValueError(f"hypergradient={self.hypergradient!r} needs a training batch")
         batches = [validation] if first or training is None else [validation, training]
-        used = working_set(batches, self._renumbered, self.features)
+        views = views_of(batches, self.features)
+        rows = views[0].rows
 
         def loss_of(view: View) -> Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], Tensor]:
             def loss(weights: Mapping[str, Tensor], controller: Mapping[str, Tensor]) -> Tensor:
@@ -235,13 +238,13 @@ class BilevelTrainer:
 
         grads = hypergradient(
             self.hypergradient,
-            loss_of(used.views[-1]),
-            loss_of(used.views[0]),
-            self._model.function.parameters(used.rows),
-            self._controller.function.parameters(used.rows),
+            loss_of(views[-1]),
+            loss_of(views[0]),
+            self._model.function.parameters(rows),
+            self._controller.function.parameters(rows),
             self.xi,
         )
-        self._controller.apply(grads, used.rows)
+        self._controller.apply(grads, rows)
 
     def step(self, batch: Batch) -> Outcome:
         """Predict a new batch, then learn from it.
@@ -258,7 +261,8 @@ class BilevelTrainer:
         -------
         Outcome
         """
-        rows, (view,) = working_set([batch], self._renumbered, self.features)
+        (view,) = views_of([batch], self.features)
+        rows = view.rows
         values = leaves_of(self._model.function.gather(rows))
         leaves: dict[str, Tensor] = {**self._model.function.dense, **values}
         mix_leaves: dict[str, Tensor] = {}
@@ -282,7 +286,7 @@ class BilevelTrainer:
             logits, losses = scored, self.loss(scored, view.target)
         if weights is not None:
             weights = [value.detach() for value in weights]
-        return Outcome(logits.detach(), losses.detach(), weights, view.plans, rows)
+        return Outcome(logits.detach(), losses.detach(), weights, view.plans)
 
     @torch.no_grad()
     def _score_hard(
@@ -307,18 +311,17 @@ class BilevelTrainer:
         -------
         Tensor[B, outputs]
         """
-        rows, (view,) = working_set([Batch(ids, ids)], self._renumbered, self.features)
-        model = self._model.function.module
-        was_training = model.training
-        model.eval()
-        try:
-            gathered = {} if self._controller is None else self._controller.function.gather(rows)
+        (view,) = views_of([Batch(ids, ids)], self.features)
+        model = self._model.function
+        modules, gathered = [model.module], {}
+        if self._controller is not None:
+            modules.append(self._controller.function.module)
+            gathered = self._controller.function.gather(view.rows)
+        with evaluating(modules):
             weights = self._mix(gathered, view, frozen=True)
             if hard and weights is not None:
                 weights = [select_hard(value) for value in weights]
-            return self._logits(self._model.function.gather(rows), weights, view, frozen=True)
-        finally:
-            model.train(was_training)
+            return self._logits(model.gather(view.rows), weights, view, frozen=True)
 
     def state_dict(self) -> dict[str, Any]:
         """Return parameters, running statistics and optimiser state of model and controller."""
@@ -330,6 +333,19 @@ class BilevelTrainer:
         self._model.load_state_dict(state["model"])
         if self._controller is not None:
             self._controller.load_state_dict(state["controller"])
+
+
+@contextmanager
+def evaluating(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Put modules in eval mode; afterwards each of their parts is in the mode it was in."""
+    parts = [(part, part.training) for module in modules for part in module.modules()]
+    for part, _ in parts:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part, training in parts:
+            part.training = training
 
 
 @contextmanager

@@ -1,8 +1,7 @@
 """The part of model and controller that a few batches need.
 
-Tables are replaced by the distinct rows in play and ids renumbered to match, so that whatever a
-trainer differentiates, copies or updates has the size of a batch. What is renumbered is one field
-at a time: a field without row parameters (:mod:`autoemb.rows`) keeps its ids.
+Tables are replaced by the distinct rows in play, so that whatever a trainer differentiates, copies
+or updates has the size of a batch.
 """
 
 from __future__ import annotations
@@ -14,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from autoemb.ops import Plan, distinct
-from autoemb.rows import gather, row_parameters
+from autoemb.ops import Plan, distinct, distinct_columns
+from autoemb.rows import gather, in_play, row_parameters
 
 #: (field, rows [U]) -> controller input [U, C]
 Features = Callable[[int, Tensor], Tensor]
@@ -35,30 +34,25 @@ class Batch(NamedTuple):
 
 
 class View(NamedTuple):
-    """One batch as the working set numbers it.
+    """What a pass over one batch needs.
 
     Attributes
     ----------
+    rows : list of F Tensor[U_f]
+        Rows in play: the distinct ids of this batch and of those viewed with it, ascending.
     plans : list of F Plan
-        Distinct ids of the batch; ``rows`` are positions in the working set.
+        Distinct ids of this batch.
     ids : Tensor[B, F]
-        Row numbers of the batch for the model.
     features : list of F Tensor[U_f, C]
         Controller input of each distinct id, or empty tensors where no controller reads it.
     target : Tensor[B]
     """
 
+    rows: list[Tensor]
     plans: list[Plan]
     ids: Tensor
     features: list[Tensor]
     target: Tensor
-
-
-class WorkingSet(NamedTuple):
-    """Distinct rows [U_f] of each field over all batches, and a view of every batch."""
-
-    rows: list[Tensor]
-    views: list[View]
 
 
 class Functional:
@@ -96,8 +90,14 @@ class Functional:
         """Return all parameters, the tables cut down to ``rows``, detached."""
         return {n: p.detach() for n, p in self.dense.items()} | self.gather(rows)
 
-    def __call__(self, parameters: Mapping[str, Tensor], *args: object, frozen: bool) -> Tensor:
-        """Call the module with some parameters replaced.
+    def __call__(
+        self,
+        parameters: Mapping[str, Tensor],
+        rows: Sequence[Tensor],
+        *args: object,
+        frozen: bool,
+    ) -> Tensor:
+        """Call the module with some parameters replaced, the tables by ``rows`` of them.
 
         ``frozen`` also replaces every buffer by a copy, so that running statistics stay as they
         are whatever the module does to them.
@@ -105,51 +105,37 @@ class Functional:
         replaced = dict(parameters)
         if frozen:
             replaced |= {name: buffer.clone() for name, buffer in self.module.named_buffers()}
-        result: Tensor = functional_call(self.module, replaced, args)
+        with in_play(self.module, rows):
+            result: Tensor = functional_call(self.module, replaced, args)
         return result
 
 
-def working_set(
-    batches: Sequence[Batch], renumbered: frozenset[int], features: Features | None
-) -> WorkingSet:
-    """Number the distinct ids of some batches and view each batch in these numbers.
+def views_of(batches: Sequence[Batch], features: Features | None) -> list[View]:
+    """View some batches over the rows that they need together.
 
     Parameters
     ----------
     batches : sequence of Batch
-    renumbered : frozenset of int
-        Fields whose ids the model finds in replaced tables; others keep their ids.
     features : callable, optional
         (field, rows [U]) -> controller input [U, C].
 
     Examples
     --------
-    >>> batch = Batch(torch.tensor([[70, 5], [30, 5]]), torch.zeros(2))
-    >>> used = working_set([batch], frozenset({0, 1}), None)
-    >>> used.rows, used.views[0].ids.tolist()
-    ([tensor([30, 70]), tensor([5])], [[1, 0], [0, 0]])
+    >>> batches = [Batch(torch.tensor([[i, 5], [30, 5]]), torch.zeros(2)) for i in (70, 10)]
+    >>> views = views_of(batches, None)
+    >>> views[0].rows, views[0].plans[0].rows
+    ([tensor([10, 30, 70]), tensor([5])], tensor([30, 70]))
     """
-    lengths = [len(batch.ids) for batch in batches]
-    unions = [distinct(column) for column in torch.cat([b.ids for b in batches]).unbind(1)]
-    positions = [torch.split(union.inverse, lengths) for union in unions]
+    plans = [distinct_columns(batch.ids) for batch in batches]
+    rows = [plan.rows for plan in plans[0]]
+    for others in plans[1:]:
+        pairs = zip(rows, others, strict=True)
+        rows = [distinct(torch.cat([mine, plan.rows])).rows for mine, plan in pairs]
     views = []
-    for index, batch in enumerate(batches):
-        plans = [
-            Plan(torch.arange(len(union.rows), device=union.rows.device), *union[1:])
-            if len(batches) == 1
-            else distinct(positions[field][index])
-            for field, union in enumerate(unions)
-        ]
-        ids = torch.stack(
-            [
-                positions[field][index] if field in renumbered else batch.ids[:, field]
-                for field in range(len(unions))
-            ],
-            1,
-        )
+    for batch, own in zip(batches, plans, strict=True):
         inputs = [
-            ids.new_empty(0) if features is None else features(field, union.rows[plan.rows])
-            for field, (union, plan) in enumerate(zip(unions, plans, strict=True))
+            batch.ids.new_empty(0) if features is None else features(field, plan.rows)
+            for field, plan in enumerate(own)
         ]
-        views.append(View(plans, ids, inputs, batch.target))
-    return WorkingSet([union.rows for union in unions], views)
+        views.append(View(rows, own, batch.ids, inputs, batch.target))
+    return views

@@ -21,7 +21,7 @@ def _values(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
         _ONEDNN
         and a.dtype == b.dtype == torch.float32
         and a.device.type == "cpu"
-        and len(a) * b.numel() >= _LEAST
+        and a.shape[0] * b.numel() >= _LEAST
         and not torch.compiler.is_compiling()
     ):
         left, right = _dense(a), _dense(b.t())

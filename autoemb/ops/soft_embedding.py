@@ -145,20 +145,17 @@ def _table_grads(
     """Spread the gradients of distinct rows [F, B, S] over the tables, dense or sparse."""
     grads = []
     for f, table in enumerate(tables):
-        values = embeddings_grad[f]
+        # The padding adds zeros to a row in play: no shape depends on the data, and an optimiser
+        # meets no row that the batch does not hold.
+        index = torch.where(counts[f] > 0, rows[f], rows[f, :1])
         if sparse:
-            used = int(torch.count_nonzero(counts[f]))
             grads.append(
                 torch.sparse_coo_tensor(
-                    rows[f, :used].unsqueeze(0),
-                    values[:used],
-                    table.shape,
-                    is_coalesced=True,
-                    check_invariants=False,  # rows are distinct, ascending and in range
+                    index.unsqueeze(0), embeddings_grad[f], table.shape, check_invariants=False
                 )
             )
-        else:  # the padding adds zeros to row 0
-            grads.append(torch.zeros_like(table).index_add(0, rows[f], values))
+        else:
+            grads.append(torch.zeros_like(table).index_add(0, index, embeddings_grad[f]))
     return grads
 
 

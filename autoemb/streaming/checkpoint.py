@@ -21,7 +21,7 @@ _FORMAT = "autoemb checkpoint 1"
 def _flatten(value: Any, tensors: dict[str, Tensor]) -> Any:
     """Return ``value`` as JSON in which ``{"tensor": name}`` stands for an entry of ``tensors``."""
     if isinstance(value, np.ndarray):
-        value = torch.from_numpy(value)
+        value = torch.from_numpy(value.copy())  # PyTorch warns of arrays that are read-only
         return {"array": _flatten(value, tensors)["tensor"]}
     if isinstance(value, Tensor):
         name = str(len(tensors))
@@ -91,15 +91,8 @@ def load(path: Path) -> dict[str, Any]:
             raise TypeError("a checkpoint holds a dict")
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
-    except (
-        OSError,
-        SafetensorError,
-        json.JSONDecodeError,
-        KeyError,
-        TypeError,
-        ValueError,
-    ) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{path} is not a readable checkpoint: {error}") from error
+    except UserError:
+        raise
+    except (OSError, SafetensorError, RecursionError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is not a readable checkpoint: {error}") from None
     return state

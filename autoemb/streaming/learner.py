@@ -131,7 +131,7 @@ class StreamLearner:
             self._learn_controller()
         batch = Batch(self.rows(events.ids), events.label.to(self.device))
         columns = batch.ids.unbind(1)
-        popularity = [self.state.count(field, rows) for field, rows in enumerate(columns)]
+        popularity = [self.state.count(field, column) for field, column in enumerate(columns)]
         outcome = self.trainer.step(batch)
         self.state.record(batch.ids, outcome.losses, outcome.weights, outcome.rows)
         if self.trainer.bilevel:

@@ -88,5 +88,6 @@ class Reservoir:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore :meth:`state_dict`."""
-        self.seen, self._ids, self._target = state["seen"], state["ids"], state["target"]
+        kept = [None if state[name] is None else state[name].clone() for name in ("ids", "target")]
+        self.seen, (self._ids, self._target) = state["seen"], kept
         self._random.bit_generator.state = state["random"]

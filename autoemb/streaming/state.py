@@ -156,4 +156,4 @@ class InteractionState:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore :meth:`state_dict`."""
         for f, field in enumerate(self.fields):
-            vars(field).update(state[str(f)])
+            vars(field).update({name: v.clone() for name, v in state[str(f)].items()})
