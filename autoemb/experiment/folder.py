@@ -49,14 +49,14 @@ class RunFolder:
             If there is a run and ``resume`` is False, if it is not this run, or if the folder
             cannot be written.
         """
-        started = any(file.exists() for file in (self.summary, self.metrics, self.checkpoint))
+        started = any(map(_exists, (self.summary, self.metrics, self.checkpoint)))
         if started and not resume:
             raise UserError(
                 f"{self.path} already holds a run; continue it with --resume or choose another "
                 "--out"
             )
         state = None
-        if self.checkpoint.exists():
+        if _exists(self.checkpoint):
             state = checkpoint.load(self.checkpoint)
             self._check(state, self.checkpoint)
         else:
@@ -71,7 +71,7 @@ class RunFolder:
         UserError
             If the summary is broken or that of another run.
         """
-        if not self.summary.exists():
+        if not _exists(self.summary):
             return None
         summary = read_object(self.summary).value
         self._check(summary, self.summary)
@@ -97,6 +97,13 @@ class RunFolder:
                         f"{self.path} holds a run with {part} {name} = {found.get(name)}, not "
                         f"{value}; choose another --out"
                     )
+
+
+def _exists(file: Path) -> bool:
+    try:
+        return file.exists()
+    except OSError:  # of a name that no file can have; writing to it says so
+        return False
 
 
 def as_comparison(summary: Mapping[str, Any]) -> dict[str, Any]:

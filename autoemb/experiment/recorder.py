@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from autoemb.errors import UserError
 from autoemb.files import json_text
 from autoemb.streaming import Step
 from autoemb.streaming.state import POPULARITY_WIDTH, popularity_bucket
@@ -99,8 +100,11 @@ class Recorder:
         }
         self._window.zero_()
         if self.path is not None:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json_text(line) + "\n")
+            try:
+                with self.path.open("a", encoding="utf-8") as file:
+                    file.write(json_text(line) + "\n")
+            except OSError as error:
+                raise UserError(f"{self.path} cannot be written: {error.strerror}") from None
 
     def _weights(self, sums: Tensor) -> dict[str, list[float]] | None:
         if self.sizes == 0:
@@ -140,18 +144,26 @@ class Recorder:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the sums and how much of the file was written."""
-        size = self.path.stat().st_size if self.path is not None and self.path.exists() else 0
         return {
             "events": self.events,
             "window": self._window,
             "stages": self._stages,
-            "file_size": size,
+            "file_size": self._file_size(),
         }
+
+    def _file_size(self) -> int:
+        return self.path.stat().st_size if self.path is not None and self.path.exists() else 0
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore :meth:`state_dict` and cut the file back to what it was then."""
         self.events = state["events"]
         self._window, self._stages = state["window"].clone(), state["stages"].clone()
-        if self.path is not None and self.path.exists():
+        if self.path is not None:
+            size = self._file_size()
+            if size < state["file_size"]:
+                raise UserError(
+                    f"{self.path} has {size} bytes; expected at least the {state['file_size']} "
+                    "that the interrupted run wrote"
+                )
             with self.path.open("r+b") as file:
                 file.truncate(state["file_size"])

@@ -87,14 +87,6 @@ def run(
     300
     """
     events = ordered(interactions, config)
-    identity = {"config": config.as_dict() | {"fields": FIELDS}, "data": _describe(events)}
-    folder = None if out is None else RunFolder(out, identity)
-    saved = None
-    if folder is not None:
-        if resume and (summary := folder.complete()) is not None:
-            return summary
-        saved = folder.open(resume)
-
     task = TASKS[config.task]
     stars = torch.from_numpy(events.rating.to_numpy() * (5 / events.max_rating)).float()
     stream = Stream(
@@ -103,12 +95,21 @@ def run(
         events.timestamp.to_numpy(),
         config.batch_size,
     )
+    identity = {"config": config.as_dict() | {"fields": FIELDS}, "data": _describe(events)}
+    folder = None if out is None else RunFolder(out, identity)
+    saved = None
+    if folder is not None:
+        if resume and (summary := folder.complete()) is not None:
+            return summary
+        saved = folder.open(resume)
+
     learner = build_learner(config, len(FIELDS))
     recorder = Recorder(
         FIELDS,
         len(config.dims) if METHODS[config.method].controller else 0,
         task.correct,
-        offline=int(config.offline_fraction * len(stream)),
+        # 0.7 x 90 is 62.99999999999999 in floating point.
+        offline=int(config.offline_fraction * len(stream) + 1e-6),
         window=config.window,
         path=None if folder is None else folder.metrics,
     )
