@@ -1,12 +1,10 @@
 """Time and memory of reading a MovieLens-20M sized file, sorted by time.
 
-`pytest bench/test_load.py --benchmark-only` checks the bars; `python bench/test_load.py` records
+`pytest bench/test_load.py --benchmark-only` checks the bars; `python -m bench.test_load` records
 bench/results/load.json.
 """
 
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -17,10 +15,11 @@ import numpy as np
 import polars as pl
 import pytest
 
+from bench.harness import write
+
 ROWS = 20_000_263
 USERS, MOVIES = 138_493, 131_262  # ids, as in ML-20M: grouped by user, rated times in no order
 SECONDS_BAR, GIB_BAR = 30.0, 3.0
-RESULT = Path(__file__).parent / "results" / "load.json"
 
 # In a process of its own: peak memory is the process's, imports (torch among them) included.
 MEASURE = """
@@ -78,18 +77,6 @@ def test_load(benchmark, ratings: Path) -> None:
         assert run["peak_gib"] < GIB_BAR
 
 
-def cpu() -> str:
-    info = Path("/proc/cpuinfo")
-    names = [line.split(": ")[1] for line in info.read_text().splitlines() if "model name" in line]
-    return names[0] if names else platform.processor()
-
-
-def commit() -> str | None:
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent)
-    return done.stdout.strip() or None
-
-
 def record() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "ratings.csv")
@@ -101,7 +88,7 @@ def record() -> None:
                 done.append(measure(path, how))
         size = path.stat().st_size
     result = {
-        "command": "python bench/test_load.py",
+        "command": "python -m bench.test_load",
         "what": "autoemb.data.load of a generated ratings.csv, page cache warm, one process a run",
         "rows": ROWS,
         "bytes": size,
@@ -114,16 +101,8 @@ def record() -> None:
             }
             for how, done in runs.items()
         },
-        "hardware": {
-            "cpu": cpu(),
-            "cores": len(os.sched_getaffinity(0)),
-            "memory_gib": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30,
-        },
-        "commit": commit(),
-        "versions": {"polars": pl.__version__, "python": platform.python_version()},
     }
-    RESULT.parent.mkdir(parents=True, exist_ok=True)
-    RESULT.write_text(json.dumps(result, indent=2) + "\n")
+    write("load", result)
 
 
 if __name__ == "__main__":

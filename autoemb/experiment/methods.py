@@ -67,20 +67,50 @@ def build_learner(config: RunConfig, fields: int) -> StreamLearner:
     >>> type(learner.modules[1]).__name__
     'PerIdLogits'
     """
+    trainer, modules, state = build_trainer(config, [INITIAL_ROWS] * fields)
+    return StreamLearner(
+        trainer,
+        modules,
+        state,
+        Reservoir(config.reservoir, config.seed),
+        validation=config.validation,
+        batch_size=config.batch_size,
+        device=config.torch_device,
+    )
+
+
+def build_trainer(
+    config: RunConfig, rows: Sequence[int]
+) -> tuple[BilevelTrainer, list[torch.nn.Module], InteractionState]:
+    """Return the trainer of a method, its modules (model first) and the empty history of its ids.
+
+    Parameters
+    ----------
+    config : RunConfig
+    rows : sequence of int
+        Rows that the tables of each field start with.
+
+    Examples
+    --------
+    >>> from autoemb.experiment import RunConfig
+    >>> trainer, modules, state = build_trainer(RunConfig(method="fse"), [10, 20])
+    >>> trainer.bilevel, [type(module).__name__ for module in modules]
+    (False, ['RatingModel'])
+    """
     torch.manual_seed(config.seed)
     method, task, device = METHODS[config.method], TASKS[config.task], config.torch_device
-    sizes, rows = len(config.dims), [INITIAL_ROWS] * fields
-    state = InteractionState(fields, sizes, device)
-    model = RatingModel(_embedding(method, rows, config.dims), task.outputs).to(device)
-    controller: torch.nn.Module | None = None
+    sizes = len(config.dims)
+    state = InteractionState(len(rows), sizes, device)
+    modules: list[torch.nn.Module] = [
+        RatingModel(_embedding(method, rows, config.dims), task.outputs)
+    ]
     if method.controller == "network":
-        controller = Controller(fields, sizes, state.num_features).to(device)
+        modules.append(Controller(len(rows), sizes, state.num_features))
     elif method.controller == "logits":
-        controller = PerIdLogits(rows, sizes).to(device)
+        modules.append(PerIdLogits(rows, sizes))
     learning_rate, controller_learning_rate = config.rates
     trainer = BilevelTrainer(
-        model,
-        controller,
+        *(module.to(device) for module in modules),
         loss=task.loss,
         features=state.features if method.controller == "network" else None,
         joint=method.joint,
@@ -90,15 +120,7 @@ def build_learner(config: RunConfig, fields: int) -> StreamLearner:
         optimizer=config.optimizer,
         hard=config.selection == "hard",
     )
-    return StreamLearner(
-        trainer,
-        [model] if controller is None else [model, controller],
-        state,
-        Reservoir(config.reservoir, config.seed),
-        validation=config.validation,
-        batch_size=config.batch_size,
-        device=device,
-    )
+    return trainer, modules, state
 
 
 def _embedding(

@@ -1,0 +1,76 @@
+"""What is timed: batches shaped like the real ones, and steps of ours over them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import cycle, islice
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from autoemb.bilevel import Batch
+from autoemb.experiment import RunConfig
+from autoemb.experiment.methods import build_trainer
+
+ML_20M = (138_493, 27_278)  # users, items
+DIMS = (2, 16, 128)
+T = TypeVar("T")
+
+
+def batches(rows: tuple[int, int], order: str, size: int = 500, seed: int = 0) -> Iterator[Batch]:
+    """Yield random batches without end.
+
+    ``chronological``: ten users who rate items of Zipf-like popularity, as ten people do within an
+    hour; ``shuffled``: users and items by popularity.
+    """
+    random = torch.Generator().manual_seed(seed)
+
+    def popular(count: int, most: int) -> Tensor:
+        return (most ** torch.rand(count, generator=random, dtype=torch.float64)).long() - 1
+
+    while True:
+        users = popular(10 if order == "chronological" else size, rows[0])
+        if order == "chronological":
+            users = users[torch.arange(size) * 10 // size]
+        ids = torch.stack([users, popular(size, rows[1])], 1)
+        yield Batch(ids, torch.randint(2, (size,), generator=random).float())
+
+
+def our_step(
+    method: str,
+    rows: tuple[int, int],
+    order: str,
+    hypergradient: str = "first",
+    size: int = 500,
+    dims: tuple[int, ...] = DIMS,
+) -> Callable[[], None]:
+    """Return a step of Algorithm 1: controller on past events, weights on new."""
+    config = RunConfig(method=method, hypergradient=hypergradient, dims=dims, device="cpu")
+    trainer, _modules, state = build_trainer(config, rows)
+    state.grow([*rows])
+    new, past = (take(batches(rows, o, size, seed)) for seed, o in enumerate((order, "shuffled")))
+    last = next(new)
+
+    def run() -> None:
+        nonlocal last
+        if trainer.bilevel:
+            trainer.controller_step(next(past), last)
+        last = next(new)
+        trainer.step(last)
+
+    return run
+
+
+def take(source: Iterator[T], count: int = 24) -> Iterator[T]:
+    """Return a cycle of some batches, made beforehand."""
+    return cycle([next(source) for _ in range(count)])
+
+
+def distinct_ids(rows: tuple[int, int], order: str, size: int = 500, seed: int = 0) -> list[int]:
+    """Return the mean number of distinct ids a field of the batches that a step takes."""
+    counts = [
+        [len(column.unique()) for column in batch.ids.unbind(1)]
+        for batch in islice(batches(rows, order, size, seed), 24)
+    ]
+    return torch.tensor(counts, dtype=torch.float64).mean(0).round().int().tolist()
