@@ -64,8 +64,8 @@ def page() -> str:
         "# The paper's comparison, recorded",
         "",
         "Made by `python -m bench.paper` from the records in [results](results): do not edit.",
-        "Negative differences in loss and positive ones in accuracy are in AutoEmb's favour. The",
-        "hyperparameters are the defaults or the paper's, for all methods alike: nothing was tuned.",
+        "Negative differences in loss and positive ones in accuracy are in AutoEmb's favour. All",
+        "methods take the same hyperparameters, the defaults or the paper's: nothing was tuned.",
     ]
     for name in commands():
         path = RESULTS / f"{name}.json"
