@@ -1,0 +1,246 @@
+"""The command line: what it prints, what it leaves behind, and how it ends."""
+
+import dataclasses
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from rich.console import Console
+
+from autoemb import cli
+from autoemb.experiment import RunConfig
+from autoemb.progress import ProgressDisplay
+
+SMALL = ["--limit", "1500", "--batch-size", "250", "--dims", "2,4"]
+
+
+@pytest.fixture
+def autoemb(monkeypatch, capsys):
+    """Run the command line in this process; return exit code, output and error output."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["autoemb", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        return stopped.value.code or 0, *capsys.readouterr()
+
+    return call
+
+
+def command(*arguments):
+    """Return the command line as a process of its own."""
+    code = "from autoemb.cli import main; main()"
+    return [sys.executable, "-c", code, *map(str, arguments)]
+
+
+def numbers(summary):
+    return {key: summary[key] for key in ("offline", "online", "by_popularity")}
+
+
+def test_run_shows_a_table_and_records(autoemb, tmp_path):
+    out = tmp_path / "run"
+    code, said, _ = autoemb("run", "--method", "darts", *SMALL, "--out", out)
+    assert code == 0
+    assert "DARTS" in said
+    assert "synthetic data" in said
+    summary = json.loads((out / "summary.json").read_text())
+    assert (summary["method"], summary["data"]["interactions"]) == ("darts", 1500)
+    assert summary["config"]["dims"] == [2, 4]
+    # The fields that programs read are fixed.
+    assert {"method", "task", "data", "seed", "offline", "online", "seconds", "config",
+            "interactions_per_second", "versions"} <= set(summary)  # fmt: skip
+    assert set(summary["online"]) == {"loss", "accuracy", "interactions"}
+    assert {"name", "interactions", "users", "items"} <= set(summary["data"])
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [line["interactions"] for line in lines] == [1000, 1050, 1500]
+    assert {"stage", "loss", "accuracy", "weights"} <= set(lines[0])
+    assert len(lines[0]["weights"]["user"]) == 2
+    assert sorted(file.name for file in out.iterdir()) == ["metrics.jsonl", "summary.json"]
+
+
+def test_run_needs_no_folder(autoemb, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, said, _ = autoemb("run", "--method", "fse", *SMALL)
+    assert (code, "FSE" in said, list(tmp_path.iterdir())) == (0, True, [])
+
+
+def test_compare_pairs_the_methods_and_draws_a_report_that_can_be_drawn_again(autoemb, tmp_path):
+    out = tmp_path / "both"
+    options = ["--methods", "fse,autoemb", "--seeds", "0,3", *SMALL]
+    code, said, error = autoemb("compare", *options, "--out", out)
+    assert code == 0
+    assert "AutoEmb − FSE" in said
+    assert "[4/4] AutoEmb, seed 3" in error
+    compared = json.loads((out / "compare.json").read_text())
+    assert [(r["method"], r["seed"]) for r in compared["results"]] == [
+        ("fse", 0), ("fse", 3), ("autoemb", 0), ("autoemb", 3)
+    ]  # fmt: skip
+    figures = {file.name for file in (out / "figures").iterdir()}
+    assert "stream-loss.svg" in figures
+    page = (out / "report.html").read_bytes()
+    (out / "report.html").unlink()
+    code, said, _ = autoemb("report", out)
+    assert (code, said.strip()) == (0, f"report: {out / 'report.html'}")
+    assert (out / "report.html").read_bytes() == page
+
+    code, _, error = autoemb("compare", *options, "--out", out)
+    assert (code, "already holds a comparison" in error) == (2, True)
+    before = (out / "compare.json").read_text()
+    assert autoemb("compare", *options, "--out", out, "--resume")[0] == 0
+    assert (out / "compare.json").read_text() == before
+
+
+def test_same_options_give_the_same_numbers(autoemb, tmp_path):
+    summaries = []
+    for name in ("a", "b"):
+        assert autoemb("run", *SMALL, "--out", tmp_path / name)[0] == 0
+        summaries.append(json.loads((tmp_path / name / "summary.json").read_text()))
+    assert numbers(summaries[0]) == numbers(summaries[1])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--data", "nowhere"], "nowhere: there is no such file or folder"),
+        (["--dims", "16,2"], "--dims is 16,2; expected positive sizes in ascending order"),
+        (["--dims", "a"], "--dims is 'a'; expected whole numbers"),
+        (["--dims", ""], "--dims is ''; expected whole numbers"),
+        (["--method", "best"], "--method is best; expected one of fse, sam, darts, autoemb"),
+        (["--task", "ranking"], "--task is ranking"),
+        (["--order", "random"], "--order is random"),
+        (["--hypergradient", "second"], "--hypergradient is second"),
+        (["--preset", "mine"], "--preset is mine; expected one of paper"),
+        (["--batch-size", "1"], "--batch-size is 1; expected at least 2"),
+        (["--limit", "1"], "--limit is 1; expected at least 2"),
+        (["--seed", "-1"], "--seed is -1"),
+        (["--offline-fraction", "1.5"], "--offline-fraction is 1.5"),
+        (["--learning-rate", "nan"], "--learning-rate is nan"),
+        (["--columns", "user_id=u"], "--data"),
+        (["--skip-bad-rows"], "--data"),
+        (["--resume"], "--out"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(autoemb, tmp_path, monkeypatch, arguments, expected):
+    monkeypatch.chdir(tmp_path)
+    code, said, error = autoemb("run", *arguments)
+    assert code == 2
+    assert said == ""
+    assert error.startswith("autoemb: error: ")
+    assert error.count("\n") == 1
+    assert expected in error
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", [["--bogus"], ["--seed", "x"], ["extra"]])
+def test_a_wrong_option_is_exit_code_2_with_usage(autoemb, arguments):
+    code, _, error = autoemb("run", *arguments)
+    assert (code, "Usage: " in error, "Traceback" in error) == (2, True, False)
+
+
+def test_a_broken_row_is_named_and_nothing_is_written(autoemb, tmp_path):
+    ratings = tmp_path / "ratings.csv"
+    rows = "".join(f"{u},{u % 7},4,{100 + u}\n" for u in range(50))
+    ratings.write_text(f"user_id,item_id,rating,timestamp\n{rows}1,2,four,3\n")
+    out = tmp_path / "out"
+    code, _, error = autoemb("run", "--data", ratings, "--out", out)
+    assert code == 2
+    assert f"{ratings}: row 52" in error
+    assert "rating 'four' is not a number" in error
+    assert not out.exists()
+    code, _, error = autoemb("run", "--data", ratings, "--skip-bad-rows", "--dims", "2")
+    assert code == 0
+    assert "left out 1 broken rows" in error
+
+
+def test_columns_are_renamed(autoemb, tmp_path):
+    ratings = tmp_path / "ratings.csv"
+    rows = "".join(f"u{u},{u % 7},{u % 5 + 1},{100 + u}\n" for u in range(50))
+    ratings.write_text(f"who,what,stars,when\n{rows}")
+    names = "user_id=who,item_id=what,rating=stars,timestamp=when"
+    assert autoemb("run", "--data", ratings, "--columns", names, "--dims", "2")[0] == 0
+    code, _, error = autoemb("run", "--data", ratings, "--columns", "user_id")
+    assert (code, "--columns is 'user_id'" in error) == (2, True)
+
+
+def test_interrupted_and_resumed_gives_what_an_uninterrupted_run_gives(tmp_path):
+    options = ["run", "--method", "autoemb", "--limit", "20000", "--dims", "2,8", "--batch-size"]
+    options += ["100"]
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    subprocess.run(command(*options, "--out", whole), check=True, capture_output=True)
+    process = subprocess.Popen(
+        command(*options, "--out", halves),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    metrics = halves / "metrics.jsonl"
+    deadline = time.monotonic() + 60
+    while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "continue with --resume" in error
+    assert "Traceback" not in error
+    assert not (halves / "summary.json").exists()
+    resumed = command(*options, "--out", halves, "--resume")
+    subprocess.run(resumed, check=True, capture_output=True)
+    both = [json.loads((folder / "summary.json").read_text()) for folder in (whole, halves)]
+    assert numbers(both[0]) == numbers(both[1])
+    assert (whole / "metrics.jsonl").read_bytes() == metrics.read_bytes()
+
+
+def test_info_tells_versions_and_what_is_built(autoemb):
+    code, said, _ = autoemb("info")
+    assert code == 0
+    for word in ("autoemb", "torch", "fused kernels", "streaming runtime", "cpu", "cuda"):
+        assert f"\n{word} " in f"\n{said}"
+
+
+def test_help_names_every_option_of_a_run(autoemb):
+    for name, left_out in (("run", set()), ("compare", {"method", "seed"})):
+        code, said, _ = autoemb(name, "--help")
+        assert code == 0
+        for field in dataclasses.fields(RunConfig):
+            flag = f"--{field.name.replace('_', '-')} "
+            assert (f"  {flag}" in said) is (field.name not in left_out), flag
+
+
+def test_a_report_without_its_libraries_says_what_to_install(autoemb, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    out = tmp_path / "one"
+    code, _, error = autoemb(
+        "compare", "--methods", "fse", "--seeds", "0", *SMALL, "--out", out
+    )  # the numbers are there all the same
+    assert code == 0
+    assert "pip install 'autoemb[report]'" in error
+    assert (out / "compare.json").exists()
+    assert not (out / "report.html").exists()
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_progress_names_run_events_and_rate(terminal):
+    text = io.StringIO()
+    console = Console(file=text, force_terminal=terminal, width=100)
+    with ProgressDisplay(console) as display:
+        for run in ("first", "second"):
+            report = display.task(run, 2)
+            for done in (0, 500, 1000):
+                report(done, 1000)
+    said = text.getvalue()
+    assert "[2/2] second" in said
+    assert ("1,000/1,000" if terminal else "1,000 of 1,000 events") in said
+    if not terminal:
+        assert said.count("\n") == 2  # one line a run: it took less than ten seconds
+
+
+def test_importing_the_package_starts_nothing():
+    code = "import autoemb, torch; assert not torch.cuda.is_initialized()"
+    environment = os.environ | {"PYTHONWARNINGS": "error"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
