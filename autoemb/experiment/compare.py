@@ -79,7 +79,7 @@ def compare(
         name = f"{one.method}-seed{one.seed}"
         report = None if progress is None else progress(one.method, one.seed)
         summary = run(one, interactions, out / name, resume=resume, progress=report)
-        windows[one.method, one.seed] = [*read_lines(out / name / "metrics.jsonl")]
+        windows[one.method, one.seed] = _windows(out / name / "metrics.jsonl", summary)
         results.append(
             {"method": one.method, "seed": one.seed, "run": name}
             | {key: summary[key] for key in (*STAGES, "seconds")}
@@ -95,6 +95,15 @@ def compare(
     }
     write_json(out / "compare.json", comparison)
     return comparison
+
+
+def _windows(path: Path, summary: dict[str, Any]) -> list[JsonObject]:
+    lines = [*read_lines(path)]
+    covered = sum(line.count("window") for line in lines)
+    events = sum(summary[stage]["interactions"] for stage in STAGES)
+    if covered != events:
+        raise UserError(f"{path} covers {covered:,} events; the run beside it had {events:,}")
+    return lines
 
 
 def _differences(

@@ -12,6 +12,7 @@ import torch
 
 import autoemb
 from autoemb.data import Interactions
+from autoemb.errors import UserError
 from autoemb.experiment.config import RunConfig
 from autoemb.experiment.folder import RunFolder
 from autoemb.experiment.methods import METHODS, build_learner
@@ -115,10 +116,17 @@ def run(
     )
     parts: dict[str, Any] = {"learner": learner, "recorder": recorder, "stream": stream}
     seconds = 0.0
-    if saved is not None:
-        for name, part in parts.items():
-            part.load_state_dict(saved[name])
-        seconds = saved["seconds"]
+    if folder is not None and saved is not None:
+        try:
+            for name, part in parts.items():
+                part.load_state_dict(saved[name])
+            seconds = float(saved["seconds"])
+        except UserError:
+            raise
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{folder.checkpoint} does not hold the state of such a run: {error!r}"
+            ) from None
 
     start = saved_at = time.perf_counter()
 

@@ -1,0 +1,116 @@
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from autoemb.errors import UserError
+from autoemb.experiment import RunConfig
+from autoemb.experiment.config import CHOICES
+
+NAN, INF = float("nan"), float("inf")
+
+INVALID = [
+    *[(name, "bogus", "expected one of") for name in CHOICES],
+    *[(name, None, "expected one of") for name in CHOICES if name != "preset"],
+    ("method", "AutoEmb", "expected one of fse, sam, darts, autoemb"),
+    ("dims", (), "positive sizes in ascending order"),
+    ("dims", (0,), "positive sizes"),
+    ("dims", (-1, 2), "positive sizes"),
+    ("dims", (16, 2), "--dims is 16,2; .* ascending order"),
+    ("batch_size", 1, "at least 2"),
+    ("batch_size", 0, "at least 2"),
+    ("batch_size", -5, "at least 2"),
+    ("window", 0, "at least 1"),
+    ("window", -1, "at least 1"),
+    ("reservoir", 1, "at least 2"),
+    ("limit", 1, "at least 2"),
+    ("limit", 0, "at least 2"),
+    ("limit", -1, "at least 2"),
+    ("seed", -1, "0 to 2"),
+    ("seed", 2**63, "0 to 2"),
+    ("offline_fraction", -0.1, "0 to 1"),
+    ("offline_fraction", 1.1, "0 to 1"),
+    ("offline_fraction", NAN, "0 to 1"),
+    *[
+        (name, value, "a positive number")
+        for name in ("learning_rate", "controller_learning_rate")
+        for value in (0.0, -0.1, NAN, INF)
+    ],
+]
+
+
+@pytest.mark.parametrize(("name", "value", "expected"), INVALID)
+def test_an_invalid_value_is_refused_by_the_name_of_its_option(name, value, expected):
+    option = "--" + name.replace("_", "-")
+    with pytest.raises(UserError, match=expected) as caught:
+        RunConfig(**{name: value})
+    message = str(caught.value)
+    assert message.startswith(f"{option} is ")
+    assert "\n" not in message
+    if not isinstance(value, tuple):
+        assert f"{option} is {value}; expected" in message
+
+
+def test_every_option_but_switches_has_an_invalid_value_above():
+    assert {name for name, *_ in INVALID} == {field.name for field in dataclasses.fields(RunConfig)}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"dims": (1,)},
+        {"dims": (2, 2)},
+        {"batch_size": 2},
+        {"window": 1},
+        {"reservoir": 2},
+        {"limit": 2},
+        {"limit": None},
+        {"seed": 2**63 - 1},
+        {"offline_fraction": 0},
+        {"offline_fraction": 1},
+        {"learning_rate": 1e-9},
+        {"preset": None},
+        *[{name: choice} for name, choices in CHOICES.items() for choice in choices
+          if choice != "cuda"],
+    ],
+)  # fmt: skip
+def test_the_ends_of_every_range_are_taken(options):
+    config = RunConfig(**options)
+    assert {name: getattr(config, name) for name in options} == options
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a usable GPU")
+def test_a_gpu_that_is_not_there_is_named():
+    with pytest.raises(UserError, match=r"--device is cuda; .* no usable GPU"):
+        RunConfig(device="cuda")
+    assert RunConfig(device="auto").torch_device == torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("options", "rates"),
+    [
+        ({}, (0.001, 0.0001)),
+        ({"preset": "paper"}, (0.01, 0.001)),
+        ({"preset": "paper", "learning_rate": 0.5}, (0.5, 0.001)),
+        ({"controller_learning_rate": 0.5}, (0.001, 0.5)),
+    ],
+)
+def test_given_rates_go_before_the_presets(options, rates):
+    assert RunConfig(**options).rates == rates
+
+
+def test_the_defaults_are_the_papers_but_for_the_rates():
+    config = RunConfig()
+    assert config.dims == (2, 16, 128)
+    assert (config.batch_size, config.offline_fraction) == (500, 0.7)
+    assert (config.method, config.task, config.order) == ("autoemb", "regression", "chronological")
+    assert config.hypergradient == "first"
+
+
+def test_what_is_recorded_is_plain_and_resolved():
+    recorded = RunConfig(preset="paper", device="cpu").as_dict()
+    assert json.loads(json.dumps(recorded)) == recorded
+    assert {*recorded} == {field.name for field in dataclasses.fields(RunConfig)}
+    assert (recorded["learning_rate"], recorded["controller_learning_rate"]) == (0.01, 0.001)
+    assert (recorded["dims"], recorded["device"]) == ([2, 16, 128], "cpu")
