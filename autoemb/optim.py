@@ -85,6 +85,11 @@ class RowOptimizer(torch.optim.Optimizer):
         return loss
 
 
+def _one_per_row(table: Tensor, rows: int, dtype: torch.dtype) -> Tensor:
+    """Return zeros [rows, 1, ...] that broadcast against rows of the table."""
+    return torch.zeros(rows, *(1 for _ in table.shape[1:]), dtype=dtype, device=table.device)
+
+
 class RowSGD(RowOptimizer):
     """Plain gradient descent on the rows in play.
 
@@ -139,13 +144,14 @@ class RowAdagrad(RowOptimizer):
 
     def init_state(self, table: Tensor, rows: int) -> dict[str, Tensor]:
         """Return zero sums, one a row."""
-        return {"sum": torch.zeros(rows, 1, dtype=table.dtype, device=table.device)}
+        return {"sum": _one_per_row(table, rows, table.dtype)}
 
     def update_rows(
         self, values: Tensor, grad: Tensor, state: dict[str, Tensor], group: dict[str, Any]
     ) -> Tensor:
         """Return values - lr * grad / (sqrt(sum of mean squares) + eps)."""
-        total = state["sum"].add_(grad.square().mean(1, keepdim=True))
+        total = state["sum"]
+        total.add_(grad.square().flatten(1).mean(1).view_as(total) if grad.dim() > 1 else grad**2)
         return values.addcdiv_(grad, total.sqrt().add_(group["eps"]), value=-group["lr"])
 
 
@@ -187,7 +193,7 @@ class RowAdam(RowOptimizer):
         """Return zero moments and step counts."""
         # "step" is the one name whose dtype torch.optim keeps when it loads a state_dict.
         moments = table.detach().new_zeros(rows, *table.shape[1:])
-        steps = moments.new_zeros(rows, *(1 for _ in table.shape[1:]), dtype=torch.int32)
+        steps = _one_per_row(table, rows, torch.int32)
         return {"exp_avg": moments, "exp_avg_sq": torch.zeros_like(moments), "step": steps}
 
     def update_rows(

@@ -147,6 +147,7 @@ def test_a_second_signal_stops_at_once(make_config, stream):
 
 def test_signals_mean_again_what_they_meant_before(make_config, stream):
     received = []
+    interrupt = signal.getsignal(signal.SIGINT)
     previous = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
     try:
         run(make_config(method="fse"), stream)
@@ -159,7 +160,7 @@ def test_signals_mean_again_what_they_meant_before(make_config, stream):
         assert received == [signal.SIGTERM]
     finally:
         signal.signal(signal.SIGTERM, previous)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is interrupt
 
 
 def test_a_run_in_another_thread_handles_no_signals(make_config, stream, numbers):
