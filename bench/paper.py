@@ -22,6 +22,7 @@ from bench.harness import environment
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 PAGE = RESULTS.with_suffix(".md")
 TASKS, ORDERS = ("regression", "classification"), ("chronological", "shuffled")
+VARIANTS = ("", "preset paper", "row-rate 1")
 SETS = {"ml-100k": "0,1,2", "ml-1m-users-1-2999": "0"}  # and the seeds
 NOTES = {
     "ml-100k": "MovieLens 100K, complete.",
@@ -33,15 +34,13 @@ def commands() -> dict[str, list[str]]:
     """Return the options of every comparison by the name of its record."""
     found = {}
     for data, seeds in SETS.items():
-        for preset in (None, "paper") if data == "ml-100k" else (None,):
-            for task in TASKS:
+        for variant in VARIANTS if data == "ml-100k" else ("",):
+            for task in TASKS if variant != "row-rate 1" else TASKS[:1]:
                 for order in ORDERS:
                     options = ["--data", data, "--task", task, "--order", order, "--seeds", seeds]
-                    options += ["--preset", preset] if preset else []
-                    name = "-".join(
-                        filter(None, [data, preset and f"preset-{preset}", task, order])
-                    )
-                    found[name] = options
+                    options += [f"--{variant.split()[0]}", variant.split()[1]] if variant else []
+                    words = [data, *variant.split(), task, order]
+                    found["-".join(words)] = options
     return found
 
 

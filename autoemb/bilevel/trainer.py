@@ -50,7 +50,9 @@ class Outcome(NamedTuple):
 class _Learner:
     """A module with the optimisers of its dense and row parameters."""
 
-    def __init__(self, module: nn.Module, optimizer: str, learning_rate: float) -> None:
+    def __init__(
+        self, module: nn.Module, optimizer: str, learning_rate: float, row_rate: float
+    ) -> None:
         self.function = Functional(module)
         self.dense_optimizer: torch.optim.Optimizer | None = None
         self.row_optimizer: RowOptimizer | None = None
@@ -64,7 +66,7 @@ class _Learner:
             )
         if self.function.fields:
             tables = [module.get_parameter(name) for name in self.function.fields]
-            self.row_optimizer = ROW_OPTIMIZERS[optimizer](tables, lr=learning_rate)
+            self.row_optimizer = ROW_OPTIMIZERS[optimizer](tables, lr=learning_rate * row_rate)
 
     def apply(self, grads: Mapping[str, Tensor], rows: list[Tensor]) -> None:
         """Step with gradients of dense parameters and of the rows in play."""
@@ -118,6 +120,10 @@ class BilevelTrainer:
     controller_learning_rate : float, default 0.0001
     xi : float, optional
         Step size of the virtual weight step; the model's learning rate by default.
+    row_rate : float, default 1.0
+        Learning rate of the rows of tables, in the model's (controller's) learning rate. A
+        row-sparse optimiser moves a row only when it is seen; Adam over whole tables goes on
+        moving it by its momentum, up to 30 times as far for one gradient.
     optimizer : {"adam", "adagrad", "sgd"}, default "adam"
         Of dense parameters; tables take its row-sparse variant.
     hard : bool, default False
@@ -154,6 +160,7 @@ class BilevelTrainer:
         learning_rate: float = 0.001,
         controller_learning_rate: float = 0.0001,
         xi: float | None = None,
+        row_rate: float = 1.0,
         optimizer: str = "adam",
         hard: bool = False,
     ) -> None:
@@ -168,11 +175,11 @@ class BilevelTrainer:
         self.loss, self.features = loss, features
         self.joint, self.hard, self.hypergradient = joint, hard, hypergradient
         self.xi = learning_rate if xi is None else xi
-        self._model = _Learner(model, optimizer, learning_rate)
+        self._model = _Learner(model, optimizer, learning_rate, row_rate)
         self._controller = (
             None
             if controller is None
-            else _Learner(controller, optimizer, controller_learning_rate)
+            else _Learner(controller, optimizer, controller_learning_rate, row_rate)
         )
 
     @property

@@ -17,6 +17,13 @@ from autoemb.task import TASKS
 #: Learning rates (model, controller) by preset; see the README on how they compare.
 LEARNING_RATES = {None: (0.001, 0.0001), "paper": (0.01, 0.001)}
 
+#: Row rate by optimiser. Row-sparse Adam moves a row by at most the learning rate for a gradient.
+#: Adam over whole tables, as models are commonly trained, goes on moving it by its momentum and
+#: divides by a second moment that has decayed: 3.2, 9.9 and 28 learning rates for a row seen in
+#: every 10th, 100th and 1000th batch, 1 / sqrt(1 - 0.999) = 31.6 at most. At a rate of 1 rows stay
+#: near their random start: docs/results.md has both.
+ROW_RATES = {"adam": 30.0, "adagrad": 1.0, "sgd": 1.0}
+
 CHOICES = {
     "method": tuple(METHODS),
     "task": tuple(TASKS),
@@ -64,6 +71,8 @@ class RunConfig:
     optimizer : {"adam", "adagrad", "sgd"}
     learning_rate, controller_learning_rate : float or None
         None takes the preset's.
+    row_rate : float or None
+        Learning rate of table rows in the rates above; None takes the optimiser's.
     selection : {"soft", "hard"}
         How predictions are scored; "hard" takes each id's largest size alone (Eq. 6).
     device : {"auto", "cpu", "cuda"}
@@ -76,7 +85,7 @@ class RunConfig:
     Examples
     --------
     >>> RunConfig(method="sam", preset="paper").rates
-    (0.01, 0.001)
+    (0.01, 0.001, 30.0)
     >>> RunConfig(dims=(16, 2))
     Traceback (most recent call last):
         ...
@@ -101,6 +110,10 @@ class RunConfig:
     controller_learning_rate: float | None = _option(
         None, "Of the controller; by default the preset's."
     )
+    row_rate: float | None = _option(
+        None,
+        "Rate of the tables' rows, as a multiple of the above; by default 30 for adam, else 1.",
+    )
     selection: str = _option("soft", "How predictions are scored; hard: the largest size alone.")
     device: str = _option("auto", "Where to compute.")
 
@@ -120,7 +133,7 @@ class RunConfig:
             raise UserError(f"--seed is {self.seed}; expected 0 to 2^63 - 1")
         if not 0 <= self.offline_fraction <= 1:
             raise UserError(f"--offline-fraction is {self.offline_fraction}; expected 0 to 1")
-        for name in ("learning_rate", "controller_learning_rate"):
+        for name in ("learning_rate", "controller_learning_rate", "row_rate"):
             rate = getattr(self, name)
             if rate is not None and not 0 < rate < float("inf"):
                 raise UserError(f"{_flag(name)} is {rate}; expected a positive number")
@@ -128,10 +141,14 @@ class RunConfig:
             raise UserError("--device is cuda; this machine or this torch has no usable GPU")
 
     @property
-    def rates(self) -> tuple[float, float]:
-        """Learning rates of model and controller."""
+    def rates(self) -> tuple[float, float, float]:
+        """Learning rates of model and controller, and the row rate."""
         model, controller = LEARNING_RATES[self.preset]
-        return self.learning_rate or model, self.controller_learning_rate or controller
+        return (
+            self.learning_rate or model,
+            self.controller_learning_rate or controller,
+            self.row_rate or ROW_RATES[self.optimizer],
+        )
 
     @property
     def torch_device(self) -> torch.device:
@@ -142,11 +159,12 @@ class RunConfig:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the options as they are recorded, learning rates and device resolved."""
-        model, controller = self.rates
+        model, controller, row_rate = self.rates
         return asdict(self) | {
             "dims": list(self.dims),
             "learning_rate": model,
             "controller_learning_rate": controller,
+            "row_rate": row_rate,
             "device": self.torch_device.type,
         }
 

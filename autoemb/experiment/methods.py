@@ -108,7 +108,7 @@ def build_trainer(
         modules.append(Controller(len(rows), sizes, state.num_features))
     elif method.controller == "logits":
         modules.append(PerIdLogits(rows, sizes))
-    learning_rate, controller_learning_rate = config.rates
+    learning_rate, controller_learning_rate, row_rate = config.rates
     trainer = BilevelTrainer(
         *(module.to(device) for module in modules),
         loss=task.loss,
@@ -117,6 +117,7 @@ def build_trainer(
         hypergradient=config.hypergradient,
         learning_rate=learning_rate,
         controller_learning_rate=controller_learning_rate,
+        row_rate=row_rate,
         optimizer=config.optimizer,
         hard=config.selection == "hard",
     )
