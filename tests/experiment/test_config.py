@@ -34,7 +34,7 @@ INVALID = [
     ("offline_fraction", NAN, "0 to 1"),
     *[
         (name, value, "a positive number")
-        for name in ("learning_rate", "controller_learning_rate")
+        for name in ("learning_rate", "controller_learning_rate", "row_rate")
         for value in (0.0, -0.1, NAN, INF)
     ],
 ]
@@ -90,14 +90,30 @@ def test_a_gpu_that_is_not_there_is_named():
 @pytest.mark.parametrize(
     ("options", "rates"),
     [
-        ({}, (0.001, 0.0001)),
-        ({"preset": "paper"}, (0.01, 0.001)),
-        ({"preset": "paper", "learning_rate": 0.5}, (0.5, 0.001)),
-        ({"controller_learning_rate": 0.5}, (0.001, 0.5)),
+        ({}, (0.001, 0.0001, 30)),
+        ({"preset": "paper"}, (0.01, 0.001, 30)),
+        ({"preset": "paper", "learning_rate": 0.5}, (0.5, 0.001, 30)),
+        ({"controller_learning_rate": 0.5}, (0.001, 0.5, 30)),
+        ({"optimizer": "sgd"}, (0.001, 0.0001, 1)),
+        ({"row_rate": 2}, (0.001, 0.0001, 2)),
     ],
 )
 def test_given_rates_go_before_the_presets(options, rates):
     assert RunConfig(**options).rates == rates
+
+
+@pytest.mark.parametrize(("every", "distance"), [(10, 3.2), (100, 9.9), (1000, 28)])
+def test_row_rate_is_about_what_adam_over_a_whole_table_moves_a_row(every, distance):
+    table = torch.nn.Parameter(torch.zeros(1))
+    adam = torch.optim.Adam([table], lr=1.0, fused=True)
+    begin = 0.0
+    for step in range(8000):
+        if step == 4000:  # past the bias correction
+            begin = table.item()
+        table.grad = torch.tensor([float(step % every == 0)])
+        adam.step()
+    assert (begin - table.item()) / (4000 / every) == pytest.approx(distance, rel=0.03)
+    assert distance < RunConfig().rates[2]
 
 
 def test_the_defaults_are_the_papers_but_for_the_rates():

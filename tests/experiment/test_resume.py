@@ -222,6 +222,7 @@ OTHER_OPTIONS = {
     "optimizer": "sgd",
     "learning_rate": 0.5,
     "controller_learning_rate": 0.5,
+    "row_rate": 2.0,
     "selection": "hard",
 }
 
