@@ -19,9 +19,9 @@ LEARNING_RATES = {None: (0.001, 0.0001), "paper": (0.01, 0.001)}
 
 #: Row rate by optimiser. Row-sparse Adam moves a row by at most the learning rate for a gradient.
 #: Adam over whole tables, as models are commonly trained, goes on moving it by its momentum and
-#: divides by a second moment that has decayed: 3.2, 9.9 and 28 learning rates for a row seen in
-#: every 10th, 100th and 1000th batch, 1 / sqrt(1 - 0.999) = 31.6 at most. At a rate of 1 rows stay
-#: near their random start: docs/results.md has both.
+#: divides by a second moment that has decayed: 3.2 and 9.9 learning rates for a row seen in every
+#: 10th and 100th batch, 1 / sqrt(1 - 0.999) = 31.6 at most. At a rate of 1 rows stay near their
+#: random start: docs/results.md has both.
 ROW_RATES = {"adam": 30.0, "adagrad": 1.0, "sgd": 1.0}
 
 CHOICES = {

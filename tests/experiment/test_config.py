@@ -102,7 +102,7 @@ def test_given_rates_go_before_the_presets(options, rates):
     assert RunConfig(**options).rates == rates
 
 
-@pytest.mark.parametrize(("every", "distance"), [(10, 3.2), (100, 9.9), (1000, 28)])
+@pytest.mark.parametrize(("every", "distance"), [(10, 3.2), (100, 9.9)])
 def test_row_rate_is_about_what_adam_over_a_whole_table_moves_a_row(every, distance):
     table = torch.nn.Parameter(torch.zeros(1))
     adam = torch.optim.Adam([table], lr=1.0, fused=True)
