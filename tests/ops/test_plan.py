@@ -1,0 +1,46 @@
+"""The distinct ids of a batch."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from autoemb.ops import distinct, distinct_columns
+
+few = settings(max_examples=50, deadline=None, derandomize=True)
+INT64 = torch.iinfo(torch.int64)
+
+
+def check_against_numpy(plan, ids):
+    expected = np.unique(ids.numpy(), return_inverse=True, return_counts=True)
+    for ours, numpys in zip(plan, expected, strict=True):
+        assert ours.dtype == torch.int64
+        np.testing.assert_array_equal(ours.numpy(), numpys)
+
+
+@few
+@given(rows=st.lists(st.integers(INT64.min, INT64.max) | st.integers(0, 9), max_size=40))
+def test_agrees_with_numpy(rows):
+    ids = torch.tensor(rows, dtype=torch.int64)
+    plan = distinct(ids)
+    check_against_numpy(plan, ids)
+    assert torch.equal(plan.rows[plan.inverse], ids)
+    assert plan.counts.sum() == len(ids)
+
+
+@pytest.mark.parametrize("batch", [0, 1, 2, 31, 33, 500])
+@pytest.mark.parametrize("high", [1, 20, 10_000])
+@pytest.mark.parametrize("fields", [1, 2, 26])
+def test_columns_are_planned_one_by_one(batch, high, fields):
+    ids = torch.randint(high, (batch, fields), generator=torch.Generator().manual_seed(batch))
+    plans = distinct_columns(ids)
+    assert len(plans) == fields
+    for plan, column in zip(plans, ids.unbind(1), strict=True):
+        check_against_numpy(plan, column)
+
+
+def test_leaves_its_input_alone():
+    ids = torch.tensor([3, 1, 3])
+    distinct(ids)
+    assert ids.tolist() == [3, 1, 3]

@@ -1,0 +1,395 @@
+"""The op against a naive one, its derivatives, and what torch asks of a registered op."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional
+
+from autoemb.ops import distinct, soft_embedding
+
+few = settings(max_examples=20, deadline=None, derandomize=True)
+seeds = st.integers(0, 2**32 - 1)
+
+
+def naive_z(tables, ids, projection, bias, dims):
+    """Eq. 1 event by event: [B, D] for every field and size."""
+    columns = [table.split(dims, 1) for table in tables]
+    matrices = [matrix.split(dims, 1) for matrix in projection]
+    return [
+        [
+            functional.linear(
+                functional.embedding(ids[:, f], columns[f][n]), matrices[f][n], bias[f, n]
+            )
+            for n in range(len(dims))
+        ]
+        for f in range(len(tables))
+    ]
+
+
+def naive(tables, ids, weights, projection, bias, running, *, dims, eps, average):
+    """Eqs. 1, 2 and 7 from torch's own functions, with no distinct ids."""
+    fields = []
+    for f, sizes in enumerate(naive_z(tables, ids, projection, bias, dims)):
+        total = torch.zeros_like(sizes[0])
+        for n, z in enumerate(sizes):
+            mean, variance = (
+                (None, None) if running is None else (running[0][f, n], running[1][f, n])
+            )
+            y = functional.batch_norm(z, mean, variance, training=running is None, eps=eps)
+            total = total + weights[:, f, n].unsqueeze(1) * torch.tanh(y)
+        fields.append(total / len(dims) if average else total)
+    return torch.stack(fields, 1)
+
+
+def apply(function, sample, **changes):
+    positional, named = sample.arguments()
+    result = function(*positional, **named | changes)
+    return result if isinstance(result, torch.Tensor) else result.output
+
+
+def gradients(function, sample, **changes):
+    return torch.autograd.grad(apply(function, sample, **changes), sample.leaves, sample.grad)
+
+
+def test_output_equals_naive(sample, assert_near):
+    assert_near(apply(soft_embedding, sample), apply(naive, sample))
+
+
+def test_gradient_of_every_input_equals_naive(sample, assert_near):
+    pairs = zip(gradients(soft_embedding, sample), gradients(naive, sample), strict=True)
+    for actual, expected in pairs:
+        assert_near(actual, expected, "gradients")
+
+
+def gradients_of_gradients(function, sample):
+    sample.grad.requires_grad_()
+    # In training mode the bias has no part in the output.
+    leaves = sample.leaves if sample.running else sample.leaves[:-1]
+    generator = torch.Generator().manual_seed(1)
+    cotangents = [
+        torch.randn(x.shape, generator=generator).to(torch.bfloat16).to(x.dtype) for x in leaves
+    ]
+    output = apply(function, sample)
+    first = torch.autograd.grad(output, leaves, sample.grad, create_graph=True)
+    return torch.autograd.grad(first, [*leaves, sample.grad], cotangents)
+
+
+def test_gradients_of_gradients_equal_naive(sample, assert_near):
+    pairs = zip(
+        gradients_of_gradients(soft_embedding, sample),
+        gradients_of_gradients(naive, sample),
+        strict=True,
+    )
+    for actual, expected in pairs:
+        assert_near(actual, expected, "gradients")
+
+
+def test_statistics_are_those_the_batch_was_normalised_with(sample, assert_near):
+    positional, named = sample.arguments()
+    result = soft_embedding(*positional, **named)
+    expected = sample.running
+    if expected is None:
+        z = naive_z(sample.tables, sample.ids, sample.projection, sample.bias, sample.dims)
+        z = torch.stack([torch.stack(sizes) for sizes in z])  # [F, N, B, D]
+        expected = z.mean(2), z.var(2, correction=0)
+    assert_near(result.mean, expected[0])
+    assert_near(result.variance, expected[1])
+    assert not any(x.requires_grad for x in result[1:])
+
+
+def test_plan_and_normalised_are_padded_with_zeros(sample, assert_near):
+    positional, named = sample.arguments()
+    result = soft_embedding(*positional, **named)
+    for f, column in enumerate(sample.ids.unbind(1)):
+        plan = distinct(column)
+        used = len(plan.rows)
+        assert torch.equal(result.rows[f, :used], plan.rows)
+        assert torch.equal(result.counts[f, :used], plan.counts)
+        assert torch.equal(result.inverse[:, f], plan.inverse)
+        for padded in (
+            result.rows[f, used:],
+            result.counts[f, used:],
+            result.normalised[f, :, used:],
+        ):
+            assert not padded.any()
+
+
+@pytest.mark.parametrize("average", [True, False])
+def test_bias_gradient_in_training_is_exactly_zero(make_sample, average):
+    sample = make_sample((1, 3, 7), 2, 33, average=average)
+    assert not gradients(soft_embedding, sample)[-1].any()
+
+
+def test_bias_cancels_exactly_in_training(make_sample):
+    sample = make_sample((1, 3, 7), 2, 33)
+    output = apply(soft_embedding, sample)
+    with torch.no_grad():
+        sample.bias += 1e6
+    assert torch.equal(apply(soft_embedding, sample), output)
+
+
+@pytest.mark.parametrize("ids", ["repeated", "same", "distinct"])
+def test_sparse_gradients_hold_the_distinct_rows_and_equal_the_dense_ones(
+    make_sample, training, ids, assert_near
+):
+    sample = make_sample((1, 3), 3, 31, ids=ids, training=training)
+    dense = gradients(soft_embedding, sample)
+    sparse = gradients(soft_embedding, sample, sparse=True)
+    for f in range(3):
+        assert sparse[f].is_sparse
+        assert torch.equal(sparse[f].coalesce().indices()[0], sample.ids[:, f].unique())
+    for actual, expected in zip(sparse, dense, strict=True):
+        assert_near(actual, expected, "gradients")
+
+
+@pytest.mark.parametrize(
+    "wanted", range(5), ids=["table 0", "table 1", "weights", "matrix", "bias"]
+)
+def test_a_single_gradient_equals_the_same_one_among_all(small, wanted):
+    expected = gradients(soft_embedding, small)[wanted]
+    for i, leaf in enumerate(small.leaves):
+        leaf.requires_grad_(i == wanted)
+    (actual,) = torch.autograd.grad(apply(soft_embedding, small), small.leaves[wanted], small.grad)
+    assert torch.equal(actual, expected)
+
+
+def test_gradient_of_a_plain_sum_equals_naive(small, assert_near):
+    # backward() of a sum hands over an expanded gradient: all strides are zero
+    apply(soft_embedding, small).sum().backward()
+    expected = torch.autograd.grad(apply(naive, small).sum(), small.leaves)
+    for leaf, gradient in zip(small.leaves, expected, strict=True):
+        assert_near(leaf.grad, gradient, "gradients")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dims", [(2, 16, 128), (8,), (4, 8), (1, 3, 7), (2, 2)], ids=str)
+@pytest.mark.parametrize("batch", [31, 500])  # 2 events may nearly coincide, which has no bound
+def test_low_precision_against_naive_in_float64(
+    make_sample, dtype, dims, batch, training, assert_near
+):
+    sample = make_sample(dims, 2, batch, training=training).to(dtype)
+    exact = sample.to(torch.float64)
+    output = apply(soft_embedding, sample)
+    assert output.dtype == dtype
+    assert_near(output, apply(naive, exact))
+    pairs = zip(gradients(soft_embedding, sample), gradients(naive, exact), strict=True)
+    for actual, expected in pairs:
+        assert actual.dtype == dtype
+        assert_near(actual, expected, "gradients")
+    pairs = zip(
+        gradients_of_gradients(soft_embedding, sample),
+        gradients_of_gradients(naive, exact),
+        strict=True,
+    )
+    for actual, expected in pairs:
+        assert actual.dtype == dtype
+        assert_near(actual, expected, "gradients")
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("batch", [33, 500])
+def test_statistics_where_the_mean_is_100_deviations(make_sample, dtype, batch, assert_near):
+    dims = (2, 16, 128)
+    sample = make_sample(dims, 2, batch, ids="distinct")
+    with torch.no_grad():
+        sample.projection.abs_()  # one sign, so that the shift of the rows reaches z whole
+        for table in sample.tables:
+            for columns, width in zip(table.split(dims, 1), dims, strict=True):
+                columns += 125 / width**0.5
+    sample = sample.to(dtype)
+    positional, named = sample.arguments()
+    result = soft_embedding(*positional, **named)
+    exact = sample.to(torch.float64)
+    z = naive_z(exact.tables, exact.ids, exact.projection, exact.bias, dims)
+    z = torch.stack([torch.stack(sizes) for sizes in z]).detach()
+    mean, variance = z.mean(2), z.var(2, correction=0)
+    assert 50 < (mean / variance.sqrt()).median() < 200
+    for actual, expected in ((result.mean, mean), (result.variance, variance)):
+        assert actual.dtype == torch.promote_types(dtype, torch.float32)
+        ratio = (actual / expected).to(actual.dtype)
+        assert_near(ratio, torch.ones_like(expected), "statistics")
+
+
+@pytest.mark.parametrize("width", [2, 16, 128])
+def test_statistics_where_embeddings_nearly_lie_on_a_line(make_sample, width, assert_near):
+    # Rows spread 1,000 times wider along one direction, to which every output is orthogonal:
+    # variances from the covariance of the rows (condition 1e6) would be off by 4e-3 and more.
+    sample = make_sample((width,), 1, 500, ids="distinct")
+    generator = torch.Generator().manual_seed(1)
+    line = functional.normalize(torch.randn(width, generator=generator, dtype=torch.float64), dim=0)
+    with torch.no_grad():
+        along = torch.randn(len(sample.tables[0]), 1, generator=generator, dtype=torch.float64)
+        sample.tables[0] += 1000 * along * line
+        sample.projection -= (sample.projection @ line).unsqueeze(2) * line
+    sample = sample.to(torch.float32)
+    positional, named = sample.arguments()
+    result = soft_embedding(*positional, **named)
+    exact = sample.to(torch.float64)
+    ((z,),) = naive_z(exact.tables, exact.ids, exact.projection, exact.bias, (width,))
+    ratio = (result.variance[0, 0] / z.detach().var(0, correction=0)).to(torch.float32)
+    assert_near(ratio, torch.ones_like(ratio), "statistics")
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_empty_batch_gives_an_empty_output_and_zero_gradients(
+    empty_case, training, sparse, make_sample
+):
+    sample = make_sample(**vars(empty_case), training=training)
+    output = apply(soft_embedding, sample, sparse=sparse)
+    assert output.shape == (0, empty_case.fields, empty_case.dims[-1])
+    for leaf, gradient in zip(
+        sample.leaves, gradients(soft_embedding, sample, sparse=sparse), strict=True
+    ):
+        assert gradient.shape == leaf.shape
+        assert not gradient.to_dense().any()
+
+
+def test_empty_batch_has_zero_gradients_of_gradients(empty_case, training, make_sample):
+    sample = make_sample(**vars(empty_case), training=training)
+    output = apply(soft_embedding, sample)
+    first = torch.autograd.grad(output.sum(), sample.leaves, create_graph=True)
+    second = torch.autograd.grad(first[0].sum(), sample.leaves, materialize_grads=True)
+    assert not any(gradient.any() for gradient in second)
+
+
+@pytest.mark.parametrize("field", [0, 1])
+@pytest.mark.parametrize("bad", [-1, "V", -(2**63), 2**63 - 1])
+def test_ids_out_of_range_raise_and_name_field_and_id(small, field, bad):
+    rows = len(small.tables[field])
+    bad = rows if bad == "V" else bad
+    small.ids[3, field] = bad
+    message = rf"out of range in field {field}: id {bad} is not in \[0, {rows - 1}\]"
+    with pytest.raises(IndexError, match=message):
+        apply(soft_embedding, small)
+
+
+@pytest.mark.parametrize("average", [True, False])
+def test_gradcheck_and_gradgradcheck(small, average):
+    positional, named = small.arguments()
+    *tables, weights, projection, bias = small.leaves
+
+    def function(weights, projection, bias, *tables):
+        running = positional[-1]
+        named["average"] = average
+        return soft_embedding(tables, small.ids, weights, projection, bias, running, **named).output
+
+    inputs = weights, projection, bias, *tables
+    assert torch.autograd.gradcheck(function, inputs)
+    assert torch.autograd.gradgradcheck(function, inputs)
+
+
+def test_gradcheck_and_gradgradcheck_of_the_weights_alone(small):
+    # A validation pass: the backward op leaves its other results empty.
+    for leaf in small.leaves:
+        leaf.requires_grad_(leaf is small.weights)
+    positional, named = small.arguments()
+
+    def function(weights):
+        return soft_embedding(*positional[:2], weights, *positional[3:], **named).output
+
+    assert torch.autograd.gradcheck(function, (small.weights,))
+    assert torch.autograd.gradgradcheck(function, (small.weights,))
+
+
+def forward_arguments(sample, sparse=False):
+    positional, _ = sample.arguments()
+    mean, variance = sample.running or (None, None)
+    return *positional[:-1], mean, variance, list(sample.dims), sample.eps, sample.average, sparse
+
+
+def backward_arguments(sample, embeddings=True):
+    arguments = forward_arguments(sample)
+    _, *saved = torch.ops.autoemb.soft_embedding(*arguments)
+    training = sample.running is None
+    tensors = sample.tables, sample.weights, sample.projection, sample.bias, *saved
+    return sample.grad, *tensors, *arguments[7:10], training, embeddings
+
+
+def double_backward_arguments(sample, embeddings=True):
+    grad, tables, weights, projection, bias, mean, variance, _, *plan_and_options = (
+        backward_arguments(sample, embeddings)
+    )
+    first = torch.ops.autoemb.soft_embedding_backward(*backward_arguments(sample, embeddings))
+    cotangents = [torch.randn_like(x) for x in first]
+    tensors = weights, projection, bias, mean, variance
+    return cotangents, grad, tables, *tensors, *plan_and_options
+
+
+@pytest.mark.parametrize("batch", [0, 6])
+def test_opcheck_of_the_forward_op(make_sample, training, batch):
+    sample = make_sample((1, 3), 2, batch, training=training)
+    torch.library.opcheck(torch.ops.autoemb.soft_embedding, forward_arguments(sample))
+
+
+@pytest.mark.parametrize("embeddings", [True, False])
+def test_opcheck_of_the_backward_op(small, embeddings):
+    small.grad.requires_grad_()
+    torch.library.opcheck(
+        torch.ops.autoemb.soft_embedding_backward, backward_arguments(small, embeddings)
+    )
+
+
+@pytest.mark.parametrize("embeddings", [True, False])
+def test_opcheck_of_the_double_backward_op(small, embeddings):
+    for leaf in small.leaves:  # third derivatives are not offered
+        leaf.requires_grad_(False)
+    torch.library.opcheck(
+        torch.ops.autoemb.soft_embedding_double_backward,
+        double_backward_arguments(small, embeddings),
+    )
+
+
+@few
+@given(seed=seeds)
+def test_order_of_events_does_not_matter(make_sample, assert_near, seed):
+    sample = make_sample((1, 3, 7), 2, 33, seed=seed)
+    order = torch.randperm(33, generator=torch.Generator().manual_seed(seed))
+    positional, named = sample.arguments()
+    tables, ids, weights, *rest = positional
+    output = soft_embedding(*positional, **named).output
+    shuffled = soft_embedding(tables, ids[order], weights[order], *rest, **named).output
+    assert_near(shuffled, output[order])
+    expected = torch.autograd.grad(output, tables, sample.grad)
+    actual = torch.autograd.grad(shuffled, tables, sample.grad[order])
+    for a, e in zip(actual, expected, strict=True):
+        assert_near(a, e, "gradients")
+
+
+@few
+@given(seed=seeds)
+def test_repeating_the_batch_repeats_the_output(make_sample, assert_near, seed):
+    sample = make_sample((1, 3, 7), 2, 31, seed=seed)
+    positional, named = sample.arguments()
+    tables, ids, weights, *rest = positional
+    twice = soft_embedding(tables, ids.repeat(2, 1), weights.repeat(2, 1, 1), *rest, **named)
+    assert_near(twice.output, soft_embedding(*positional, **named).output.repeat(2, 1, 1))
+
+
+@few
+@given(seed=seeds)
+def test_rows_that_no_event_uses_do_not_matter(make_sample, seed):
+    sample = make_sample((1, 3, 7), 2, 33, seed=seed)
+    positional, named = sample.arguments()
+    tables, ids, *rest = positional
+    longer = [torch.cat([t, torch.full_like(t[:1], torch.nan)]).detach() for t in tables]
+    for table in longer:
+        table.requires_grad_()
+    output = soft_embedding(longer, ids, *rest, **named).output
+    assert torch.equal(output, apply(soft_embedding, sample))
+    for gradient in torch.autograd.grad(output, longer, sample.grad):
+        assert not gradient[-1].any()
+        assert gradient.isfinite().all()
+
+
+@few
+@given(seed=seeds)
+def test_rows_may_be_gathered_and_ids_renumbered(make_sample, seed):
+    # what the trainer does, so that a step never has the size of a table
+    sample = make_sample((1, 3, 7), 2, 33, seed=seed)
+    plans = [distinct(column) for column in sample.ids.unbind(1)]
+    positional, named = sample.arguments()
+    gathered = [t[plan.rows] for t, plan in zip(sample.tables, plans, strict=True)]
+    ids = torch.stack([plan.inverse for plan in plans], 1)
+    output = soft_embedding(gathered, ids, *positional[2:], **named).output
+    assert torch.equal(output, apply(soft_embedding, sample))

@@ -1,0 +1,318 @@
+"""Row optimisers: each row as if it were alone, and no other row touched."""
+
+import copy
+import io
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from autoemb.optim import ROW_OPTIMIZERS, RowAdagrad, RowAdam, RowSGD
+
+ROWS, WIDTH = 6, 3
+few = settings(max_examples=25, deadline=None, derandomize=True)
+# The rows that each step uses.
+schedules = st.lists(st.sets(st.integers(0, ROWS - 1)), min_size=1, max_size=12)
+every = pytest.mark.parametrize("kind", list(ROW_OPTIMIZERS.values()))
+every_dtype = pytest.mark.parametrize(
+    "dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str
+)
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+def new_table(rows=ROWS, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(0)
+    return nn.Parameter(
+        torch.randn(rows, WIDTH, generator=generator, dtype=torch.float64).to(dtype)
+    )
+
+
+def draw_steps(schedule, dtype=torch.float64, seed=0):
+    """Yield distinct rows, in no order, and a gradient of any scale for each."""
+    generator = torch.Generator().manual_seed(seed)
+    for step in schedule:
+        rows = torch.tensor(list(step), dtype=torch.int64)
+        rows = rows[torch.randperm(len(rows), generator=generator)]
+        scale = 10.0 ** torch.randint(-3, 3, (len(rows), 1), generator=generator)
+        grad = torch.randn(len(rows), WIDTH, generator=generator, dtype=torch.float64) * scale
+        yield rows, grad.to(dtype)
+
+
+def copies(optimizer, table):
+    return {"values": table.detach(), **optimizer.state[table]}
+
+
+def assert_equal_states(ours, theirs):
+    assert ours.keys() == theirs.keys()
+    for key, value in ours.items():
+        assert value.dtype == theirs[key].dtype
+        assert torch.equal(value, theirs[key])
+
+
+def run_alone(optimizer, values, gradients, **options):
+    """Return where torch's dense optimiser takes one row that sees only its own gradients."""
+    row = nn.Parameter(values.clone())
+    dense = optimizer([row], **options)
+    for gradient in gradients:
+        row.grad = gradient
+        dense.step()
+    return row.detach()
+
+
+@few
+@given(schedule=schedules, seed=st.integers(0, 2**32 - 1))
+@pytest.mark.parametrize(
+    ("ours", "torchs", "options"),
+    [
+        (RowAdam, torch.optim.Adam, {"lr": 0.1}),
+        (RowAdam, torch.optim.Adam, {"lr": 0.01, "betas": (0.5, 0.7), "eps": 0.1}),
+        (RowSGD, torch.optim.SGD, {"lr": 0.1}),
+    ],
+)
+def test_every_row_moves_as_if_it_were_alone(ours, torchs, options, assert_near, schedule, seed):
+    table = new_table()
+    start = table.detach().clone()
+    optimizer = ours([table], **options)
+    seen = [[] for _ in range(ROWS)]
+    for rows, grad in draw_steps(schedule, seed=seed):
+        optimizer.update(table, rows, grad)
+        for row, gradient in zip(rows.tolist(), grad, strict=True):
+            seen[row].append(gradient)
+    for row, gradients in enumerate(seen):
+        assert_near(table[row], run_alone(torchs, start[row], gradients, **options))
+
+
+def test_a_row_used_at_every_step_follows_torchs_adam_for_long(assert_near):
+    table = new_table()
+    start = table.detach().clone()
+    optimizer = RowAdam([table], lr=0.01)
+    gradients = torch.randn(300, WIDTH, dtype=torch.float64)
+    for gradient in gradients:
+        optimizer.update(table, torch.tensor([2]), gradient.unsqueeze(0))
+    assert_near(table[2], run_alone(torch.optim.Adam, start[2], gradients, lr=0.01))
+
+
+def test_low_precision_adam_takes_the_steps_of_the_exact_one(assert_near):
+    # One step from zero moments: further ones round the moments too.
+    exact = new_table(dtype=torch.bfloat16)
+    for dtype in (torch.bfloat16, torch.float32):
+        table = nn.Parameter(exact.detach().clone().to(dtype))
+        grad = torch.randn(ROWS, WIDTH).to(torch.bfloat16)
+        RowAdam([table], lr=0.1).update(table, torch.arange(ROWS), grad.to(dtype))
+        expected = [
+            run_alone(torch.optim.Adam, row, [g], lr=0.1)
+            for row, g in zip(exact.detach().double(), grad.double(), strict=True)
+        ]
+        assert_near(table, torch.stack(expected))
+
+
+@few
+@given(schedule=schedules, seed=st.integers(0, 2**32 - 1))
+def test_adagrad_accumulates_the_mean_square_of_a_row(assert_near, schedule, seed):
+    table = new_table()
+    expected, total = table.detach().clone(), torch.zeros(ROWS, dtype=torch.float64)
+    optimizer = RowAdagrad([table], lr=0.1, eps=1e-3)
+    for rows, grad in draw_steps(schedule, seed=seed):
+        optimizer.update(table, rows, grad)
+        for row, gradient in zip(rows.tolist(), grad, strict=True):
+            total[row] += sum(g**2 for g in gradient) / WIDTH
+            expected[row] -= 0.1 * gradient / (total[row].sqrt() + 1e-3)
+    assert_near(table, expected)
+    assert_near(optimizer.state[table]["sum"].squeeze(1), total)
+
+
+def test_adagrad_of_width_one_is_torchs(assert_near):
+    table = nn.Parameter(torch.randn(1, 1, dtype=torch.float64))
+    start = table.detach().clone()
+    optimizer = RowAdagrad([table], lr=0.1)
+    gradients = torch.randn(20, 1, 1, dtype=torch.float64)
+    for gradient in gradients:
+        optimizer.update(table, torch.tensor([0]), gradient)
+    assert_near(table, run_alone(torch.optim.Adagrad, start, gradients, lr=0.1))
+
+
+@every
+@every_dtype
+def test_rows_out_of_play_and_their_state_keep_every_bit(kind, dtype):
+    table = new_table(dtype=dtype)
+    optimizer = kind([table], lr=0.1)
+    optimizer.update(table, torch.arange(ROWS), torch.ones(ROWS, WIDTH, dtype=dtype))
+    before = {key: value.clone() for key, value in copies(optimizer, table).items()}
+    optimizer.update(table, torch.tensor([4, 1]), torch.ones(2, WIDTH, dtype=dtype))
+    others = torch.tensor([0, 2, 3, 5])
+    for key, value in copies(optimizer, table).items():
+        assert torch.equal(value[others], before[key][others])
+        assert not torch.equal(value[1], before[key][1])
+        assert not torch.equal(value[4], before[key][4])
+
+
+@every
+def test_update_leaves_its_arguments_alone(kind):
+    table = new_table()
+    rows, grad = torch.tensor([4, 1]), torch.ones(2, WIDTH, dtype=torch.float64)
+    kind([table]).update(table, rows, grad)
+    assert rows.tolist() == [4, 1]
+    assert (grad == 1).all()
+
+
+@every
+def test_update_of_no_rows_changes_nothing(kind):
+    table = new_table()
+    optimizer = kind([table])
+    for rows, grad in draw_steps([{1, 2}]):
+        optimizer.update(table, rows, grad)
+    before = {key: value.clone() for key, value in copies(optimizer, table).items()}
+    for rows, grad in draw_steps([set()]):
+        optimizer.update(table, rows, grad)
+    assert_equal_states(copies(optimizer, table), before)
+
+
+@every
+def test_step_with_repeated_ids_equals_update_with_their_sums(kind):
+    table = new_table()
+    twin = nn.Parameter(table.detach().clone())
+    stepped, updated = kind([table]), kind([twin])
+    for seed in range(3):
+        ids = torch.randint(4, (9,), generator=torch.Generator().manual_seed(seed))
+        grad = torch.randn(9, WIDTH, dtype=torch.float64)
+        table.grad = torch.sparse_coo_tensor(
+            ids.unsqueeze(0), grad, table.shape, check_invariants=True
+        )
+        stepped.step()
+        rows, inverse = ids.unique(return_inverse=True)
+        summed = torch.zeros(len(rows), WIDTH, dtype=torch.float64).index_add_(0, inverse, grad)
+        updated.update(twin, rows, summed)
+    assert_equal_states(copies(stepped, table), copies(updated, twin))
+
+
+@every
+def test_step_takes_the_gradients_of_a_sparse_embedding(kind):
+    embedding = nn.Embedding(ROWS, WIDTH, sparse=True)
+    before = embedding.weight.detach().clone()
+    optimizer = kind(embedding.parameters(), lr=0.1)
+    ids = torch.tensor([3, 1, 3])
+
+    def closure():
+        optimizer.zero_grad()
+        loss = embedding(ids).square().sum()
+        loss.backward()
+        return loss.item()
+
+    loss = optimizer.step(closure)
+    assert loss == before[ids].square().sum().item()
+    moved = (embedding.weight != before).any(1)
+    assert moved.tolist() == [False, True, False, True, False, False]
+    assert embedding(ids).square().sum() < loss
+
+
+@every
+def test_step_passes_over_parameters_without_a_gradient(kind):
+    table, idle = new_table(), new_table()
+    optimizer = kind([idle, table])
+    table.grad = torch.sparse_coo_tensor(
+        torch.tensor([[1]]), torch.ones(1, WIDTH).double(), table.shape, check_invariants=True
+    )
+    optimizer.step()
+    assert torch.equal(idle, new_table())
+    assert not torch.equal(table, new_table())
+
+
+@every
+def test_a_dense_gradient_is_refused(kind):
+    table = new_table()
+    table.grad = torch.ones_like(table)
+    message = rf"{kind.__name__} takes sparse gradients.*\[6, 3\].*dense"
+    with pytest.raises(RuntimeError, match=message):
+        kind([table]).step()
+    assert torch.equal(table, new_table())
+
+
+@every
+def test_groups_have_their_own_rate(kind):
+    slow, fast = new_table(), new_table()
+    optimizer = kind([{"params": [slow]}, {"params": [fast], "lr": 0.1}], lr=0.0)
+    for table in (slow, fast):
+        optimizer.update(table, torch.tensor([2]), torch.ones(1, WIDTH, dtype=torch.float64))
+    assert torch.equal(slow, new_table())
+    assert (fast[2] < new_table()[2]).all()
+
+
+@every
+def test_state_follows_a_growing_table(kind, assert_near):
+    """A table that grows moves like one that was long from the start."""
+    long = new_table(2 * ROWS)
+    growing = nn.Parameter(long.detach()[:ROWS].clone())
+    optimizers = [kind([table], lr=0.1) for table in (long, growing)]
+
+    def step(rows):
+        rows = torch.tensor(rows)
+        grad = torch.randn(len(rows), WIDTH, dtype=torch.float64)
+        for optimizer, table in zip(optimizers, (long, growing), strict=True):
+            optimizer.update(table, rows, grad)
+
+    step([5, 2])
+    step([2])
+    growing.data = torch.cat([growing.data, long.detach()[ROWS:]])
+    step([2, 11])
+    step([11, 5])
+    assert_equal_states(*(copies(o, t) for o, t in zip(optimizers, (long, growing), strict=True)))
+
+
+@every
+@every_dtype
+def test_a_loaded_state_continues_bit_by_bit(kind, dtype):
+    steps = list(draw_steps([{1}] * 260 + [{0, 1, 5}, {1, 2}] * 5, dtype))
+    table = new_table(dtype=dtype)
+    optimizer = kind([table], lr=0.01)
+    for rows, grad in steps[:-6]:  # row 1 is past 256 steps, which bfloat16 cannot count
+        optimizer.update(table, rows, grad)
+
+    twin = nn.Parameter(table.detach().clone())
+    other = kind([twin])
+    file = io.BytesIO()
+    torch.save(optimizer.state_dict(), file)
+    file.seek(0)
+    other.load_state_dict(torch.load(file))
+    assert other.param_groups[0]["lr"] == 0.01
+    assert_equal_states(copies(other, twin), copies(optimizer, table))
+
+    for rows, grad in steps[-6:]:
+        optimizer.update(table, rows, grad)
+        other.update(twin, rows, grad)
+    assert_equal_states(copies(other, twin), copies(optimizer, table))
+
+
+@every_dtype
+def test_adam_counts_the_steps_of_each_row_exactly(dtype):
+    table = new_table(dtype=dtype)
+    optimizer = RowAdam([table])
+    for rows, grad in draw_steps([{1}] * 300 + [{0, 1}], dtype):
+        optimizer.update(table, rows, grad)
+    optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    assert optimizer.state[table]["step"].flatten().tolist() == [1, 301, 0, 0, 0, 0]
+
+
+def test_the_first_update_of_a_newcomer_is_one_learning_rate(assert_near):
+    table = new_table()
+    optimizer = RowAdam([table], lr=0.1)
+    for rows, grad in draw_steps([{1}] * 50):
+        optimizer.update(table, rows, grad)
+    optimizer.update(table, torch.tensor([3]), torch.full((1, WIDTH), 7.0, dtype=torch.float64))
+    moved = (table[3] - new_table()[3]) * (7 + 1e-8) / 7  # eps against the gradient
+    assert_near(moved, torch.full((WIDTH,), -0.1, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("shape", [(ROWS,), (ROWS, 2, 3)], ids=str)
+@every
+def test_rows_of_any_shape_are_updated(kind, shape):
+    table = nn.Parameter(torch.zeros(shape))
+    kind([table], lr=0.1).update(table, torch.tensor([4, 1]), torch.ones(2, *shape[1:]))
+    moved = (table != 0).reshape(ROWS, -1)
+    assert moved.all(1).tolist() == [False, True, False, False, True, False]
+    assert moved.any(1).tolist() == moved.all(1).tolist()
