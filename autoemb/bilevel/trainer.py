@@ -57,12 +57,14 @@ class _Learner:
         self.dense_optimizer: torch.optim.Optimizer | None = None
         self.row_optimizer: RowOptimizer | None = None
         if self.function.dense:
-            parameters: Iterable[Tensor] = self.function.dense.values()
-            # One pass over parameter, gradient and moments: 4x fewer passes than the loop of ops.
+            parameters = [*self.function.dense.values()]
+            # One pass over parameter, gradient and moments instead of one for each op. PyTorch has
+            # that of Adagrad on the CPU only.
+            fused = optimizer != "adagrad" or all(p.device.type == "cpu" for p in parameters)
             self.dense_optimizer = DENSE_OPTIMIZERS[optimizer](
                 parameters,
                 lr=learning_rate,
-                fused=True,  # type: ignore[call-arg]
+                fused=fused,  # type: ignore[call-arg]
             )
         if self.function.fields:
             tables = [module.get_parameter(name) for name in self.function.fields]
