@@ -106,14 +106,25 @@ class RowModule(nn.Module):
 
 
 def _replace(parameter: nn.Parameter, table: Tensor) -> None:
-    """Give a parameter another table of another length."""
-    try:
-        # Autograd remembers the shape of a parameter as long as a graph that used it is alive, as
-        # the loss of the last step may be. Behind the swap it sees a new tensor.
-        new = nn.Parameter(table, parameter.requires_grad)
-        torch.utils.swap_tensors(parameter, new)  # type: ignore[no-untyped-call]
-    except RuntimeError:  # something else refers to the old tensor
-        parameter.data = table
+    """Give a parameter a longer table; its gradient, hooks and identity stay."""
+    grad, parameter.grad = parameter.grad, None
+    # Autograd remembers the shape of a parameter while a graph that used it is alive, such as that
+    # of the last loss. A change of dtype makes it forget.
+    other = torch.float32 if table.dtype == torch.float64 else torch.float64
+    parameter.data = table.new_empty(0, dtype=other)
+    parameter.data = table
+    if grad is None:
+        return
+    if grad.is_sparse:
+        parameter.grad = torch.sparse_coo_tensor(
+            grad._indices(),
+            grad._values(),
+            table.shape,
+            is_coalesced=grad.is_coalesced(),
+            check_invariants=False,  # the old table's rows are rows of the new one
+        )
+    else:
+        parameter.grad = torch.cat([grad, grad.new_zeros(len(table) - len(grad), *grad.shape[1:])])
 
 
 @contextmanager
