@@ -40,11 +40,18 @@ class RowOptimizer(torch.optim.Optimizer):
             Distinct row numbers.
         grad : Tensor[U, ...]
             Gradient of each row, summed over the events that used it.
+
+        Raises
+        ------
+        ValueError
+            If the table is not one of the optimiser's parameters.
         """
-        group = next(g for g in self.param_groups if any(p is table for p in g["params"]))
+        groups = [g for g in self.param_groups if any(p is table for p in g["params"])]
+        if not groups:
+            raise ValueError(f"table of shape {list(table.shape)} is none of the parameters")
         state = self._state_of(table)
         gathered = {name: values.index_select(0, rows) for name, values in state.items()}
-        new = self.update_rows(table.index_select(0, rows), grad, gathered, group)
+        new = self.update_rows(table.index_select(0, rows), grad, gathered, groups[0])
         table.index_copy_(0, rows, new)
         for name, values in gathered.items():
             state[name].index_copy_(0, rows, values)

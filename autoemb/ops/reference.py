@@ -187,7 +187,10 @@ def double_backward(
     """
     embeddings_cot, weights_cot, projection_cot, bias_cot = cotangents
     z = project(embeddings, projection, dims)  # [N, U, D]
-    centred = z - (mean - bias).unsqueeze(1)
+    share = (plan.counts.to(z.dtype) / len(plan.inverse)).unsqueeze(1)  # [U, 1]
+    # The mean with its bias taken off again would lack the digits that a large bias costs.
+    middle = (share.squeeze(1) @ z if training else mean - bias).unsqueeze(1)  # [N, 1, D]
+    centred = z - middle
     scale = torch.rsqrt(variance + eps).unsqueeze(1)  # [N, 1, D]
     y = centred * scale
     t = tanh(y)
@@ -206,7 +209,6 @@ def double_backward(
         ]
     )
     if training:
-        share = (plan.counts.to(dy.dtype) / len(plan.inverse)).unsqueeze(1)  # [U, 1]
         first, second = dy.sum(1, keepdim=True), (dy * y).sum(1, keepdim=True)
         inner = dy - share * (first + y * second)
         q = x * scale
