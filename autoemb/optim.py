@@ -56,6 +56,12 @@ class RowOptimizer(torch.optim.Optimizer):
         for name, values in gathered.items():
             state[name].index_copy_(0, rows, values)
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore a state_dict, wherever its tensors lie."""
+        super().load_state_dict(state_dict)
+        for table, state in self.state.items():
+            state.update({name: value.to(table.device) for name, value in state.items()})
+
     def _state_of(self, table: Tensor) -> dict[str, Tensor]:
         state: dict[str, Tensor] = self.state[table]
         have = len(next(iter(state.values()))) if state else 0
@@ -218,3 +224,11 @@ class RowAdam(RowOptimizer):
 
 
 ROW_OPTIMIZERS = {"adam": RowAdam, "adagrad": RowAdagrad, "sgd": RowSGD}
+
+#: Learning rate of rows as a multiple of the dense parameters', by optimiser. Row-sparse Adam moves
+#: a row by at most the learning rate for a gradient. Adam over whole tables, as models are commonly
+#: trained, goes on moving it by its momentum and divides by a second moment that has decayed: 3.2
+#: and 9.9 learning rates for a row seen in every 10th and 100th batch, 1 / sqrt(1 - 0.999) = 31.6
+#: at most. One factor suits rare rows and takes frequent ones farther than whole-table Adam would;
+#: still every method is better with 30 than with 1 on MovieLens (docs/results.md).
+ROW_RATES = {"adam": 30.0, "adagrad": 1.0, "sgd": 1.0}

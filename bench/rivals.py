@@ -51,9 +51,12 @@ class PlainAutoEmb(nn.Module):
         self.hidden = network(len(rows) * dims[-1], 1)
         self.controllers = nn.ModuleList(network(35 + len(dims), len(dims)) for _ in rows)
 
-    def forward(self, ids: Tensor, features: Tensor) -> Tensor:
+    def mix(self, features: Tensor) -> Tensor:
         weights = [c(features[:, f]).softmax(1) for f, c in enumerate(self.controllers)]
-        return self.hidden(self.embedding(ids, torch.stack(weights, 1)).flatten(1)).squeeze(1)
+        return torch.stack(weights, 1)
+
+    def forward(self, ids: Tensor, weights: Tensor) -> Tensor:
+        return self.hidden(self.embedding(ids, weights).flatten(1)).squeeze(1)
 
 
 def step(
@@ -63,7 +66,8 @@ def step(
 
     With dense gradients it is the textbook loop: backward through everything, one Adam over all
     of the model. With sparse ones it is a careful one: the validation pass asks for the gradients
-    of the controllers alone, and SparseAdam updates the tables.
+    of the controllers alone, the training pass for none of theirs, and SparseAdam updates the
+    tables.
     """
     model = PlainAutoEmb(rows, dims, sparse)
     tables = list(model.embedding.tables.parameters())
@@ -78,15 +82,16 @@ def step(
         optimizers.append(torch.optim.SparseAdam(tables, lr=0.001))
     controller_optimizer = torch.optim.Adam(controllers, lr=0.0001)
     forward = torch.compile(model) if compiled else model
+    mix = torch.compile(model.mix) if compiled else model.mix
 
-    def loss_of(batch: tuple[Tensor, Tensor], features: Tensor) -> Tensor:
+    def loss_of(batch: tuple[Tensor, Tensor], weights: Tensor) -> Tensor:
         ids, target = batch
-        return (torch.sigmoid(forward(ids, features)) - target).square().mean()
+        return (torch.sigmoid(forward(ids, weights)) - target).square().mean()
 
     def run(
         validation: tuple[Tensor, Tensor], batch: tuple[Tensor, Tensor], features: Tensor
     ) -> None:
-        loss = loss_of(validation, features)
+        loss = loss_of(validation, mix(features))
         if sparse:
             grads = torch.autograd.grad(loss, controllers)
             for parameter, grad in zip(controllers, grads, strict=True):
@@ -97,7 +102,9 @@ def step(
         controller_optimizer.step()
         for optimizer in optimizers:
             optimizer.zero_grad()
-        loss_of(batch, features).backward()
+        with torch.set_grad_enabled(not sparse):
+            weights = mix(features)
+        loss_of(batch, weights).backward()
         for optimizer in optimizers:
             optimizer.step()
 

@@ -68,7 +68,7 @@ def test_step(benchmark, name: str, order: str) -> None:
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_bars(benchmark, order: str) -> None:
-    """The bars of design and issue, in one process in turns."""
+    """``BARS`` hold, in one process in turns."""
     cases = {name: RIVALS[name](order) for name in ("dense", "sparse")}
     cases |= {
         "autoemb": our_step("autoemb", ML_20M, order),

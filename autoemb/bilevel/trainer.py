@@ -13,7 +13,7 @@ from autoemb.bilevel.hypergradient import KINDS, gradients, hypergradient, leave
 from autoemb.bilevel.working_set import Batch, Features, Functional, View, views_of
 from autoemb.controller import select_hard, spread
 from autoemb.ops import Plan
-from autoemb.optim import ROW_OPTIMIZERS, RowOptimizer
+from autoemb.optim import ROW_OPTIMIZERS, ROW_RATES, RowOptimizer
 
 DENSE_OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
@@ -57,7 +57,7 @@ class _Learner:
         self.dense_optimizer: torch.optim.Optimizer | None = None
         self.row_optimizer: RowOptimizer | None = None
         if self.function.dense:
-            parameters = [*self.function.dense.values()]
+            parameters: list[Tensor] = [*self.function.dense.values()]
             # One pass over parameter, gradient and moments instead of one for each op. PyTorch has
             # that of Adagrad on the CPU only.
             fused = optimizer != "adagrad" or all(p.device.type == "cpu" for p in parameters)
@@ -105,7 +105,9 @@ class BilevelTrainer:
     model : torch.nn.Module
         ``model(ids [B, F], weights [B, F, N]) -> logits``. Tables that should cost what a batch
         needs must belong to a :class:`autoemb.rows.RowModule` (:class:`autoemb.SoftEmbedding`
-        does); any other parameter is treated as dense.
+        does) and be looked up for ids of the batch alone; any other parameter is treated as dense.
+        Frozen parameters stay as they are. While the trainer works in one thread, no other may
+        call the model.
     controller : torch.nn.Module, optional
         ``controller(ids, features) -> weights``, see :mod:`autoemb.controller`. None trains the
         model alone and calls it with ``weights=None``.
@@ -122,10 +124,10 @@ class BilevelTrainer:
     controller_learning_rate : float, default 0.0001
     xi : float, optional
         Step size of the virtual weight step; the model's learning rate by default.
-    row_rate : float, default 1.0
-        Learning rate of the rows of tables, in the model's (controller's) learning rate. A
-        row-sparse optimiser moves a row only when it is seen; Adam over whole tables goes on
-        moving it by its momentum, up to 30 times as far for one gradient.
+    row_rate : float, optional
+        Learning rate of the rows of tables, as a multiple of the model's (controller's) learning
+        rate; by default the optimiser's in ``autoemb.optim.ROW_RATES``: 30 for adam, else 1. The
+        virtual step does not take it: ``xi`` is one for all weights.
     optimizer : {"adam", "adagrad", "sgd"}, default "adam"
         Of dense parameters; tables take its row-sparse variant.
     hard : bool, default False
@@ -162,7 +164,7 @@ class BilevelTrainer:
         learning_rate: float = 0.001,
         controller_learning_rate: float = 0.0001,
         xi: float | None = None,
-        row_rate: float = 1.0,
+        row_rate: float | None = None,
         optimizer: str = "adam",
         hard: bool = False,
     ) -> None:
@@ -177,6 +179,7 @@ class BilevelTrainer:
         self.loss, self.features = loss, features
         self.joint, self.hard, self.hypergradient = joint, hard, hypergradient
         self.xi = learning_rate if xi is None else xi
+        row_rate = ROW_RATES[optimizer] if row_rate is None else row_rate
         self._model = _Learner(model, optimizer, learning_rate, row_rate)
         self._controller = (
             None
@@ -284,7 +287,9 @@ class BilevelTrainer:
                 weights = self._mix(gathered, view, frozen=False)
         else:
             weights = None
-        scored = self._score_hard(values, weights, view) if self.hard else None
+        scored = None
+        if self.hard and weights is not None:
+            scored = self._score_hard(values, weights, view)
         logits = self._logits(values, weights, view, frozen=False)
         losses = self.loss(logits, view.target)
         grads, mix_grads = gradients(losses.mean(), leaves, mix_leaves)
@@ -299,9 +304,9 @@ class BilevelTrainer:
 
     @torch.no_grad()
     def _score_hard(
-        self, values: Mapping[str, Tensor], weights: list[Tensor] | None, view: View
+        self, values: Mapping[str, Tensor], weights: list[Tensor], view: View
     ) -> Tensor:
-        hard = None if weights is None else [select_hard(value.detach()) for value in weights]
+        hard = [select_hard(value.detach()) for value in weights]
         with same_random_numbers(view.ids.device):
             return self._logits(values, hard, view, frozen=True)
 

@@ -62,10 +62,13 @@ class Functional:
     ----------
     module : torch.nn.Module
 
+    Raises
+    ------
+    ValueError
+        For a frozen table.
+
     Attributes
     ----------
-    dense : dict of str to torch.nn.Parameter
-        Parameters that are not tables.
     fields : dict of str to int
         Row parameters and the field that indexes each.
 
@@ -80,7 +83,15 @@ class Functional:
     def __init__(self, module: nn.Module) -> None:
         self.module = module
         self.fields = row_parameters(module)
-        self.dense = {n: p for n, p in module.named_parameters() if n not in self.fields}
+        for name in self.fields:
+            if not module.get_parameter(name).requires_grad:
+                raise ValueError(f"table {name} is frozen; a RowModule's tables are trained")
+        self._dense = {n: p for n, p in module.named_parameters() if n not in self.fields}
+
+    @property
+    def dense(self) -> dict[str, nn.Parameter]:
+        """Parameters that are neither tables nor frozen."""
+        return {name: p for name, p in self._dense.items() if p.requires_grad}
 
     def gather(self, rows: Sequence[Tensor]) -> dict[str, Tensor]:
         """Return the tables' rows in play, detached."""

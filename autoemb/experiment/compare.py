@@ -13,6 +13,7 @@ import numpy.typing as npt
 from autoemb.data import Interactions
 from autoemb.errors import UserError
 from autoemb.experiment.config import RunConfig
+from autoemb.experiment.methods import METHODS
 from autoemb.experiment.recorder import STAGES
 from autoemb.experiment.run import Progress, run, versions
 from autoemb.files import write_json
@@ -71,6 +72,10 @@ def compare(
         if not values or len(set(values)) != len(values):
             given = ",".join(map(str, values))
             raise UserError(f"{name} is {given!r}; expected different values separated by commas")
+    for method in methods:
+        if method not in METHODS:
+            known = ", ".join(METHODS)
+            raise UserError(f"--methods names {method}; expected some of {known}")
     configs = [replace(config, method=m, seed=s) for m in methods for s in seeds]
     if (out / "compare.json").exists() and not resume:
         raise UserError(f"{out} already holds a comparison; pass --resume or choose another --out")

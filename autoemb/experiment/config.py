@@ -11,25 +11,27 @@ from autoemb.bilevel.hypergradient import KINDS
 from autoemb.bilevel.trainer import DENSE_OPTIMIZERS
 from autoemb.errors import UserError
 from autoemb.experiment.methods import METHODS
+from autoemb.optim import ROW_RATES
 from autoemb.streaming.learner import VALIDATION_SOURCES
 from autoemb.task import TASKS
 
-#: Learning rates (model, controller) by preset; see the README on how they compare.
-LEARNING_RATES = {None: (0.001, 0.0001), "paper": (0.01, 0.001)}
+#: Learning rates of model and controller, and row rate (None: the optimiser's), by preset;
+#: docs/results.md compares them.
+RATES: dict[str | None, tuple[float, float, float | None]] = {
+    None: (0.001, 0.0001, None),
+    "paper": (0.01, 0.001, 1.0),
+}
 
-#: Row rate by optimiser. Row-sparse Adam moves a row by at most the learning rate for a gradient.
-#: Adam over whole tables, as models are commonly trained, goes on moving it by its momentum and
-#: divides by a second moment that has decayed: 3.2 and 9.9 learning rates for a row seen in every
-#: 10th and 100th batch, 1 / sqrt(1 - 0.999) = 31.6 at most. At a rate of 1 rows stay near their
-#: random start: docs/results.md has both.
-ROW_RATES = {"adam": 30.0, "adagrad": 1.0, "sgd": 1.0}
+#: Larger values are a slip, and past what an index can count.
+LARGEST = 2**40
+LARGEST_DIM = 2**16
 
 CHOICES = {
     "method": tuple(METHODS),
     "task": tuple(TASKS),
     "order": ("chronological", "shuffled"),
     "hypergradient": KINDS,
-    "preset": tuple(LEARNING_RATES),
+    "preset": tuple(RATES),
     "validation": VALIDATION_SOURCES,
     "optimizer": tuple(DENSE_OPTIMIZERS),
     "selection": ("soft", "hard"),
@@ -72,7 +74,8 @@ class RunConfig:
     learning_rate, controller_learning_rate : float or None
         None takes the preset's.
     row_rate : float or None
-        Learning rate of table rows in the rates above; None takes the optimiser's.
+        Learning rate of the rows of tables as a multiple of the rates above; None takes the
+        preset's, or the optimiser's.
     selection : {"soft", "hard"}
         How predictions are scored; "hard" takes each id's largest size alone (Eq. 6).
     device : {"auto", "cpu", "cuda"}
@@ -85,7 +88,7 @@ class RunConfig:
     Examples
     --------
     >>> RunConfig(method="sam", preset="paper").rates
-    (0.01, 0.001, 30.0)
+    (0.01, 0.001, 1.0)
     >>> RunConfig(dims=(16, 2))
     Traceback (most recent call last):
         ...
@@ -112,7 +115,8 @@ class RunConfig:
     )
     row_rate: float | None = _option(
         None,
-        "Rate of the tables' rows, as a multiple of the above; by default 30 for adam, else 1.",
+        "Of the rows of tables, as a multiple of these; by default 30 for adam, 1 for others and "
+        "with the paper's preset.",
     )
     selection: str = _option("soft", "How predictions are scored; hard: the largest size alone.")
     device: str = _option("auto", "Where to compute.")
@@ -125,10 +129,14 @@ class RunConfig:
         if not self.dims or min(self.dims) < 1 or list(self.dims) != sorted(self.dims):
             given = ",".join(map(str, self.dims))
             raise UserError(f"--dims is {given}; expected positive sizes in ascending order")
+        if max(self.dims) > LARGEST_DIM:
+            raise UserError(f"--dims is {given}; expected sizes of at most {LARGEST_DIM}")
         for name, least in (("batch_size", 2), ("window", 1), ("reservoir", 2), ("limit", 2)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise UserError(f"{_flag(name)} is {value}; expected at least {least}")
+            if value is not None and value > LARGEST:
+                raise UserError(f"{_flag(name)} is {value}; expected at most {LARGEST}")
         if not 0 <= self.seed < 2**63:
             raise UserError(f"--seed is {self.seed}; expected 0 to 2^63 - 1")
         if not 0 <= self.offline_fraction <= 1:
@@ -143,11 +151,11 @@ class RunConfig:
     @property
     def rates(self) -> tuple[float, float, float]:
         """Learning rates of model and controller, and the row rate."""
-        model, controller = LEARNING_RATES[self.preset]
+        model, controller, row_rate = RATES[self.preset]
         return (
             self.learning_rate or model,
             self.controller_learning_rate or controller,
-            self.row_rate or ROW_RATES[self.optimizer],
+            self.row_rate or row_rate or ROW_RATES[self.optimizer],
         )
 
     @property

@@ -165,5 +165,8 @@ class Recorder:
                     f"{self.path} has {size} bytes; expected at least the {state['file_size']} "
                     "that the interrupted run wrote"
                 )
-            with self.path.open("ab") as file:  # which makes it where nothing was written yet
-                file.truncate(state["file_size"])
+            try:
+                with self.path.open("ab") as file:  # which makes it where nothing was written yet
+                    file.truncate(state["file_size"])
+            except OSError as error:
+                raise UserError(f"{self.path} cannot be written: {error.strerror}") from None

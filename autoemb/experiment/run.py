@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import polars as pl
 import torch
 
 import autoemb
@@ -101,6 +104,8 @@ def run(
     saved = None
     if folder is not None:
         if resume and (summary := folder.complete()) is not None:
+            if progress is not None:
+                progress(len(stream), len(stream))
             return summary
         saved = folder.open(resume)
 
@@ -167,6 +172,8 @@ def run(
     if folder is not None:
         write_json(folder.summary, summary)
         folder.checkpoint.unlink(missing_ok=True)
+    if stop:  # in the last batch: this run is complete, but no other may follow
+        raise Interrupted(stream.position, saved=folder is not None)
     return summary
 
 
@@ -188,7 +195,19 @@ def _describe(events: Interactions) -> dict[str, Any]:
         "users": events.num_users,
         "items": events.num_items,
         "skipped_rows": events.skipped_rows,
+        "digest": _digest(events),
     }
+
+
+def _digest(events: Interactions) -> str:
+    """Return a fingerprint of the events in their order."""
+    hashed = hashlib.blake2b(digest_size=8)
+    for column in (events.user, events.item, events.rating, events.timestamp):
+        if column.dtype == pl.String:
+            hashed.update("\0".join(column.to_list()).encode())
+        else:
+            hashed.update(np.ascontiguousarray(column.to_numpy()).data)
+    return hashed.hexdigest()
 
 
 class _Column:
@@ -196,6 +215,9 @@ class _Column:
 
     def __init__(self, series: Any) -> None:
         self._series = series
+
+    def __len__(self) -> int:
+        return len(self._series)
 
     def __getitem__(self, part: slice) -> Any:
         piece = self._series[part]

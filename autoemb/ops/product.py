@@ -107,6 +107,8 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x @ weight.T + bias."""
+        if torch.is_autocast_enabled(x.device.type):
+            return super().forward(x)
         if x.requires_grad or self.weight.requires_grad or self.bias.requires_grad:
             return _Linear.apply(x, self.weight, self.bias)  # type: ignore[no-untyped-call, no-any-return]
         return _values(x, self.weight.t(), self.bias)

@@ -66,14 +66,17 @@ class IdTable:
         """
         if len(ids) == 0:
             return np.empty(0, dtype=np.int64)
-        if not _are_strings(ids):
-            integers = _int64_array(ids)
-            return self._integers().rows(integers, insert)
-        strings = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
         try:
+            if not _are_strings(ids):
+                integers = _int64_array(ids)
+                return self._integers().rows(integers, insert)
+            strings = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
             return self._strings().rows(strings, insert)
         except (TypeError, UnicodeEncodeError) as error:
             raise UserError(f"expected strings as ids: {error}") from None
+        finally:
+            if len(self) == 0:  # ids that were refused, or not to be inserted, decide no kind
+                self._table = None
 
     def ids(self) -> Int64Array | list[str]:
         """Return the ids in row order: an int64 array [V], or a list of V strings."""

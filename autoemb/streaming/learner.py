@@ -95,6 +95,7 @@ class StreamLearner:
         self.state, self.reservoir = state, reservoir
         self.validation, self.batch_size = validation, batch_size
         self.device = torch.device(device)
+        self._cuda = self.device.type == "cuda"
         self.id_tables = [IdTable() for _ in state.fields]
         self._rows = [0 for _ in state.fields]  # rows every table has
         self._recent: list[Batch] = []  # the last two batches, newest first
@@ -126,7 +127,14 @@ class StreamLearner:
         Returns
         -------
         Step
+
+        Raises
+        ------
+        ValueError
+            For fewer; nothing has changed then.
         """
+        if len(events.label) < 2:
+            raise ValueError(f"{len(events.label)} events to learn; batch statistics need 2")
         if self.trainer.bilevel:
             self._learn_controller()
         batch = Batch(self.rows(events.ids), events.label.to(self.device))
@@ -168,6 +176,7 @@ class StreamLearner:
             "reservoir": self.reservoir.state_dict(),
             "recent": [list(batch) for batch in self._recent],
             "random": torch.random.get_rng_state(),
+            "cuda_random": torch.cuda.get_rng_state(self.device) if self._cuda else None,
         }
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
@@ -179,6 +188,8 @@ class StreamLearner:
         self.reservoir.load_state_dict(saved["reservoir"])
         self._recent = [Batch(*(t.to(self.device) for t in batch)) for batch in saved["recent"]]
         torch.random.set_rng_state(saved["random"])
+        if self._cuda and saved["cuda_random"] is not None:
+            torch.cuda.set_rng_state(saved["cuda_random"], self.device)
 
 
 def _doubled(used: int, have: int) -> int:

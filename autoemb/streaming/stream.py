@@ -31,7 +31,7 @@ class Events(NamedTuple):
 
 
 class Stream:
-    """Batches of consecutive events.
+    """Batches of consecutive events, once: iterating goes on from the position.
 
     A single event left at the end joins the batch before it: batch statistics need two.
 
@@ -46,7 +46,7 @@ class Stream:
     Raises
     ------
     UserError
-        For a batch size below 2, or fewer than two events.
+        For a batch size below 2, fewer than two events, or columns of unequal length.
 
     Examples
     --------
@@ -67,6 +67,10 @@ class Stream:
             raise UserError(f"batch size is {batch_size}; batch statistics need at least 2 events")
         if len(label) < 2:
             raise UserError(f"the stream has {len(label)} events; at least 2 are needed")
+        for number, column in enumerate((*ids, timestamp)):
+            if len(column) != len(label):
+                name = f"column {number} of the ids" if number < len(ids) else "timestamp"
+                raise UserError(f"{name} has {len(column)} values and label has {len(label)}")
         self._ids, self._label, self._timestamp = ids, label, timestamp
         self.batch_size = batch_size
         self.position = 0
