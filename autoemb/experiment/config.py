@@ -126,8 +126,8 @@ class RunConfig:
             if (value := getattr(self, name)) not in choices:
                 known = ", ".join(str(choice) for choice in choices if choice is not None)
                 raise UserError(f"{_flag(name)} is {value}; expected one of {known}")
+        given = ",".join(map(str, self.dims))
         if not self.dims or min(self.dims) < 1 or list(self.dims) != sorted(self.dims):
-            given = ",".join(map(str, self.dims))
             raise UserError(f"--dims is {given}; expected positive sizes in ascending order")
         if max(self.dims) > LARGEST_DIM:
             raise UserError(f"--dims is {given}; expected sizes of at most {LARGEST_DIM}")

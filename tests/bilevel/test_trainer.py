@@ -224,7 +224,9 @@ def test_step_is_gradient_descent_on_whole_tables(method):
 
 
 def test_first_step_of_adam_is_that_on_whole_tables():
-    model, controller, trainer = build("autoemb", dtype=torch.float64, learning_rate=0.1)
+    model, controller, trainer = build(
+        "autoemb", dtype=torch.float64, learning_rate=0.1, row_rate=1
+    )
     reference = copy.deepcopy(model)
     optimizer = torch.optim.Adam(reference.parameters(), lr=0.1)
     events = batch(0, dtype=torch.float64)
@@ -236,6 +238,35 @@ def test_first_step_of_adam_is_that_on_whole_tables():
     for name, value in model.state_dict().items():
         # 1e-7: Adam divides by a gradient's size plus 1e-8, which lifts the rounding of small ones.
         torch.testing.assert_close(value, reference.state_dict()[name], rtol=1e-7, atol=1e-7)
+
+
+def test_rows_step_by_the_row_rate():
+    moved = {}
+    for row_rate in (None, 1, 30):
+        torch.manual_seed(0)
+        model, _, trainer = build("fse", learning_rate=0.001, row_rate=row_rate)
+        before = model.embedding.table_0.detach().clone()
+        trainer.step(batch(0))
+        moved[row_rate] = (model.embedding.table_0.detach() - before).abs().max().item()
+    # Adam's first step is the learning rate.
+    assert moved[1] == pytest.approx(0.001, rel=1e-2)
+    assert moved[None] == moved[30] == pytest.approx(0.03, rel=1e-2)
+
+
+def test_frozen_parameters_stay_and_a_frozen_table_is_refused():
+    model, controller, trainer = build("autoemb")
+    frozen = [model.hidden[0].weight, controller.networks[0][0].weight]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    before = [parameter.clone() for parameter in frozen]
+    moving = model.hidden[0].bias.detach().clone()
+    trainer.controller_step(batch(0), batch(1))
+    trainer.step(batch(1))
+    assert all(map(torch.equal, frozen, before))
+    assert not torch.equal(model.hidden[0].bias, moving)
+    model.embedding.table_0.requires_grad_(False)
+    with pytest.raises(ValueError, match=r"embedding\.table_0 is frozen"):
+        BilevelTrainer(model, loss=LOSS)
 
 
 @pytest.mark.parametrize("method", ["sam", "darts", "autoemb"])

@@ -183,17 +183,17 @@ def test_an_interrupted_comparison_continues_to_the_last_bit(config, stream, tmp
 
 def test_a_complete_comparison_is_computed_again_from_its_files(config, stream, tmp_path):
     first = compare(config, stream, tmp_path, methods=["fse", "sam"], seeds=[0])
-    started = []
+    done = []
 
     def progress_of(method, seed):
-        return lambda *position: started.append((method, seed))
+        return lambda *position: done.append((method, seed, *position))
 
     again = compare(
         config, stream, tmp_path, methods=["fse", "sam"], seeds=[0], resume=True,
         progress=progress_of,
     )  # fmt: skip
     assert again == first
-    assert started == []
+    assert done == [("fse", 0, 300, 300), ("sam", 0, 300, 300)]
 
 
 def test_a_comparison_can_be_widened(config, stream, tmp_path):
@@ -213,7 +213,10 @@ def test_a_comparison_can_be_widened(config, stream, tmp_path):
     [
         ({"methods": []}, "--methods is ''; expected different values separated by commas"),
         ({"methods": ["fse", "fse"]}, "--methods is 'fse,fse'; expected different"),
-        ({"methods": ["fse", "bogus"]}, "--method is bogus; expected one of"),
+        (
+            {"methods": ["fse", "bogus"]},
+            "--methods names bogus; expected some of fse, sam, darts, autoemb",
+        ),
         ({"seeds": []}, "--seeds is ''; expected different"),
         ({"seeds": [0, 1, 0]}, "--seeds is '0,1,0'; expected different"),
         ({"seeds": [-1]}, "--seed is -1; expected 0 to"),

@@ -32,6 +32,8 @@ INVALID = [
     ("offline_fraction", -0.1, "0 to 1"),
     ("offline_fraction", 1.1, "0 to 1"),
     ("offline_fraction", NAN, "0 to 1"),
+    *[(name, 2**63, "at most") for name in ("batch_size", "window", "reservoir", "limit")],
+    ("dims", (2, 10**17), "sizes of at most"),
     *[
         (name, value, "a positive number")
         for name in ("learning_rate", "controller_learning_rate", "row_rate")
@@ -91,8 +93,8 @@ def test_a_gpu_that_is_not_there_is_named():
     ("options", "rates"),
     [
         ({}, (0.001, 0.0001, 30)),
-        ({"preset": "paper"}, (0.01, 0.001, 30)),
-        ({"preset": "paper", "learning_rate": 0.5}, (0.5, 0.001, 30)),
+        ({"preset": "paper"}, (0.01, 0.001, 1)),
+        ({"preset": "paper", "learning_rate": 0.5}, (0.5, 0.001, 1)),
         ({"controller_learning_rate": 0.5}, (0.001, 0.5, 30)),
         ({"optimizer": "sgd"}, (0.001, 0.0001, 1)),
         ({"row_rate": 2}, (0.001, 0.0001, 2)),

@@ -70,3 +70,12 @@ def test_first_and_second_derivatives():
 
     assert torch.autograd.gradcheck(function, leaves)
     assert torch.autograd.gradgradcheck(function, leaves)
+
+
+def test_linear_goes_along_with_autocast():
+    layer, x = Linear(128, 128), torch.randn(130, 128)
+    with torch.autocast("cpu", torch.bfloat16):
+        result = layer(x)
+    assert result.dtype == torch.bfloat16
+    result.float().sum().backward()
+    assert layer.weight.grad.dtype == torch.float32

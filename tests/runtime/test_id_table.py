@@ -134,3 +134,11 @@ def strings_state(text, *offsets):
 def test_a_broken_state_is_refused(state, message):
     with pytest.raises(UserError, match=message):
         IdTable.from_state(state)
+
+
+def test_refused_or_unknown_ids_decide_no_kind():
+    table = IdTable()
+    assert table.rows(["a"], insert=False).tolist() == [-1]
+    with pytest.raises(UserError):
+        table.rows(["a", 1])
+    assert table.rows(np.array([7])).tolist() == [0]

@@ -101,3 +101,12 @@ def test_a_batch_below_two_is_refused(batch_size):
 def test_fewer_than_two_events_are_refused(events):
     with pytest.raises(UserError, match=f"the stream has {events} events; at least 2"):
         stream_of(events, 2)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "named"), [((8, 10, 10), "column 0 of the ids"), ((10, 10, 3), "timestamp")]
+)
+def test_columns_of_unequal_length_are_refused(lengths, named):
+    users, items, timestamp = (np.arange(length) for length in lengths)
+    with pytest.raises(UserError, match=named):
+        Stream([users, items], torch.zeros(10), timestamp)
