@@ -238,9 +238,17 @@ class SoftEmbedding(RowModule):
                 yield f"norms.{f}.{n}.running_var", self.running_var[f, n]
                 yield f"norms.{f}.{n}.num_batches_tracked", self.num_batches_tracked[f, n]
 
+    def _physical(self, prefix: str) -> set[str]:
+        """Return the keys that a state_dict would have by the layout in memory."""
+        names = ("projection", "bias", "running_mean", "running_var", "num_batches_tracked")
+        return {prefix + name for name in (*self.row_fields, *names)}
+
     def _save_to_state_dict(
         self, destination: dict[str, Any], prefix: str, keep_vars: bool
     ) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        for key in self._physical(prefix):
+            del destination[key]
         for key, view in self._logical():
             destination[prefix + key] = view if keep_vars else view.detach()
 
@@ -254,7 +262,19 @@ class SoftEmbedding(RowModule):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
+        if local_metadata.get("assign_to_params_buffers"):
+            error_msgs.append(f"{prefix}tables are views of one table: assign=True cannot set them")
+            return
         views = {prefix + key: view for key, view in self._logical()}
+        physical = self._physical(prefix)
+        others = {k: v for k, v in state_dict.items() if k not in views and k not in physical}
+        missing: list[str] = []
+        super()._load_from_state_dict(
+            others, prefix, local_metadata, strict, missing, unexpected_keys, error_msgs
+        )
+        missing_keys.extend(key for key in missing if key not in physical)
+        if strict:
+            unexpected_keys.extend(key for key in state_dict if key in physical)
         for key, view in views.items():
             if key not in state_dict:
                 if strict:
@@ -269,10 +289,6 @@ class SoftEmbedding(RowModule):
                 continue
             with torch.no_grad():
                 view.copy_(value)
-        if strict:
-            unexpected_keys.extend(
-                key for key in state_dict if key.startswith(prefix) and key not in views
-            )
 
     def extra_repr(self) -> str:
         """Describe the tables for ``repr``."""

@@ -500,3 +500,31 @@ class TestFixedEmbedding:
         module, other = FixedEmbedding(ROWS, 6), FixedEmbedding(ROWS, 6)
         other.load_state_dict(module.state_dict())
         assert torch.equal(other(draw_ids(7)), module(draw_ids(7)))
+
+
+class Extended(SoftEmbedding):
+    def __init__(self):
+        super().__init__(ROWS, (2, 3))
+        self.scale = torch.nn.Parameter(torch.ones(1))
+        self.head = torch.nn.Linear(3, 1)
+
+
+def test_what_a_subclass_adds_is_saved_and_loaded():
+    module, other = Extended(), Extended()
+    with torch.no_grad():
+        module.scale.fill_(7)
+    saved = module.state_dict()
+    assert {"scale", "head.weight", "tables.0.0"} <= set(saved)
+    assert "table_0" not in saved
+    other.load_state_dict(saved)
+    for name, value in other.state_dict().items():
+        assert torch.equal(value, saved[name])
+    del saved["scale"]
+    with pytest.raises(RuntimeError, match=r'Missing key.*"scale"'):
+        other.load_state_dict(saved)
+
+
+def test_assigning_a_state_dict_is_refused():
+    module = SoftEmbedding(ROWS, (2, 3), device="meta")
+    with pytest.raises(RuntimeError, match="assign=True"):
+        module.load_state_dict(SoftEmbedding(ROWS, (2, 3)).state_dict(), assign=True)
