@@ -52,8 +52,8 @@ def op(content: dict[str, Any]) -> Iterator[str]:
 def vocabulary(content: dict[str, Any]) -> Iterator[str]:
     yield from ("", *table(["case", "median ms", "20 % to 80 %"], times(content["cases"])))
     yield ""
-    yield f"Ratio {content['ratio']}, bar {content['bars']['ratio']}. Peak memory of the process "
-    yield f"{content['peak_gib']} GiB; 20 more steps added "
+    yield f"Ratio {content['ratio']}, bar {content['bars']['ratio']}. Peak memory of the process"
+    yield f"{content['peak_gib']} GiB; 20 more steps added"
     yield f"{content['peak_growth_in_20_more_steps_mib']} MiB to it."
 
 
@@ -84,7 +84,15 @@ def main() -> None:
             continue
         content = json.loads(path.read_text())
         hardware, versions = content["hardware"], content["versions"]
-        lines += ["", f"## {title}", "", f"{content['what']}.", "", "```bash", content["command"]]
+        lines += [
+            "",
+            f"## {title}",
+            "",
+            f"{content['what'][0].upper()}{content['what'][1:]}.",
+            "",
+            "```bash",
+            content["command"],
+        ]
         lines += ["```", *section(content), ""]
         made = [hardware["cpu"], f"{hardware['cores']} cores"]
         made += [f"{n} {v}" for n, v in versions.items()] + [f"commit {content['commit']}"]
