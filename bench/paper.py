@@ -62,9 +62,10 @@ def record(name: str, options: list[str], data: Path) -> None:
 
 READING = """\
 **What came out.** At the default rates the fixed width of 146 is a strong baseline: AutoEmb's
-online loss cannot be told from it in seven of the eight records, is above it in the other (MovieLens
-100K, classification, shuffled), and SAM and DARTS are often ahead of AutoEmb. AutoEmb is ahead of
-the fixed width in the offline stage of MovieLens 100K in time order, where most ids are still new.
+online loss cannot be told from it in seven of the eight records, is above it in the other
+(MovieLens 100K, classification, shuffled), and SAM and DARTS are often ahead of AutoEmb. AutoEmb is
+ahead of the fixed width in the offline stage of MovieLens 100K in time order, where most ids are
+still new.
 
 **Beware of the row rate.** With `--row-rate 1`, the bare rate of a row-sparse Adam, AutoEmb beats
 the fixed width clearly, as published. But there every method is far worse than at the default of
