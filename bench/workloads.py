@@ -22,11 +22,14 @@ def batches(rows: tuple[int, int], order: str, size: int = 500, seed: int = 0) -
     """Yield random batches without end.
 
     ``chronological``: ten users who rate items of Zipf-like popularity, as ten people do within an
-    hour; ``shuffled``: users and items by popularity.
+    hour; ``shuffled``: users and items by popularity; ``uniform``: all alike, so that no cache
+    holds the rows that come next.
     """
     random = torch.Generator().manual_seed(seed)
 
     def popular(count: int, most: int) -> Tensor:
+        if order == "uniform":
+            return torch.randint(most, (count,), generator=random)
         return (most ** torch.rand(count, generator=random, dtype=torch.float64)).long() - 1
 
     while True:
@@ -44,12 +47,16 @@ def our_step(
     hypergradient: str = "first",
     size: int = 500,
     dims: tuple[int, ...] = DIMS,
+    past_order: str = "shuffled",
+    count: int = 24,
 ) -> Callable[[], None]:
-    """Return a step of Algorithm 1: controller on past events, weights on new."""
+    """Return a step of Algorithm 1: controller on past events, weights on new, ``count`` of each."""
     config = RunConfig(method=method, hypergradient=hypergradient, dims=dims, device="cpu")
     trainer, _modules, state = build_trainer(config, rows)
     state.grow([*rows])
-    new, past = (take(batches(rows, o, size, seed)) for seed, o in enumerate((order, "shuffled")))
+    new, past = (
+        take(batches(rows, o, size, seed), count) for seed, o in enumerate((order, past_order))
+    )
     last = next(new)
 
     def run() -> None:

@@ -26,8 +26,8 @@ class Method:
 
     Attributes
     ----------
-    name, title : str
-        As on the command line; as in the paper.
+    name : str
+        As on the command line; :func:`autoemb.report.wording.display` has the paper's.
     controller : {None, "network", "logits"}
         Who mixes the sizes: nobody (one fixed width), a network, or free logits per id.
     joint : bool
@@ -36,7 +36,6 @@ class Method:
     """
 
     name: str
-    title: str
     controller: str | None
     joint: bool = False
 
@@ -44,10 +43,10 @@ class Method:
 METHODS = {
     method.name: method
     for method in (
-        Method("fse", "FSE", controller=None),
-        Method("sam", "SAM", controller="network", joint=True),
-        Method("darts", "DARTS", controller="logits"),
-        Method("autoemb", "AutoEmb", controller="network"),
+        Method("fse", controller=None),
+        Method("sam", controller="network", joint=True),
+        Method("darts", controller="logits"),
+        Method("autoemb", controller="network"),
     )
 }
 

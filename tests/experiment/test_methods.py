@@ -7,6 +7,7 @@ import torch
 
 from autoemb import Controller, FixedEmbedding, PerIdLogits, SoftEmbedding, models
 from autoemb.experiment.methods import METHODS, build_learner
+from autoemb.report.wording import display
 from autoemb.streaming import Stream
 from autoemb.streaming.learner import INITIAL_ROWS
 
@@ -18,7 +19,7 @@ def events_of(stream, batch_size=20):
 
 
 def test_the_methods_are_those_of_table_2():
-    assert [method.title for method in METHODS.values()] == ["FSE", "SAM", "DARTS", "AutoEmb"]
+    assert [display(name) for name in METHODS] == ["FSE", "SAM", "DARTS", "AutoEmb"]
     assert [*METHODS] == ["fse", "sam", "darts", "autoemb"]
 
 
