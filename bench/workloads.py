@@ -50,7 +50,7 @@ def our_step(
     past_order: str = "shuffled",
     count: int = 24,
 ) -> Callable[[], None]:
-    """Return a step of Algorithm 1: controller on past events, weights on new, ``count`` of each."""
+    """Return a step of Algorithm 1: controller on past events, weights on new (``count`` each)."""
     config = RunConfig(method=method, hypergradient=hypergradient, dims=dims, device="cpu")
     trainer, _modules, state = build_trainer(config, rows)
     state.grow([*rows])
