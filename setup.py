@@ -114,4 +114,5 @@ class CMakeBuild(build_ext):
         run(cmake, "--build", build)
 
 
-setup(ext_modules=[Extension("autoemb._runtime", sources=[])], cmdclass={"build_ext": CMakeBuild})
+EXTENSIONS = [Extension(f"autoemb.{name}", sources=[]) for name in ("_runtime", "_cpu")]
+setup(ext_modules=EXTENSIONS, cmdclass={"build_ext": CMakeBuild})

@@ -202,6 +202,7 @@ class SoftEmbedding(RowModule):
             eps=self.eps,
             average=self.average,
             sparse=self.sparse,
+            backend=self.backend,
         )
         if self.training and batch:
             with torch.no_grad():

@@ -1,20 +1,63 @@
-"""What the registered ops compute on any device: the reference field by field, padded to B rows."""
+"""What the registered ops compute: the native kernels where they can, else the reference."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from autoemb.ops import reference
-from autoemb.ops.plan import Plan, distinct
+from autoemb.ops import cpu, reference
+from autoemb.ops.plan import distinct
 from autoemb.ops.tanh import tanh
+
+BACKENDS = ("auto", "reference", "native")
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     """Return the dtype of the arithmetic: at least float32, so that statistics are exact enough."""
     return torch.promote_types(dtype, torch.float32)
+
+
+def chosen_backend(backend: str) -> str:
+    """Return the backend asked for, by the environment variable AUTOEMB_BACKEND if it is set.
+
+    Raises
+    ------
+    ValueError
+        For an unknown value of either.
+
+    Examples
+    --------
+    >>> chosen_backend("reference")
+    'reference'
+    """
+    for name, value in (
+        ("backend", backend),
+        ("AUTOEMB_BACKEND", os.environ.get("AUTOEMB_BACKEND")),
+    ):
+        if value is not None and value not in BACKENDS:
+            known = ", ".join(f'"{choice}"' for choice in BACKENDS)
+            raise ValueError(f"{name} must be one of {known}; got {value!r}")
+    return os.environ.get("AUTOEMB_BACKEND", backend)
+
+
+def is_native(backend: str, tables: Sequence[Tensor], weights: Tensor) -> bool:
+    """Return whether native kernels compute this call.
+
+    Raises
+    ------
+    RuntimeError
+        If the backend is "native" and no kernels take such tensors; says why.
+    """
+    chosen = chosen_backend(backend)
+    if chosen == "reference":
+        return False
+    reason = cpu.unsupported(tables, weights)
+    if reason is not None and chosen == "native":
+        raise RuntimeError(f'backend="native": {reason}')
+    return reason is None
 
 
 def check_range(ids: Tensor, num_rows: int, field: int) -> None:
@@ -23,10 +66,14 @@ def check_range(ids: Tensor, num_rows: int, field: int) -> None:
         return
     low, high = torch.aminmax(ids)
     if low < 0 or high >= num_rows:
-        bad = int(low if low < 0 else high)
-        raise IndexError(
-            f"index out of range in field {field}: id {bad} is not in [0, {num_rows - 1}]"
-        )
+        raise out_of_range(field, int(low if low < 0 else high), num_rows)
+
+
+def out_of_range(field: int, bad: int, num_rows: int) -> IndexError:
+    """Return the error for an id outside its table."""
+    return IndexError(
+        f"index out of range in field {field}: id {bad} is not in [0, {num_rows - 1}]"
+    )
 
 
 def forward(
@@ -41,7 +88,8 @@ def forward(
     eps: float,
     average: bool,
     sparse: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor]:
     """Compute the op; arguments and results as :func:`autoemb.ops.soft_embedding` documents."""
     batch, fields = ids.shape
     sizes, width = len(dims), projection.shape[1]
@@ -49,133 +97,151 @@ def forward(
     output = weights.new_empty(batch, fields, width)
     mean = projection.new_zeros(fields, sizes, width, dtype=dtype)
     variance = torch.zeros_like(mean)
-    normalised = projection.new_zeros(fields, sizes, batch, width, dtype=dtype)
-    rows, counts = ids.new_zeros(fields, batch), ids.new_zeros(fields, batch)
-    inverse = torch.empty_like(ids)
-    for f, table in enumerate(tables):
+    training = running_mean is None or running_variance is None
+    if running_mean is not None and running_variance is not None:
+        mean.copy_(running_mean)
+        variance.copy_(running_variance)
+    if batch and is_native(backend, tables, weights):
+        call = cpu.Call(
+            tables, ids, weights, projection, bias, mean, variance, dims, eps, average, training
+        )
+        _raise_if_out_of_range(call.forward(output), tables)
+        return output, mean, variance
+    for f, table in enumerate(tables if batch else []):
         check_range(ids[:, f], len(table), f)
         plan = distinct(ids[:, f])
-        used = len(plan.rows)
-        rows[f, :used], inverse[:, f], counts[f, :used] = plan
-        if batch == 0:
-            continue
-        running = None
-        if running_mean is not None and running_variance is not None:
-            running = running_mean[f], running_variance[f]
-        output[:, f], mean[f], variance[f], normalised[f, :, :used] = reference.forward(
+        normalised, _, mean[f], variance[f] = reference.normalise(
             table.index_select(0, plan.rows).to(dtype),
             plan,
-            weights[:, f].to(dtype),
             projection[f].to(dtype),
             bias[f].to(dtype),
-            running,
+            None if training else (mean[f], variance[f]),
             dims,
             eps,
-            average,
         )
-    return output, mean, variance, normalised, rows, inverse, counts
+        weighed = weights[:, f].to(dtype)
+        output[:, f] = reference.mix(tanh(normalised), plan.inverse, weighed, average)
+    return output, mean, variance
 
 
-def field_plan(rows: Tensor, inverse: Tensor, counts: Tensor, field: int) -> Plan:
-    """Return one field's plan without its padding."""
-    used = int(torch.count_nonzero(counts[field]))
-    return Plan(rows[field, :used], inverse[:, field], counts[field, :used])
+def _raise_if_out_of_range(found: tuple[int, int], tables: Sequence[Tensor]) -> None:
+    field, bad = found
+    if field >= 0:
+        raise out_of_range(field, bad, len(tables[field]))
 
 
 def backward(
     grad: Tensor,
     tables: list[Tensor],
+    ids: Tensor,
     weights: Tensor,
     projection: Tensor,
     bias: Tensor,
     mean: Tensor,
     variance: Tensor,
-    normalised: Tensor,
-    rows: Tensor,
-    inverse: Tensor,
-    counts: Tensor,
     dims: Sequence[int],
     eps: float,
     average: bool,
     training: bool,
     embeddings: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the gradients of distinct rows [F, B, S], weights, projection and bias.
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return distinct rows [F, B] and the gradients of these [F, B, S], weights, projection, bias.
 
-    ``embeddings`` False (a validation pass) computes the gradient of the weights alone and leaves
-    the others empty.
+    Everything of size B x D for every size is computed again here, not kept since the forward
+    pass. ``embeddings`` False (a validation pass) computes the gradient of the weights alone and
+    leaves the others empty.
     """
     dtype = compute_dtype(projection.dtype)
-    batch, fields = inverse.shape
-    weights_grad = torch.empty_like(weights)
+    batch, fields = ids.shape
+    weights_grad = torch.empty_like(weights, memory_format=torch.contiguous_format)
     kept = fields if embeddings else 0
-    embeddings_grad = projection.new_zeros(kept, batch, projection.shape[2])
+    rows = ids.new_zeros(kept, batch)
+    embeddings_grad = projection.new_empty(kept, batch, projection.shape[2])
     projection_grad = projection.new_zeros(kept, *projection.shape[1:])
     bias_grad = bias.new_zeros(kept, *bias.shape[1:])
+    result = rows, embeddings_grad, weights_grad, projection_grad, bias_grad
+    if batch and is_native(backend, tables, weights):
+        call = cpu.Call(
+            tables, ids, weights, projection, bias, mean, variance, dims, eps, average, training
+        )
+        _raise_if_out_of_range(call.backward(grad, *result), tables)
+        return result
     for f, table in enumerate(tables if batch else []):
-        plan = field_plan(rows, inverse, counts, f)
+        plan = distinct(ids[:, f])
         used = len(plan.rows)
-        y = normalised[f, :, :used]
-        activation = tanh(y)
-        g = grad[:, f].to(dtype)
+        embedded, matrix = table.index_select(0, plan.rows).to(dtype), projection[f].to(dtype)
+        normalised, scale, *_ = reference.normalise(
+            embedded,
+            plan,
+            matrix,
+            bias[f].to(dtype),
+            None if training else (mean[f], variance[f]),
+            dims,
+            eps,
+        )
+        activation, g = tanh(normalised), grad[:, f].to(dtype)
         weights_grad[:, f] = reference.backward_weights(g, activation, plan.inverse, average)
         if embeddings:
+            rows[f, :used], rows[f, used:] = plan.rows, plan.rows[-1]
+            embeddings_grad[f, used:] = 0
             embeddings_grad[f, :used], projection_grad[f], bias_grad[f] = (
                 reference.backward_embeddings(
                     g,
-                    table.index_select(0, plan.rows).to(dtype),
+                    embedded,
                     plan,
                     weights[:, f].to(dtype),
-                    projection[f].to(dtype),
-                    variance[f],
-                    y,
+                    matrix,
+                    normalised,
+                    scale,
                     activation,
                     dims,
-                    eps,
                     average,
                     training,
                 )
             )
-    return embeddings_grad, weights_grad, projection_grad, bias_grad
+    return result
 
 
 def double_backward(
     cotangents: list[Tensor],
     grad: Tensor,
     tables: list[Tensor],
+    ids: Tensor,
     weights: Tensor,
     projection: Tensor,
     bias: Tensor,
     mean: Tensor,
     variance: Tensor,
-    rows: Tensor,
-    inverse: Tensor,
-    counts: Tensor,
     dims: Sequence[int],
     eps: float,
     average: bool,
     training: bool,
     embeddings: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Differentiate :func:`backward`.
 
     Parameters
     ----------
     cotangents : list of 4 Tensor
-        One for each result of :func:`backward`, in its order.
+        One for each gradient that :func:`backward` returns, in its order.
 
     Returns
     -------
     tuple of Tensor
-        Derivatives with respect to grad, distinct rows [F, B, S], weights, projection and bias.
+        Distinct rows [F, B]; derivatives with respect to grad, these rows [F, B, S], weights,
+        projection and bias.
     """
     dtype = compute_dtype(projection.dtype)
+    batch, fields = ids.shape
+    rows = ids.new_zeros(fields, batch)
     grad_2, weights_2 = torch.zeros_like(grad), torch.zeros_like(weights)
     projection_2, bias_2 = torch.zeros_like(projection), torch.zeros_like(bias)
-    embeddings_2 = projection.new_zeros(len(tables), len(inverse), projection.shape[2])
-    for f, table in enumerate(tables if len(inverse) else []):
-        plan = field_plan(rows, inverse, counts, f)
+    embeddings_2 = projection.new_zeros(fields, batch, projection.shape[2])
+    for f, table in enumerate(tables if batch else []):
+        plan = distinct(ids[:, f])
         used = len(plan.rows)
+        rows[f, :used], rows[f, used:] = plan.rows, plan.rows[-1]
         e, w, b = (
             table.index_select(0, plan.rows).to(dtype),
             projection[f].to(dtype),
@@ -197,12 +263,10 @@ def double_backward(
                 weights[:, f].to(dtype),
                 w,
                 b,
-                mean[f],
-                variance[f],
+                None if training else (mean[f], variance[f]),
                 dims,
                 eps,
                 average,
-                training,
             )
         )
-    return grad_2, embeddings_2, weights_2, projection_2, bias_2
+    return rows, grad_2, embeddings_2, weights_2, projection_2, bias_2

@@ -48,18 +48,16 @@ def mix(activation: Tensor, inverse: Tensor, weights: Tensor, average: bool) -> 
     return mixed / weights.shape[1] if average else mixed
 
 
-def forward(
+def normalise(
     embeddings: Tensor,
     plan: Plan,
-    weights: Tensor,
     projection: Tensor,
     bias: Tensor,
     running: tuple[Tensor, Tensor] | None,
     dims: Sequence[int],
     eps: float,
-    average: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Compute one field, differentiable with respect to every floating point argument.
+    """Project and standardise the distinct ids of one field.
 
     Parameters
     ----------
@@ -67,22 +65,21 @@ def forward(
         Rows of the distinct ids, the sizes side by side.
     plan : Plan
         Distinct ids of the batch; ``plan.rows`` itself is not used.
-    weights : Tensor[B, N]
-        Mix of the sizes, per event.
     projection, bias : Tensor[D, S], Tensor[N, D]
         Linear transforms of Eq. 1.
     running : (Tensor[N, D], Tensor[N, D]) or None
         Mean and variance to normalise with; None takes the batch's own.
-    dims, eps, average
-        Sizes, Eq. 2's epsilon, and whether to keep Eq. 7's factor 1/N.
+    dims, eps
+        Sizes and Eq. 2's epsilon.
 
     Returns
     -------
-    output : Tensor[B, D]
+    normalised : Tensor[N, U, D]
+        y.
+    scale : Tensor[N, 1, D]
+        1 / sqrt(variance + eps).
     mean, variance : Tensor[N, D]
         The statistics used; the mean is that of z with its bias.
-    normalised : Tensor[N, U, D]
-        y, from which the backward pass continues.
     """
     z = project(embeddings, projection, dims)  # [N, U, D], without the bias
     if running is None:
@@ -96,9 +93,8 @@ def forward(
     else:
         mean, variance = running
         centred = z - (mean - bias).unsqueeze(1)
-    normalised = centred * torch.rsqrt(variance + eps).unsqueeze(1)
-    output = mix(tanh(normalised), plan.inverse, weights, average)
-    return output, mean, variance, normalised
+    scale = torch.rsqrt(variance + eps).unsqueeze(1)
+    return centred * scale, scale, mean, variance
 
 
 def backward_weights(grad: Tensor, activation: Tensor, inverse: Tensor, average: bool) -> Tensor:
@@ -114,11 +110,10 @@ def backward_embeddings(
     plan: Plan,
     weights: Tensor,
     projection: Tensor,
-    variance: Tensor,
     normalised: Tensor,
+    scale: Tensor,
     activation: Tensor,
     dims: Sequence[int],
-    eps: float,
     average: bool,
     training: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -132,12 +127,11 @@ def backward_embeddings(
     events = scaled.unsqueeze(2) * grad  # [N, B, D]
     summed = torch.zeros_like(activation).index_add_(1, plan.inverse, events)
     dy = torch.ops.aten.tanh_backward(summed, activation)  # [N, U, D]
-    scale = torch.rsqrt(variance + eps).unsqueeze(1)  # [N, 1, D]
     if training:
         share = (plan.counts.to(dy.dtype) / len(plan.inverse)).unsqueeze(1)  # [U, 1]
         moments = dy.sum(1, keepdim=True), (dy * normalised).sum(1, keepdim=True)
         dz = (dy - share * (moments[0] + normalised * moments[1])) * scale
-        bias_grad = torch.zeros_like(variance)
+        bias_grad = torch.zeros_like(scale).squeeze(1)
     else:
         dz = dy * scale
         bias_grad = dz.sum(1)
@@ -157,12 +151,10 @@ def double_backward(
     weights: Tensor,
     projection: Tensor,
     bias: Tensor,
-    mean: Tensor,
-    variance: Tensor,
+    running: tuple[Tensor, Tensor] | None,
     dims: Sequence[int],
     eps: float,
     average: bool,
-    training: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Differentiate the backward pass.
 
@@ -172,8 +164,8 @@ def double_backward(
         Of the gradients of embeddings [U, S], weights [B, N], projection [D, S] and bias [N, D].
     grad : Tensor[B, D]
         G, as in the backward pass.
-    mean, variance : Tensor[N, D]
-        What the forward pass returned.
+    running
+        As in :func:`normalise`.
 
     Returns
     -------
@@ -186,13 +178,9 @@ def double_backward(
     derivative with respect to the quantity before it.
     """
     embeddings_cot, weights_cot, projection_cot, bias_cot = cotangents
-    z = project(embeddings, projection, dims)  # [N, U, D]
-    share = (plan.counts.to(z.dtype) / len(plan.inverse)).unsqueeze(1)  # [U, 1]
-    # The mean with its bias taken off again would lack the digits that a large bias costs.
-    middle = (share.squeeze(1) @ z if training else mean - bias).unsqueeze(1)  # [N, 1, D]
-    centred = z - middle
-    scale = torch.rsqrt(variance + eps).unsqueeze(1)  # [N, 1, D]
-    y = centred * scale
+    training = running is None
+    y, scale, *_ = normalise(embeddings, plan, projection, bias, running, dims, eps)
+    share = (plan.counts.to(y.dtype) / len(plan.inverse)).unsqueeze(1)  # [U, 1]
     t = tanh(y)
     factor = 1 / len(dims) if average else 1.0
     scaled = (weights * factor).t().unsqueeze(2)  # [N, B, 1]
@@ -234,9 +222,8 @@ def double_backward(
 
     z_2 = y_2 * scale
     if training:
-        scale_2 = scale_2 + (y_2 * centred).sum(1, keepdim=True)
-        variance_2 = -0.5 * scale_2 * scale**3
-        z_2 = z_2 + 2 * share * centred * variance_2
+        scale_2 = scale_2 + (y_2 * y).sum(1, keepdim=True) / scale
+        z_2 = z_2 - share * y * (scale_2 * scale.square())
         z_2 = z_2 - share * z_2.sum(1, keepdim=True)
         bias_2 = torch.zeros_like(bias)
     else:

@@ -1,9 +1,9 @@
 """The op ``autoemb::soft_embedding``: schemas, shapes, autograd of first and second order.
 
 Forward, backward and double backward are registered ops, so that the backward pass has a
-derivative (the exact hypergradient needs it) and a native implementation can replace any of them
-by adding a kernel under the same schema. Saved tensors are padded to B distinct ids, so that no
-shape depends on the data and a compiled graph keeps each op as one node.
+derivative (the exact hypergradient needs it). Between the passes only inputs and statistics are
+kept. Results for distinct ids are padded to B rows, so that no shape depends on the data and a
+compiled graph keeps each op as one node.
 """
 
 from __future__ import annotations
@@ -20,21 +20,20 @@ torch.library.define(
     "autoemb::soft_embedding",
     "(Tensor[] tables, Tensor ids, Tensor weights, Tensor projection, Tensor bias,"
     " Tensor? running_mean, Tensor? running_variance, int[] dims, float eps, bool average,"
-    " bool sparse) -> (Tensor output, Tensor mean, Tensor variance, Tensor normalised,"
-    " Tensor rows, Tensor inverse, Tensor counts)",
+    " bool sparse, str backend) -> (Tensor output, Tensor mean, Tensor variance)",
 )
 torch.library.define(
     "autoemb::soft_embedding_backward",
-    "(Tensor grad, Tensor[] tables, Tensor weights, Tensor projection, Tensor bias, Tensor mean,"
-    " Tensor variance, Tensor normalised, Tensor rows, Tensor inverse, Tensor counts, int[] dims,"
-    " float eps, bool average, bool training, bool embeddings)"
-    " -> (Tensor embeddings_grad, Tensor weights_grad, Tensor projection_grad, Tensor bias_grad)",
+    "(Tensor grad, Tensor[] tables, Tensor ids, Tensor weights, Tensor projection, Tensor bias,"
+    " Tensor mean, Tensor variance, int[] dims, float eps, bool average, bool training,"
+    " bool embeddings, str backend) -> (Tensor rows, Tensor embeddings_grad, Tensor weights_grad,"
+    " Tensor projection_grad, Tensor bias_grad)",
 )
 torch.library.define(
     "autoemb::soft_embedding_double_backward",
-    "(Tensor[] cotangents, Tensor grad, Tensor[] tables, Tensor weights, Tensor projection,"
-    " Tensor bias, Tensor mean, Tensor variance, Tensor rows, Tensor inverse, Tensor counts,"
-    " int[] dims, float eps, bool average, bool training, bool embeddings) -> (Tensor grad_2,"
+    "(Tensor[] cotangents, Tensor grad, Tensor[] tables, Tensor ids, Tensor weights,"
+    " Tensor projection, Tensor bias, Tensor mean, Tensor variance, int[] dims, float eps,"
+    " bool average, bool training, bool embeddings) -> (Tensor rows, Tensor grad_2,"
     " Tensor embeddings_2, Tensor weights_2, Tensor projection_2, Tensor bias_2)",
 )
 
@@ -47,21 +46,11 @@ class SoftEmbeddingOutput(NamedTuple):
     output : Tensor[B, F, D]
     mean, variance : Tensor[F, N, D]
         Statistics the batch was normalised with (biased variance), float32 or float64.
-    normalised : Tensor[F, N, B, D]
-        y of each distinct id, zero beyond the U distinct ones.
-    rows, counts : Tensor[F, B]
-        Distinct ids and multiplicities, zero beyond the U distinct ones.
-    inverse : Tensor[B, F]
-        Position of each event's id among the distinct ones.
     """
 
     output: Tensor
     mean: Tensor
     variance: Tensor
-    normalised: Tensor
-    rows: Tensor
-    inverse: Tensor
-    counts: Tensor
 
 
 def _forward_shapes(
@@ -82,36 +71,31 @@ def _forward_shapes(
         weights.new_empty(batch, fields, width),
         projection.new_empty(fields, sizes, width, dtype=dtype),
         projection.new_empty(fields, sizes, width, dtype=dtype),
-        projection.new_empty(fields, sizes, batch, width, dtype=dtype),
-        ids.new_empty(fields, batch),
-        torch.empty_like(ids),
-        ids.new_empty(fields, batch),
     )
 
 
 def _backward_shapes(
     grad: Tensor,
     tables: list[Tensor],
+    ids: Tensor,
     weights: Tensor,
     projection: Tensor,
     bias: Tensor,
     mean: Tensor,
     variance: Tensor,
-    normalised: Tensor,
-    rows: Tensor,
-    inverse: Tensor,
-    counts: Tensor,
     dims: Sequence[int],
     eps: float,
     average: bool,
     training: bool,
     embeddings: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    batch, fields = inverse.shape
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    batch, fields = ids.shape
     kept = fields if embeddings else 0
     return (
+        ids.new_empty(kept, batch),
         projection.new_empty(kept, batch, projection.shape[2]),
-        torch.empty_like(weights),
+        torch.empty_like(weights, memory_format=torch.contiguous_format),
         projection.new_empty(kept, *projection.shape[1:]),
         bias.new_empty(kept, *bias.shape[1:]),
     )
@@ -121,16 +105,15 @@ def _double_backward_shapes(
     cotangents: list[Tensor],
     grad: Tensor,
     tables: list[Tensor],
+    ids: Tensor,
     weights: Tensor,
     projection: Tensor,
     bias: Tensor,
-    mean: Tensor,
-    variance: Tensor,
-    rows: Tensor,
     *_: Any,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    fields, batch = rows.shape
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    batch, fields = ids.shape
     return (
+        ids.new_empty(fields, batch),
         torch.empty_like(grad),
         projection.new_empty(fields, batch, projection.shape[2]),
         torch.empty_like(weights),
@@ -140,76 +123,75 @@ def _double_backward_shapes(
 
 
 def _table_grads(
-    embeddings_grad: Tensor, tables: Sequence[Tensor], rows: Tensor, counts: Tensor, sparse: bool
+    embeddings_grad: Tensor, tables: Sequence[Tensor], rows: Tensor, sparse: bool
 ) -> list[Tensor]:
-    """Spread the gradients of distinct rows [F, B, S] over the tables, dense or sparse."""
+    """Spread the gradients of distinct rows [F, B, S] over the tables, dense or sparse.
+
+    The padding adds zeros to a row in play: no shape depends on the data, and an optimiser meets
+    no row that the batch does not hold.
+    """
     grads = []
     for f, table in enumerate(tables):
-        # The padding adds zeros to a row in play: no shape depends on the data, and an optimiser
-        # meets no row that the batch does not hold.
-        index = torch.where(counts[f] > 0, rows[f], rows[f, :1])
         if sparse:
             grads.append(
                 torch.sparse_coo_tensor(
-                    index.unsqueeze(0), embeddings_grad[f], table.shape, check_invariants=False
+                    rows[f : f + 1], embeddings_grad[f], table.shape, check_invariants=False
                 )
             )
         else:
-            grads.append(torch.zeros_like(table).index_add(0, index, embeddings_grad[f]))
+            grads.append(torch.zeros_like(table).index_add(0, rows[f], embeddings_grad[f]))
     return grads
 
 
 def _forward_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    tables, _ids, weights, projection, bias, running_mean, _variance, *options = inputs
+    tables, ids, weights, projection, bias, running_mean, _variance, *options = inputs
     result = SoftEmbeddingOutput(*output)
-    ctx.mark_non_differentiable(*result[1:])
+    ctx.mark_non_differentiable(result.mean, result.variance)
     ctx.set_materialize_grads(False)
     ctx.fields = len(tables)
     ctx.options = options
     ctx.training = running_mean is None
-    ctx.save_for_backward(*tables, weights, projection, bias, *result[1:])
+    ctx.save_for_backward(*tables, ids, weights, projection, bias, result.mean, result.variance)
 
 
 def _forward_autograd(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Any, ...]:
     if grad is None:
-        return [None] * ctx.fields, *(None,) * 10
+        return [None] * ctx.fields, *(None,) * 11
     tables, saved = ctx.saved_tensors[: ctx.fields], ctx.saved_tensors[ctx.fields :]
-    rows, counts = saved[6], saved[8]
-    dims, eps, average, sparse = ctx.options
+    dims, eps, average, sparse, backend = ctx.options
     needs_tables = any(table.requires_grad for table in tables)
     wanted = needs_tables or ctx.needs_input_grad[3] or ctx.needs_input_grad[4]
-    embeddings_grad, weights_grad, projection_grad, bias_grad = (
+    rows, embeddings_grad, weights_grad, projection_grad, bias_grad = (
         torch.ops.autoemb.soft_embedding_backward(
-            grad, tables, *saved, dims, eps, average, ctx.training, wanted
+            grad, tables, *saved, dims, eps, average, ctx.training, wanted, backend
         )
     )
     table_grads: list[Tensor | None] = [None] * len(tables)
     if needs_tables:
-        table_grads = [*_table_grads(embeddings_grad, tables, rows, counts, sparse)]
+        table_grads = [*_table_grads(embeddings_grad, tables, rows, sparse)]
     if not wanted:
         projection_grad = bias_grad = None
-    return table_grads, None, weights_grad, projection_grad, bias_grad, *(None,) * 6
+    return table_grads, None, weights_grad, projection_grad, bias_grad, *(None,) * 7
 
 
 def _backward_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    grad, tables, *tensors = inputs[:11]
+    grad, tables, *tensors = inputs[:8]
     ctx.fields = len(tables)
-    ctx.options = inputs[11:]
-    weights, projection, bias, mean, variance, _, *plan = tensors
-    ctx.save_for_backward(*tables, grad, weights, projection, bias, mean, variance, *plan)
+    ctx.options = inputs[8:13]
+    ctx.mark_non_differentiable(output[0])
+    ctx.save_for_backward(*tables, grad, *tensors)
 
 
-def _backward_autograd(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
+def _backward_autograd(ctx: Any, _rows: Tensor, *cotangents: Tensor) -> tuple[Any, ...]:
     tables, saved = ctx.saved_tensors[: ctx.fields], ctx.saved_tensors[ctx.fields :]
     grad, *tensors = saved
-    rows, _inverse, counts = tensors[-3:]
-    grad_2, embeddings_2, weights_2, projection_2, bias_2 = (
+    rows, grad_2, embeddings_2, weights_2, projection_2, bias_2 = (
         torch.ops.autoemb.soft_embedding_double_backward(
             [*cotangents], grad, tables, *tensors, *ctx.options
         )
     )
-    table_grads = _table_grads(embeddings_2, tables, rows, counts, sparse=False)
-    return grad_2, table_grads, weights_2, projection_2, bias_2, *(None,) * 11
+    table_grads = _table_grads(embeddings_2, tables, rows, sparse=False)
+    return grad_2, table_grads, None, weights_2, projection_2, bias_2, *(None,) * 8
 
 
 for _name, _implementation, _shapes in (
@@ -239,6 +221,7 @@ def soft_embedding(
     eps: float = 1e-5,
     average: bool = True,
     sparse: bool = False,
+    backend: str = "auto",
 ) -> SoftEmbeddingOutput:
     """Look up every size of every id and return their soft weighted sum (Eqs. 1, 2 and 7).
 
@@ -260,6 +243,9 @@ def soft_embedding(
         Keep Eq. 7's factor 1/N.
     sparse : bool
         Give tables sparse gradients that hold only the batch's distinct rows.
+    backend : {"auto", "reference", "native"}
+        Native kernels where they take these tensors ("auto"), never, or else an error. The
+        environment variable AUTOEMB_BACKEND overrides it.
 
     Returns
     -------
@@ -269,6 +255,8 @@ def soft_embedding(
     ------
     IndexError
         If an id is outside its table; names the field.
+    RuntimeError
+        For ``backend="native"`` where there are no kernels for these tensors.
 
     Examples
     --------
@@ -285,6 +273,17 @@ def soft_embedding(
     mean, variance = (None, None) if running is None else running
     return SoftEmbeddingOutput(
         *torch.ops.autoemb.soft_embedding(
-            [*tables], ids, weights, projection, bias, mean, variance, dims, eps, average, sparse
+            [*tables],
+            ids,
+            weights,
+            projection,
+            bias,
+            mean,
+            variance,
+            dims,
+            eps,
+            average,
+            sparse,
+            backend,
         )
     )

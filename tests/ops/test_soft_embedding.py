@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from autoemb.ops import distinct, soft_embedding
+from autoemb.ops import soft_embedding
 
 few = settings(max_examples=20, deadline=None, derandomize=True)
 seeds = st.integers(0, 2**32 - 1)
@@ -98,21 +98,15 @@ def test_statistics_are_those_the_batch_was_normalised_with(sample, assert_near)
     assert not any(x.requires_grad for x in result[1:])
 
 
-def test_plan_and_normalised_are_padded_with_zeros(sample, assert_near):
-    positional, named = sample.arguments()
-    result = soft_embedding(*positional, **named)
+def test_backward_gives_distinct_rows_padded_by_the_last_with_zero_gradients(sample):
+    rows, embeddings_grad, *_ = torch.ops.autoemb.soft_embedding_backward(
+        *backward_arguments(sample)
+    )
     for f, column in enumerate(sample.ids.unbind(1)):
-        plan = distinct(column)
-        used = len(plan.rows)
-        assert torch.equal(result.rows[f, :used], plan.rows)
-        assert torch.equal(result.counts[f, :used], plan.counts)
-        assert torch.equal(result.inverse[:, f], plan.inverse)
-        for padded in (
-            result.rows[f, used:],
-            result.counts[f, used:],
-            result.normalised[f, :, used:],
-        ):
-            assert not padded.any()
+        expected = column.unique()
+        assert torch.equal(rows[f, : len(expected)], expected)
+        assert (rows[f, len(expected) :] == expected[-1]).all()
+        assert not embeddings_grad[f, len(expected) :].any()
 
 
 @pytest.mark.parametrize("average", [True, False])
@@ -295,25 +289,22 @@ def test_gradcheck_and_gradgradcheck_of_the_weights_alone(small):
 def forward_arguments(sample, sparse=False):
     positional, _ = sample.arguments()
     mean, variance = sample.running or (None, None)
-    return *positional[:-1], mean, variance, list(sample.dims), sample.eps, sample.average, sparse
+    options = list(sample.dims), sample.eps, sample.average, sparse, "auto"
+    return *positional[:-1], mean, variance, *options
 
 
 def backward_arguments(sample, embeddings=True):
     arguments = forward_arguments(sample)
-    _, *saved = torch.ops.autoemb.soft_embedding(*arguments)
+    _, *statistics = torch.ops.autoemb.soft_embedding(*arguments)
     training = sample.running is None
-    tensors = sample.tables, sample.weights, sample.projection, sample.bias, *saved
-    return sample.grad, *tensors, *arguments[7:10], training, embeddings
+    tensors = sample.ids, sample.weights, sample.projection, sample.bias, *statistics
+    return sample.grad, sample.tables, *tensors, *arguments[7:10], training, embeddings, "auto"
 
 
 def double_backward_arguments(sample, embeddings=True):
-    grad, tables, weights, projection, bias, mean, variance, _, *plan_and_options = (
-        backward_arguments(sample, embeddings)
-    )
-    first = torch.ops.autoemb.soft_embedding_backward(*backward_arguments(sample, embeddings))
-    cotangents = [torch.randn_like(x) for x in first]
-    tensors = weights, projection, bias, mean, variance
-    return cotangents, grad, tables, *tensors, *plan_and_options
+    grad, *rest, _backend = backward_arguments(sample, embeddings)
+    _, *first = torch.ops.autoemb.soft_embedding_backward(*backward_arguments(sample, embeddings))
+    return [torch.randn_like(x) for x in first], grad, *rest
 
 
 @pytest.mark.parametrize("batch", [0, 6])

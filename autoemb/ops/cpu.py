@@ -1,0 +1,122 @@
+"""The native CPU kernels (``csrc/cpu``): checks, pointers, and nothing of their arithmetic.
+
+They are bound by plain pointers instead of through torch's C++ interface: building them takes
+seconds and no torch, and one binary serves every version of it. A call costs some 10 us more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+try:
+    from autoemb import _cpu
+except ImportError as error:
+    _cpu = None
+    IMPORT_ERROR: str | None = str(error)
+else:
+    IMPORT_ERROR = None
+
+COMPILED = _cpu is not None
+
+#: Instruction set of the kernels: the best that this CPU has.
+KERNELS: str = _cpu.kernels[0] if _cpu else ""
+
+
+def unsupported(tables: Sequence[Tensor], weights: Tensor) -> str | None:
+    """Say why the native kernels cannot take these tensors, or return None if they can."""
+    if weights.device.type != "cpu":
+        return f"there are no native kernels for {weights.device.type}"
+    if _cpu is None:
+        return f"the native CPU kernels are not built ({IMPORT_ERROR})"
+    if weights.dtype != torch.float32:
+        return f"the native kernels compute in torch.float32, and this is {weights.dtype}"
+    if any(table.stride(1) != 1 for table in tables):
+        return "the native kernels need tables whose rows are contiguous"
+    return None
+
+
+class Call:
+    """One call of the kernels; keeps alive the tensors whose memory they read.
+
+    Parameters
+    ----------
+    tables, ids, weights, projection, bias, dims, eps, average
+        As :func:`autoemb.ops.soft_embedding` takes them.
+    mean, variance : Tensor[F, N, D]
+        Written by :meth:`forward` in training mode, else read.
+    training : bool
+    """
+
+    def __init__(
+        self,
+        tables: Sequence[Tensor],
+        ids: Tensor,
+        weights: Tensor,
+        projection: Tensor,
+        bias: Tensor,
+        mean: Tensor,
+        variance: Tensor,
+        dims: Sequence[int],
+        eps: float,
+        average: bool,
+        training: bool,
+    ) -> None:
+        mean, variance = mean.contiguous(), variance.contiguous()
+        projection, bias = projection.contiguous(), bias.contiguous()
+        self._tensors = tables, ids, weights, projection, bias, mean, variance
+        columns = [0, *accumulate(dims)][:-1]
+        sizes = [
+            (table.data_ptr() + 4 * column, table.stride(0), 0)
+            for table in tables
+            for column in columns
+        ]
+        self._call = _cpu.Call(
+            batch=ids.shape[0],
+            width=projection.shape[1],
+            dims=list(dims),
+            tables=sizes,
+            num_rows=[len(table) for table in tables],
+            ids=(ids.data_ptr(), *ids.stride()),
+            weights=(weights.data_ptr(), *weights.stride()),
+            projection=projection.data_ptr(),
+            bias=bias.data_ptr(),
+            mean=mean.data_ptr(),
+            variance=variance.data_ptr(),
+            eps=eps,
+            average=average,
+            training=training,
+            kernels=KERNELS,
+            threads=torch.get_num_threads(),
+        )
+
+    def forward(self, output: Tensor) -> tuple[int, int]:
+        """Fill output [B, F, D] and the statistics; return field and id out of range, or -1."""
+        result: tuple[int, int] = _cpu.forward(self._call, output.data_ptr())
+        return result
+
+    def backward(
+        self,
+        grad: Tensor,
+        rows: Tensor,
+        embeddings_grad: Tensor,
+        weights_grad: Tensor,
+        projection_grad: Tensor,
+        bias_grad: Tensor,
+    ) -> tuple[int, int]:
+        """Fill the gradients (of the weights alone if ``rows`` is empty); returns as forward."""
+        if grad.stride(2) != 1:
+            grad = grad.contiguous()
+        result: tuple[int, int] = _cpu.backward(
+            self._call,
+            (grad.data_ptr(), grad.stride(0), grad.stride(1)),
+            weights_grad.data_ptr(),
+            rows.data_ptr() if len(rows) else 0,
+            embeddings_grad.data_ptr(),
+            projection_grad.data_ptr(),
+            bias_grad.data_ptr(),
+        )
+        return result

@@ -1,0 +1,229 @@
+// The work on one tile of distinct ids: the AutoEmb paper's Eqs. 1, 2 and 7, and their derivatives.
+#pragma once
+
+#include "kernels.h"
+#include "product.h"
+
+namespace autoemb::cpu {
+namespace {
+
+int64_t padded(int64_t width) { return (width + kVector - 1) / kVector * kVector; }
+
+// Packed B of a product: panels of kPanel columns, the last one narrower if need be.
+int64_t panel_columns(int64_t padded_columns, int64_t panel) {
+  return padded_columns - panel < kPanel ? padded_columns - panel : kPanel;
+}
+
+int64_t packed_by_width(const Field& f) { return f.total * f.padded_width; }
+
+int64_t packed_by_total(const Field& f) {
+  int64_t columns = 0;
+  for (int64_t n = 0; n < f.sizes; ++n) columns += padded(f.dims[n]);
+  return columns * f.width;
+}
+
+void pack_by_width(const Field& f) {
+  float* to = f.by_width;
+  for (int64_t n = 0, column = 0; n < f.sizes; column += f.dims[n++]) {
+    for (int64_t j = 0; j < f.padded_width; j += kPanel) {
+      const int64_t columns = panel_columns(f.padded_width, j);
+      for (int64_t k = 0; k < f.dims[n]; ++k) {
+        for (int64_t i = 0; i < columns; ++i) {
+          *to++ = j + i < f.width ? f.projection[(j + i) * f.total + column + k] : 0.0f;
+        }
+      }
+    }
+  }
+}
+
+void pack_by_total(const Field& f) {
+  float* to = f.by_total;
+  for (int64_t n = 0, column = 0; n < f.sizes; column += f.dims[n++]) {
+    for (int64_t j = 0; j < padded(f.dims[n]); j += kPanel) {
+      const int64_t columns = panel_columns(padded(f.dims[n]), j);
+      for (int64_t k = 0; k < f.width; ++k) {
+        for (int64_t i = 0; i < columns; ++i) {
+          *to++ = j + i < f.dims[n] ? f.projection[k * f.total + column + j + i] : 0.0f;
+        }
+      }
+    }
+  }
+}
+
+void gather(const Field& f, const Tile& tile) {
+  for (int64_t n = 0, column = 0; n < f.sizes; column += f.dims[n++]) {
+    const Table& table = f.tables[n];
+    for (int64_t i = 0; i < tile.rows; ++i) {
+      const int64_t row = f.rows[n][tile.begin + i];
+      float* to = tile.embeddings + i * f.total_stride + column;
+      if (row < 0) {
+        memset(to, 0, sizeof(float) * static_cast<size_t>(f.dims[n]));
+        continue;
+      }
+      const float* from = table.base + row * table.stride;
+      for (int64_t k = 0; k < f.dims[n]; ++k) to[k] = from[k] - f.centre[column + k];
+    }
+  }
+}
+
+void project(const Field& f, const Tile& tile) {
+  const float* b = f.by_width;
+  for (int64_t n = 0, column = 0; n < f.sizes; column += f.dims[n++]) {
+    multiply({tile.rows, f.padded_width, f.dims[n], tile.embeddings + column, f.total_stride, 1, b,
+              0, f.dims[n] * kPanel, tile.normalised + n * kTileRows * f.padded_width,
+              f.padded_width, Start::kColumns, f.shift + n * f.padded_width});
+    b += f.dims[n] * f.padded_width;
+  }
+}
+
+void sum_squares(const Field& f, const Tile& tile, float* squares) {
+  for (int64_t n = 0; n < f.sizes; ++n) {
+    const float* share = f.share + n * f.distinct + tile.begin;
+    const float* values = tile.normalised + n * kTileRows * f.padded_width;
+    float* sums = squares + n * f.padded_width;
+    for (int64_t j = 0; j < f.padded_width; j += kVector) {
+      Vector sum{};
+      for (int64_t i = 0; i < tile.rows; ++i) {
+        const Vector value = load(values + i * f.padded_width + j);
+        sum += share[i] * value * value;
+      }
+      store(sums + j, sum);
+    }
+  }
+}
+
+// Scales a row of one size in place and gives its tanh; an id without such a row has 0.
+void activate(const Field& f, const Tile& tile, int64_t n, int64_t i, float* activation) {
+  float* values = tile.normalised + (n * kTileRows + i) * f.padded_width;
+  const float* scale = f.scale + n * f.padded_width;
+  const bool absent = f.rows[n][tile.begin + i] < 0;
+  for (int64_t j = 0; j < f.padded_width; j += kVector) {
+    const Vector y = absent ? Vector{} : load(values + j) * load(scale + j);
+    store(values + j, y);
+    store(activation + j, tanh_of(y));
+  }
+}
+
+void mix(const Field& f, const Tile& tile) {
+  const int64_t whole = f.width / kVector * kVector;  // columns that whole vectors hold
+  for (int64_t i = 0; i < tile.rows; ++i) {
+    for (int64_t n = 0; n < f.sizes; ++n) activate(f, tile, n, i, tile.row + n * f.padded_width);
+    const int64_t end = f.starts[tile.begin + i + 1];
+    for (int64_t at = f.starts[tile.begin + i]; at < end; ++at) {
+      const int64_t event = f.order[at];
+      const float* weights = f.weights + event * f.weights_event_stride;
+      float* output = f.output + event * f.output_stride;
+      for (int64_t j = 0; j < f.padded_width; j += kVector) {
+        Vector sum{};
+        for (int64_t n = 0; n < f.sizes; ++n) {
+          const float weight = weights[n * f.weights_size_stride] * f.factor;
+          sum += weight * load(tile.row + n * f.padded_width + j);
+        }
+        if (j < whole) {
+          store(output + j, sum);
+        } else {
+          float last[kVector];
+          store(last, sum);
+          for (int64_t lane = 0; j + lane < f.width; ++lane) output[j + lane] = last[lane];
+        }
+      }
+    }
+  }
+}
+
+// Vector j of a row of D floats; beyond D: zeros.
+inline Vector load_row(const float* row, int64_t j, int64_t width) {
+  if (j + kVector <= width) return load(row + j);
+  float last[kVector] = {};
+  for (int64_t lane = 0; j + lane < width; ++lane) last[lane] = row[j + lane];
+  return load(last);
+}
+
+void differentiate(const Field& f, const Tile& tile, float* sums) {
+  const int64_t all_columns = f.sizes * f.padded_width;
+  float* activation = tile.row;
+  float* summed = tile.row + all_columns;  // of weight * gradient over the events of the id
+  if (sums != nullptr) memset(sums, 0, sizeof(float) * static_cast<size_t>(2 * all_columns));
+  for (int64_t i = 0; i < tile.rows; ++i) {
+    for (int64_t n = 0; n < f.sizes; ++n) activate(f, tile, n, i, activation + n * f.padded_width);
+    memset(summed, 0, sizeof(float) * static_cast<size_t>(all_columns));
+    const int64_t end = f.starts[tile.begin + i + 1];
+    for (int64_t at = f.starts[tile.begin + i]; at < end; ++at) {
+      const int64_t event = f.order[at];
+      const float* grad = f.grad + event * f.grad_stride;
+      const float* weights = f.weights + event * f.weights_event_stride;
+      for (int64_t n = 0; n < f.sizes; ++n) {
+        const float weight = weights[n * f.weights_size_stride] * f.factor;
+        const float* t = activation + n * f.padded_width;
+        float* sum = summed + n * f.padded_width;
+        Vector inner{};
+        for (int64_t j = 0; j < f.padded_width; j += kVector) {
+          const Vector g = load_row(grad, j, f.width);
+          inner += g * load(t + j);
+          store(sum + j, load(sum + j) + weight * g);
+        }
+        f.weights_grad[event * f.weights_grad_stride + n] = sum_lanes(inner) * f.factor;
+      }
+    }
+    if (sums == nullptr) continue;
+    for (int64_t n = 0; n < f.sizes; ++n) {
+      const bool absent = f.rows[n][tile.begin + i] < 0;
+      const int64_t at = (n * kTileRows + i) * f.padded_width;
+      for (int64_t j = 0; j < f.padded_width; j += kVector) {
+        const int64_t column = n * f.padded_width + j;
+        const Vector t = load(activation + column);
+        const Vector dy = absent ? Vector{} : load(summed + column) * (1.0f - t * t);
+        const Vector y = load(tile.normalised + at + j);
+        store(tile.slope + at + j, dy);
+        store(sums + column, load(sums + column) + dy);
+        store(sums + all_columns + column, load(sums + all_columns + column) + dy * y);
+      }
+    }
+  }
+}
+
+void propagate(const Field& f, const Tile& tile, float* embeddings_grad, float* projection_grad) {
+  for (int64_t n = 0; n < f.sizes; ++n) {
+    const float* scale = f.scale + n * f.padded_width;
+    const float* sum = f.sum + n * f.padded_width;
+    const float* product = f.product + n * f.padded_width;
+    for (int64_t i = 0; i < tile.rows; ++i) {
+      const int64_t at = (n * kTileRows + i) * f.padded_width;
+      const float share = f.share == nullptr ? 0.0f : f.share[n * f.distinct + tile.begin + i];
+      for (int64_t j = 0; j < f.padded_width; j += kVector) {
+        const Vector y = load(tile.normalised + at + j);
+        const Vector common = share * (load(sum + j) + y * load(product + j));
+        store(tile.slope + at + j, (load(tile.slope + at + j) - common) * load(scale + j));
+      }
+    }
+  }
+  const float* b = f.by_total;
+  for (int64_t n = 0, column = 0; n < f.sizes; column += f.dims[n++]) {
+    const int64_t columns = padded(f.dims[n]);
+    const float* dz = tile.slope + n * kTileRows * f.padded_width;
+    float* const result = tile.normalised;  // not needed any more
+    multiply({tile.rows, columns, f.width, dz, f.padded_width, 1, b, 0, f.width * kPanel, result,
+              columns, Start::kZero, nullptr});
+    for (int64_t i = 0; i < tile.rows; ++i) {
+      memcpy(embeddings_grad + i * f.total + column, result + i * columns,
+             sizeof(float) * static_cast<size_t>(f.dims[n]));
+    }
+    b += columns * f.width;
+    multiply({f.dims[n], f.padded_width, tile.rows, tile.embeddings + column, 1, f.total_stride, dz,
+              f.padded_width, kPanel, projection_grad + column * f.padded_width, f.padded_width,
+              Start::kResult, nullptr});
+  }
+}
+
+void tanh_all(const float* x, float* y, int64_t count) {
+  for (int64_t j = 0; j < count; j += kVector) {
+    float last[kVector] = {};
+    const size_t bytes = sizeof(float) * static_cast<size_t>(count - j < kVector ? count - j : kVector);
+    memcpy(last, x + j, bytes);
+    store(last, tanh_of(load(last)));
+    memcpy(y + j, last, bytes);
+  }
+}
+
+}  // namespace
+}  // namespace autoemb::cpu

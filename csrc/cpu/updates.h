@@ -1,0 +1,58 @@
+// Optimiser steps of distinct rows, in one pass over row, gradient and state. The arithmetic is that
+// of autoemb/optim.py, rounding included but for fused multiply-adds.
+#pragma once
+
+#include "kernels.h"
+
+namespace autoemb::cpu {
+namespace {
+
+void update_sgd(const Update& u, int64_t begin, int64_t end) {
+  const auto rate = static_cast<float>(u.learning_rate);
+  for (int64_t i = begin; i < end; ++i) {
+    float* const value = u.table + u.rows[i] * u.table_stride;
+    const float* const grad = u.grad + i * u.grad_stride;
+    for (int64_t k = 0; k < u.width; ++k) value[k] -= rate * grad[k];
+  }
+}
+
+void update_adagrad(const Update& u, int64_t begin, int64_t end) {
+  const auto rate = static_cast<float>(u.learning_rate);
+  const auto eps = static_cast<float>(u.eps);
+  for (int64_t i = begin; i < end; ++i) {
+    float* const value = u.table + u.rows[i] * u.table_stride;
+    const float* const grad = u.grad + i * u.grad_stride;
+    double squares = 0;
+    for (int64_t k = 0; k < u.width; ++k) squares += static_cast<double>(grad[k]) * grad[k];
+    float& total = u.square[u.rows[i]];
+    total += static_cast<float>(squares / static_cast<double>(u.width));
+    const float divisor = __builtin_sqrtf(total) + eps;
+    for (int64_t k = 0; k < u.width; ++k) value[k] -= rate * (grad[k] / divisor);
+  }
+}
+
+void update_adam(const Update& u, int64_t begin, int64_t end) {
+  const auto beta_2 = static_cast<float>(u.beta_2);
+  const auto rest_1 = static_cast<float>(1 - u.beta_1), rest_2 = static_cast<float>(1 - u.beta_2);
+  const auto eps = static_cast<float>(u.eps);
+  for (int64_t i = begin; i < end; ++i) {
+    const int64_t row = u.rows[i];
+    float* const value = u.table + row * u.table_stride;
+    const float* const grad = u.grad + i * u.grad_stride;
+    float* const average = u.average + row * u.width;
+    float* const square = u.square + row * u.width;
+    const int32_t step = ++u.steps[row];
+    const auto size =
+        static_cast<float>(u.learning_rate / (1 - __builtin_pow(u.beta_1, step)));
+    const auto correction =
+        static_cast<float>(__builtin_sqrt(1 - __builtin_pow(u.beta_2, step)));
+    for (int64_t k = 0; k < u.width; ++k) {
+      average[k] += rest_1 * (grad[k] - average[k]);
+      square[k] = square[k] * beta_2 + rest_2 * (grad[k] * grad[k]);
+      value[k] -= average[k] / (__builtin_sqrtf(square[k]) / correction + eps) * size;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace autoemb::cpu

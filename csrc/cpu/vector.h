@@ -1,0 +1,67 @@
+// Vectors of as many floats as the instruction set at hand takes, and functions of them.
+// Everything is static: code compiled for one instruction set must never be merged with another's,
+// which is also why no template of the standard library is used here or in tiles.cpp.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#if defined(__AVX512F__)
+#define AUTOEMB_VECTOR 16
+#elif defined(__AVX2__)
+#define AUTOEMB_VECTOR 8
+#else
+#define AUTOEMB_VECTOR 4
+#endif
+
+namespace autoemb::cpu {
+namespace {
+
+constexpr int64_t kVector = AUTOEMB_VECTOR;
+typedef float Vector __attribute__((vector_size(4 * AUTOEMB_VECTOR)));
+typedef int32_t Integers __attribute__((vector_size(4 * AUTOEMB_VECTOR)));
+typedef float Unaligned __attribute__((vector_size(4 * AUTOEMB_VECTOR), aligned(4)));
+
+inline Vector load(const float* from) { return *reinterpret_cast<const Unaligned*>(from); }
+inline void store(float* to, Vector value) { *reinterpret_cast<Unaligned*>(to) = value; }
+inline Vector all(float value) { return Vector{} + value; }
+
+inline float sum_lanes(Vector value) {
+  float lanes[kVector];
+  store(lanes, value);
+  for (int64_t half = kVector / 2; half > 0; half /= 2) {
+    for (int64_t i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+  }
+  return lanes[0];
+}
+
+// tanh(x) = m / (m + 2) with m = exp(2 |x|) - 1 = 2^k (exp(r) - 1) + (2^k - 1), 2 |x| = k ln 2 + r,
+// |r| <= ln(2) / 2. Within 3 units in the last place of the exact value for every float
+// (tests/ops/test_cpu_kernels.py tries them all); NaN stays NaN.
+inline Vector tanh_of(Vector x) {
+  const Integers sign = reinterpret_cast<Integers>(x) & INT32_MIN;
+  Vector size = reinterpret_cast<Vector>(reinterpret_cast<Integers>(x) & INT32_MAX);
+  // tanh(9.02) rounds to 1. The comparison is false for NaN, which goes on.
+  size = size > 9.02f ? all(9.02f) : size;
+  const Vector twice = size + size;
+  // Adding 1.5 * 2^23 rounds to an integer, which is then in the low bits.
+  const Vector shifted = twice * 1.44269504f + 12582912.0f;
+  const Vector k = shifted - 12582912.0f;
+  // ln 2 in two parts: the first has 9 trailing zeros, so k times it is exact.
+  const Vector r = (twice - k * 0.693359375f) + k * 2.12194440e-4f;
+  Vector series = all(1.0f / 5040);
+  series = series * r + 1.0f / 720;
+  series = series * r + 1.0f / 120;
+  series = series * r + 1.0f / 24;
+  series = series * r + 1.0f / 6;
+  series = series * r + 0.5f;
+  const Vector less_one = series * (r * r) + r;
+  const Integers exponent = (reinterpret_cast<Integers>(shifted) - 0x4b400000 + 127) << 23;
+  const Vector power = reinterpret_cast<Vector>(exponent);
+  const Vector m = power * less_one + (power - 1.0f);
+  const Vector value = m / (m + 2.0f);
+  return reinterpret_cast<Vector>(reinterpret_cast<Integers>(value) | sign);
+}
+
+}  // namespace
+}  // namespace autoemb::cpu
