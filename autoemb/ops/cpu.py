@@ -101,11 +101,11 @@ class Call:
     def backward(
         self,
         grad: Tensor,
-        rows: Tensor,
         embeddings_grad: Tensor,
         weights_grad: Tensor,
         projection_grad: Tensor,
         bias_grad: Tensor,
+        rows: Tensor,
     ) -> tuple[int, int]:
         """Fill the gradients (of the weights alone if ``rows`` is empty); returns as forward."""
         if grad.stride(2) != 1:

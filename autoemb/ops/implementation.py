@@ -146,7 +146,7 @@ def backward(
     embeddings: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return distinct rows [F, B] and the gradients of these [F, B, S], weights, projection, bias.
+    """Return gradients of distinct rows [F, B, S], weights, projection, bias; and the rows [F, B].
 
     Everything of size B x D for every size is computed again here, not kept since the forward
     pass. ``embeddings`` False (a validation pass) computes the gradient of the weights alone and
@@ -160,7 +160,7 @@ def backward(
     embeddings_grad = projection.new_empty(kept, batch, projection.shape[2])
     projection_grad = projection.new_zeros(kept, *projection.shape[1:])
     bias_grad = bias.new_zeros(kept, *bias.shape[1:])
-    result = rows, embeddings_grad, weights_grad, projection_grad, bias_grad
+    result = embeddings_grad, weights_grad, projection_grad, bias_grad, rows
     if batch and is_native(backend, tables, weights):
         call = cpu.Call(
             tables, ids, weights, projection, bias, mean, variance, dims, eps, average, training
@@ -229,8 +229,8 @@ def double_backward(
     Returns
     -------
     tuple of Tensor
-        Distinct rows [F, B]; derivatives with respect to grad, these rows [F, B, S], weights,
-        projection and bias.
+        Derivatives with respect to grad, distinct rows [F, B, S], weights, projection and bias;
+        the rows [F, B].
     """
     dtype = compute_dtype(projection.dtype)
     batch, fields = ids.shape
@@ -269,4 +269,4 @@ def double_backward(
                 average,
             )
         )
-    return rows, grad_2, embeddings_2, weights_2, projection_2, bias_2
+    return grad_2, embeddings_2, weights_2, projection_2, bias_2, rows

@@ -26,15 +26,15 @@ torch.library.define(
     "autoemb::soft_embedding_backward",
     "(Tensor grad, Tensor[] tables, Tensor ids, Tensor weights, Tensor projection, Tensor bias,"
     " Tensor mean, Tensor variance, int[] dims, float eps, bool average, bool training,"
-    " bool embeddings, str backend) -> (Tensor rows, Tensor embeddings_grad, Tensor weights_grad,"
-    " Tensor projection_grad, Tensor bias_grad)",
+    " bool embeddings, str backend) -> (Tensor embeddings_grad, Tensor weights_grad,"
+    " Tensor projection_grad, Tensor bias_grad, Tensor rows)",
 )
 torch.library.define(
     "autoemb::soft_embedding_double_backward",
     "(Tensor[] cotangents, Tensor grad, Tensor[] tables, Tensor ids, Tensor weights,"
     " Tensor projection, Tensor bias, Tensor mean, Tensor variance, int[] dims, float eps,"
-    " bool average, bool training, bool embeddings) -> (Tensor rows, Tensor grad_2,"
-    " Tensor embeddings_2, Tensor weights_2, Tensor projection_2, Tensor bias_2)",
+    " bool average, bool training, bool embeddings) -> (Tensor grad_2, Tensor embeddings_2,"
+    " Tensor weights_2, Tensor projection_2, Tensor bias_2, Tensor rows)",
 )
 
 
@@ -93,11 +93,11 @@ def _backward_shapes(
     batch, fields = ids.shape
     kept = fields if embeddings else 0
     return (
-        ids.new_empty(kept, batch),
         projection.new_empty(kept, batch, projection.shape[2]),
         torch.empty_like(weights, memory_format=torch.contiguous_format),
         projection.new_empty(kept, *projection.shape[1:]),
         bias.new_empty(kept, *bias.shape[1:]),
+        ids.new_empty(kept, batch),
     )
 
 
@@ -113,12 +113,12 @@ def _double_backward_shapes(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     batch, fields = ids.shape
     return (
-        ids.new_empty(fields, batch),
         torch.empty_like(grad),
         projection.new_empty(fields, batch, projection.shape[2]),
         torch.empty_like(weights),
         torch.empty_like(projection),
         torch.empty_like(bias),
+        ids.new_empty(fields, batch),
     )
 
 
@@ -161,7 +161,7 @@ def _forward_autograd(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Any, ...]
     dims, eps, average, sparse, backend = ctx.options
     needs_tables = any(table.requires_grad for table in tables)
     wanted = needs_tables or ctx.needs_input_grad[3] or ctx.needs_input_grad[4]
-    rows, embeddings_grad, weights_grad, projection_grad, bias_grad = (
+    embeddings_grad, weights_grad, projection_grad, bias_grad, rows = (
         torch.ops.autoemb.soft_embedding_backward(
             grad, tables, *saved, dims, eps, average, ctx.training, wanted, backend
         )
@@ -178,16 +178,16 @@ def _backward_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     grad, tables, *tensors = inputs[:8]
     ctx.fields = len(tables)
     ctx.options = inputs[8:13]
-    ctx.mark_non_differentiable(output[0])
+    ctx.mark_non_differentiable(output[-1])
     ctx.save_for_backward(*tables, grad, *tensors)
 
 
-def _backward_autograd(ctx: Any, _rows: Tensor, *cotangents: Tensor) -> tuple[Any, ...]:
+def _backward_autograd(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
     tables, saved = ctx.saved_tensors[: ctx.fields], ctx.saved_tensors[ctx.fields :]
     grad, *tensors = saved
-    rows, grad_2, embeddings_2, weights_2, projection_2, bias_2 = (
+    grad_2, embeddings_2, weights_2, projection_2, bias_2, rows = (
         torch.ops.autoemb.soft_embedding_double_backward(
-            [*cotangents], grad, tables, *tensors, *ctx.options
+            [*cotangents[:-1]], grad, tables, *tensors, *ctx.options
         )
     )
     table_grads = _table_grads(embeddings_2, tables, rows, sparse=False)

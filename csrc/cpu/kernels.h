@@ -31,12 +31,12 @@ struct Field {
   float* by_width;          // projection for [U, d] x [d, D], packed
   float* by_total;          // projection for [U, D] x [D, d], packed
 
-  const float* centre;    // [S]: subtracted from every row
-  const float* shift;     // [N, D']: added to the product
-  const float* scale;     // [N, D']: 1 / sqrt(variance + eps)
-  const float* share;     // [N, U]: part of the batch that an id makes up; null in eval mode
-  const float* sum;       // [N, D']: of dy
-  const float* product;   // [N, D']: of dy * y
+  const float* centre;   // [S]: subtracted from every row
+  const float* shift;    // [N, D']: added to the product
+  const float* scale;    // [N, D']: 1 / sqrt(variance + eps)
+  const float* share;    // [N, U]: part of the batch that an id makes up; null in eval mode
+  const float* sum;      // [N, D']: of dy
+  const float* product;  // [N, D']: of dy * y
 
   const float* weights;  // of event b and size n: weights[b * event_stride + n * size_stride]
   int64_t weights_event_stride, weights_size_stride;

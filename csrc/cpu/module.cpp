@@ -1,6 +1,6 @@
 // autoemb._cpu: the native CPU kernels over plain pointers. Tensors stay on Python's side
-// (autoemb/ops/cpu.py), which checks and allocates: so nothing here needs torch's headers, one binary
-// serves every torch, and building does not download one.
+// (autoemb/ops/cpu.py), which checks and allocates: so nothing here needs torch's headers, one
+// binary serves every torch, and building does not download one.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -81,8 +81,8 @@ void update(void (*step)(const Update&, int64_t, int64_t), const Update& u, int6
   });
 }
 
-Update rows_of(Address table, int64_t table_stride, Address rows, Address grad,
-               int64_t grad_stride, int64_t width, double learning_rate) {
+Update rows_of(Address table, int64_t table_stride, Address rows, Address grad, int64_t grad_stride,
+               int64_t width, double learning_rate) {
   Update u{};
   u.table = pointer<float>(table);
   u.table_stride = table_stride;
@@ -116,17 +116,17 @@ PYBIND11_MODULE(_cpu, m) {
     const OutOfRange bad = forward(call, pointer<float>(output));
     return std::make_pair(bad.field, bad.id);
   });
-  m.def("backward", [](const Call& call, std::tuple<Address, int64_t, int64_t> grad,
-                       Address weights, Address rows, Address embeddings, Address projection,
-                       Address bias) {
-    const py::gil_scoped_release release;
-    const Gradients result{pointer<float>(weights), pointer<int64_t>(rows),
-                           pointer<float>(embeddings), pointer<float>(projection),
-                           pointer<float>(bias)};
-    const OutOfRange bad = backward(call, pointer<const float>(std::get<0>(grad)),
-                                    std::get<1>(grad), std::get<2>(grad), result);
-    return std::make_pair(bad.field, bad.id);
-  });
+  m.def("backward",
+        [](const Call& call, std::tuple<Address, int64_t, int64_t> grad, Address weights,
+           Address rows, Address embeddings, Address projection, Address bias) {
+          const py::gil_scoped_release release;
+          const Gradients result{pointer<float>(weights), pointer<int64_t>(rows),
+                                 pointer<float>(embeddings), pointer<float>(projection),
+                                 pointer<float>(bias)};
+          const OutOfRange bad = backward(call, pointer<const float>(std::get<0>(grad)),
+                                          std::get<1>(grad), std::get<2>(grad), result);
+          return std::make_pair(bad.field, bad.id);
+        });
   m.def("tanh", [](Address x, Address y, int64_t count, const std::string& kernels) {
     kernels_or_throw(kernels)->tanh(pointer<const float>(x), pointer<float>(y), count);
   });
@@ -134,14 +134,12 @@ PYBIND11_MODULE(_cpu, m) {
   m.def("update_sgd", [](Address table, int64_t table_stride, Address rows, int64_t count,
                          Address grad, int64_t grad_stride, int64_t width, double learning_rate,
                          const std::string& kernels, int threads) {
-    const Update u =
-        rows_of(table, table_stride, rows, grad, grad_stride, width, learning_rate);
+    const Update u = rows_of(table, table_stride, rows, grad, grad_stride, width, learning_rate);
     update(kernels_or_throw(kernels)->update_sgd, u, count, threads);
   });
   m.def("update_adagrad", [](Address table, int64_t table_stride, Address rows, int64_t count,
-                             Address grad, int64_t grad_stride, int64_t width,
-                             double learning_rate, double eps, Address sum,
-                             const std::string& kernels, int threads) {
+                             Address grad, int64_t grad_stride, int64_t width, double learning_rate,
+                             double eps, Address sum, const std::string& kernels, int threads) {
     Update u = rows_of(table, table_stride, rows, grad, grad_stride, width, learning_rate);
     u.eps = eps;
     u.square = pointer<float>(sum);
@@ -149,8 +147,8 @@ PYBIND11_MODULE(_cpu, m) {
   });
   m.def("update_adam", [](Address table, int64_t table_stride, Address rows, int64_t count,
                           Address grad, int64_t grad_stride, int64_t width, double learning_rate,
-                          double beta_1, double beta_2, double eps, Address average,
-                          Address square, Address steps, const std::string& kernels, int threads) {
+                          double beta_1, double beta_2, double eps, Address average, Address square,
+                          Address steps, const std::string& kernels, int threads) {
     Update u = rows_of(table, table_stride, rows, grad, grad_stride, width, learning_rate);
     u.beta_1 = beta_1;
     u.beta_2 = beta_2;

@@ -18,7 +18,8 @@ struct Product {
   const float* a;
   int64_t a_row, a_column;  // strides
   const float* b;           // panel p starts at b + p * b_panel
-  int64_t b_row, b_panel;
+  int64_t b_row;            // stride; 0: the panels are packed, their rows without gaps
+  int64_t b_panel;
   float* c;
   int64_t c_row;
   Start start;           // C begins at zero, at `columns` in every row, or at what it is
@@ -28,6 +29,7 @@ struct Product {
 template <int R, int V>
 inline void micro(const Product& p, const float* a, const float* b, float* c,
                   const float* columns) {
+  const int64_t b_row = p.b_row == 0 ? V * kVector : p.b_row;
   Vector sums[R][V];
   for (int i = 0; i < R; ++i) {
     for (int v = 0; v < V; ++v) {
@@ -38,7 +40,7 @@ inline void micro(const Product& p, const float* a, const float* b, float* c,
   }
   for (int64_t k = 0; k < p.k; ++k) {
     Vector row[V];
-    for (int v = 0; v < V; ++v) row[v] = load(b + k * p.b_row + v * kVector);
+    for (int v = 0; v < V; ++v) row[v] = load(b + k * b_row + v * kVector);
     for (int i = 0; i < R; ++i) {
       const Vector factor = all(a[i * p.a_row + k * p.a_column]);
       for (int v = 0; v < V; ++v) sums[i][v] += factor * row[v];

@@ -94,8 +94,7 @@ void find_rows(const Call& call, Work& work) {
     }
     for (size_t u = 0; u < used; ++u) {
       const auto count = static_cast<float>(work.distinct.counts[u]);
-      work.share[n * used + u] =
-          work.rows[n][u] < 0 ? 0.0f : count / static_cast<float>(events);
+      work.share[n * used + u] = work.rows[n][u] < 0 ? 0.0f : count / static_cast<float>(events);
     }
   }
 }
@@ -179,8 +178,8 @@ Pass::Pass(const Call& call, bool twice, bool gradients)
     field_of_.insert(field_of_.end(), static_cast<size_t>(work.tiles), f);
   }
   tile_floats_ = kTileRows * (columns_ + (gradients ? columns_ + total_stride_ : 0));
-  kept_ = twice ? std::min(tiles_, kKeptBytes / static_cast<int64_t>(sizeof(float)) / tile_floats_)
-                : 0;
+  kept_ =
+      twice ? std::min(tiles_, kKeptBytes / static_cast<int64_t>(sizeof(float)) / tile_floats_) : 0;
   tile_memory_ = floats(kept_ * tile_floats_);
   const int64_t in_thread = kTileRows * (2 * columns_ + total_stride_) + 2 * columns_;
   thread_memory_ = floats(call.threads * in_thread);
@@ -272,8 +271,7 @@ void Pass::set_scale(Work& work, int64_t f) {
   for (int64_t n = 0; n < sizes; ++n) {
     for (int64_t j = 0; j < call_.width; ++j) {
       const float variance = call_.variance[(f * sizes + n) * call_.width + j];
-      work.scale.get()[n * work.field.padded_width + j] =
-          1.0f / std::sqrt(variance + call_.eps);
+      work.scale.get()[n * work.field.padded_width + j] = 1.0f / std::sqrt(variance + call_.eps);
     }
   }
 }
@@ -361,9 +359,8 @@ OutOfRange backward(const Call& call, const float* grad, int64_t grad_event_stri
     float* part = embeddings ? sums.get() + tile * 2 * columns : nullptr;
     kernels.differentiate(field, memory, part);
   };
-  parallel_for(call.threads, pass.tiles(), [&](int64_t tile, int thread) {
-    differentiate(tile, pass.memory(tile, thread));
-  });
+  parallel_for(call.threads, pass.tiles(),
+               [&](int64_t tile, int thread) { differentiate(tile, pass.memory(tile, thread)); });
   if (!embeddings) return {};
 
   struct Chunk {

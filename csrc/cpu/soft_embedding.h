@@ -10,16 +10,16 @@ namespace autoemb::cpu {
 
 // Pointers of one call; B events, F fields, N sizes. Contiguous where no stride is given.
 struct Call {
-  int64_t batch, fields, width;     // B, F, D
-  std::vector<int64_t> dims;        // [N]
-  std::vector<Table> tables;        // [F * N]
-  std::vector<int64_t> num_rows;    // [F]
-  const int64_t* ids;               // [B, F]
+  int64_t batch, fields, width;   // B, F, D
+  std::vector<int64_t> dims;      // [N]
+  std::vector<Table> tables;      // [F * N]
+  std::vector<int64_t> num_rows;  // [F]
+  const int64_t* ids;             // [B, F]
   int64_t ids_event_stride, ids_field_stride;
-  const float* weights;             // [B, F, N]
+  const float* weights;  // [B, F, N]
   int64_t weights_event_stride, weights_field_stride, weights_size_stride;
-  const float *projection, *bias;   // [F, D, S], [F, N, D]
-  float *mean, *variance;           // [F, N, D]
+  const float *projection, *bias;  // [F, D, S], [F, N, D]
+  float *mean, *variance;          // [F, N, D]
   float eps;
   bool average, training;
   const Kernels* kernels;
@@ -35,11 +35,11 @@ struct OutOfRange {
 OutOfRange forward(const Call& call, float* output);
 
 struct Gradients {
-  float* weights;      // [B, F, N]
-  int64_t* rows;       // [F, B]; null: the gradient of the weights alone
-  float* embeddings;   // [F, B, S]
-  float* projection;   // [F, D, S]
-  float* bias;         // [F, N, D]
+  float* weights;     // [B, F, N]
+  int64_t* rows;      // [F, B]; null: the gradient of the weights alone
+  float* embeddings;  // [F, B, S]
+  float* projection;  // [F, D, S]
+  float* bias;        // [F, N, D]
 };
 
 OutOfRange backward(const Call& call, const float* grad, int64_t grad_event_stride,

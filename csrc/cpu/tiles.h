@@ -218,7 +218,8 @@ void propagate(const Field& f, const Tile& tile, float* embeddings_grad, float* 
 void tanh_all(const float* x, float* y, int64_t count) {
   for (int64_t j = 0; j < count; j += kVector) {
     float last[kVector] = {};
-    const size_t bytes = sizeof(float) * static_cast<size_t>(count - j < kVector ? count - j : kVector);
+    const size_t bytes =
+        sizeof(float) * static_cast<size_t>(count - j < kVector ? count - j : kVector);
     memcpy(last, x + j, bytes);
     store(last, tanh_of(load(last)));
     memcpy(y + j, last, bytes);

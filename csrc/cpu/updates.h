@@ -1,5 +1,5 @@
-// Optimiser steps of distinct rows, in one pass over row, gradient and state. The arithmetic is that
-// of autoemb/optim.py, rounding included but for fused multiply-adds.
+// Optimiser steps of distinct rows, in one pass over row, gradient and state. The arithmetic is
+// that of autoemb/optim.py, rounding included but for fused multiply-adds.
 #pragma once
 
 #include "kernels.h"
@@ -42,10 +42,8 @@ void update_adam(const Update& u, int64_t begin, int64_t end) {
     float* const average = u.average + row * u.width;
     float* const square = u.square + row * u.width;
     const int32_t step = ++u.steps[row];
-    const auto size =
-        static_cast<float>(u.learning_rate / (1 - __builtin_pow(u.beta_1, step)));
-    const auto correction =
-        static_cast<float>(__builtin_sqrt(1 - __builtin_pow(u.beta_2, step)));
+    const auto size = static_cast<float>(u.learning_rate / (1 - __builtin_pow(u.beta_1, step)));
+    const auto correction = static_cast<float>(__builtin_sqrt(1 - __builtin_pow(u.beta_2, step)));
     for (int64_t k = 0; k < u.width; ++k) {
       average[k] += rest_1 * (grad[k] - average[k]);
       square[k] = square[k] * beta_2 + rest_2 * (grad[k] * grad[k]);

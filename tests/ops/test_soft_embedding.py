@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from autoemb.ops import soft_embedding
+from autoemb.ops import distinct, soft_embedding
 
 few = settings(max_examples=20, deadline=None, derandomize=True)
 seeds = st.integers(0, 2**32 - 1)
@@ -99,7 +99,7 @@ def test_statistics_are_those_the_batch_was_normalised_with(sample, assert_near)
 
 
 def test_backward_gives_distinct_rows_padded_by_the_last_with_zero_gradients(sample):
-    rows, embeddings_grad, *_ = torch.ops.autoemb.soft_embedding_backward(
+    embeddings_grad, *_, rows = torch.ops.autoemb.soft_embedding_backward(
         *backward_arguments(sample)
     )
     for f, column in enumerate(sample.ids.unbind(1)):
@@ -303,7 +303,7 @@ def backward_arguments(sample, embeddings=True):
 
 def double_backward_arguments(sample, embeddings=True):
     grad, *rest, _backend = backward_arguments(sample, embeddings)
-    _, *first = torch.ops.autoemb.soft_embedding_backward(*backward_arguments(sample, embeddings))
+    *first, _ = torch.ops.autoemb.soft_embedding_backward(*backward_arguments(sample, embeddings))
     return [torch.randn_like(x) for x in first], grad, *rest
 
 
