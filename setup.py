@@ -40,18 +40,6 @@ def find_nvcc() -> str | None:
     return shutil.which(os.environ.get("CUDACXX", "nvcc"), path=path)
 
 
-def cuda_reason() -> str | None:
-    """Say why CUDA is out of the question here; stop where the caller asked for it in vain."""
-    wanted = switch("AUTOEMB_CUDA")
-    if wanted == "0":
-        return "CUDA switched off by AUTOEMB_CUDA=0"
-    if find_nvcc():
-        return None
-    if wanted == "1":
-        raise SystemExit("AUTOEMB_CUDA=1, but no CUDA toolkit: nvcc not in PATH or CUDA_HOME")
-    return "no CUDA toolkit (nvcc) when autoemb was built"
-
-
 def run(*command: str) -> None:
     done = subprocess.run(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     print(done.stdout, flush=True)
@@ -70,7 +58,7 @@ def first_error(output: str) -> str:
 
 
 class CMakeBuild(build_ext):
-    """One CMake run builds all extensions; `_build.json` beside them says what is missing."""
+    """One CMake project builds the parts; `_build.json` beside them says which are missing, why."""
 
     def run(self) -> None:
         package = ROOT / "autoemb" if self.inplace else Path(self.build_lib, "autoemb").resolve()
@@ -78,21 +66,26 @@ class CMakeBuild(build_ext):
         for extension in self.extensions:  # what an earlier build left in an editable install
             name = Path(self.get_ext_filename(extension.name)).name
             package.joinpath(name).unlink(missing_ok=True)
-
-        kernels = ["this version has no fused kernels", cuda_reason()]
-        missing = {"kernels": "; ".join(filter(None, kernels)), "runtime": None}
-        try:
-            self.compile(package)
-        except BuildError as error:
-            if switch("AUTOEMB_NATIVE") == "1":
-                raise SystemExit(f"AUTOEMB_NATIVE=1, but {error}") from None
-            missing["runtime"] = str(error)
-            print(f"autoemb: the streaming runtime is not compiled: {error}", file=sys.stderr)
+        missing = {name: self.compile(name, package) for name in PARTS}
         package.joinpath("_build.json").write_text(json.dumps(missing, indent=2) + "\n")
 
-    def compile(self, package: Path) -> None:
-        if switch("AUTOEMB_NATIVE") == "0":
-            raise BuildError("switched off by AUTOEMB_NATIVE=0")
+    def compile(self, name: str, package: Path) -> str | None:
+        """Compile one part; return the reason if it could not be."""
+        variable, what = PARTS[name]
+        try:
+            for off in ("AUTOEMB_NATIVE", variable):
+                if switch(off) == "0":
+                    raise BuildError(f"switched off by {off}=0")
+            options = cuda_options() if name == "_cuda" else []
+            self.cmake(package, name, options)
+        except BuildError as error:
+            if switch(variable) == "1":
+                raise SystemExit(f"{variable}=1, but {what}: {error}") from None
+            print(f"autoemb: {what} not compiled: {error}", file=sys.stderr)
+            return str(error)
+        return None
+
+    def cmake(self, package: Path, target: str, options: list[str]) -> None:
         cmake = shutil.which("cmake")
         if cmake is None:
             raise BuildError("cmake not found")
@@ -100,7 +93,7 @@ class CMakeBuild(build_ext):
             import pybind11
         except ImportError:
             raise BuildError("pybind11 not found") from None
-        build = str(Path(self.build_temp).resolve())
+        build = str(Path(self.build_temp, target).resolve())
         run(
             cmake,
             # Forget the last build: the tools it found lived in an environment that is gone.
@@ -109,10 +102,27 @@ class CMakeBuild(build_ext):
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
             f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={package}",
+            *options,
             *shlex.split(os.environ.get("CMAKE_ARGS", "")),
         )
-        run(cmake, "--build", build)
+        run(cmake, "--build", build, "--target", target)
 
 
-EXTENSIONS = [Extension(f"autoemb.{name}", sources=[]) for name in ("_runtime", "_cpu")]
-setup(ext_modules=EXTENSIONS, cmdclass={"build_ext": CMakeBuild})
+def cuda_options() -> list[str]:
+    nvcc = find_nvcc()
+    if nvcc is None:
+        raise BuildError("no CUDA toolkit: nvcc not in PATH or CUDA_HOME")
+    return [f"-DCMAKE_CUDA_COMPILER={nvcc}"]
+
+
+#: The compiled parts: the switch that makes a failure an error, and what the part is.
+PARTS = {
+    "_runtime": ("AUTOEMB_NATIVE", "the streaming runtime"),
+    "_cpu": ("AUTOEMB_NATIVE", "the native CPU kernels"),
+    "_cuda": ("AUTOEMB_CUDA", "the CUDA kernels"),
+}
+
+setup(
+    ext_modules=[Extension(f"autoemb.{name}", sources=[]) for name in PARTS],
+    cmdclass={"build_ext": CMakeBuild},
+)

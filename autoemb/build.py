@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal, TypedDict
 
 from autoemb import runtime
+from autoemb.ops import cpu, cuda
 
 
 class BuildInfo(TypedDict):
@@ -15,6 +16,7 @@ class BuildInfo(TypedDict):
 
     version: str
     native: bool
+    cpu_kernels: str | None
     cuda: bool
     cuda_archs: list[str]
     runtime: Literal["compiled", "python"]
@@ -31,10 +33,13 @@ def build_info() -> BuildInfo:
         ``version``
             Of the package.
         ``native``
-            Whether there are fused native kernels for :class:`autoemb.SoftEmbedding`; without them
+            Whether there are native CPU kernels for :class:`autoemb.SoftEmbedding`; without them
             it runs on the reference path in PyTorch.
+        ``cpu_kernels``
+            The instruction set they use on this CPU: ``"avx512"``, ``"avx2"``, ``"baseline"``; or
+            None.
         ``cuda``, ``cuda_archs``
-            Whether the native kernels include CUDA ones, and for which architectures (``"sm_90"``).
+            Whether there are CUDA kernels, and for which architectures (``"sm_90"``).
         ``runtime``
             ``"compiled"`` or ``"python"``: the id tables and counters of the streaming loop.
         ``compiler``
@@ -45,25 +50,30 @@ def build_info() -> BuildInfo:
     Examples
     --------
     >>> from autoemb.build import build_info
-    >>> info = build_info()
-    >>> info["native"], info["cuda"], info["cuda_archs"]
-    (False, False, [])
-    >>> info["runtime"] in ("compiled", "python")
+    >>> build_info()["runtime"] in ("compiled", "python")
     True
     """
     try:
         recorded = json.loads(Path(__file__).with_name("_build.json").read_text())
     except FileNotFoundError:
-        recorded = {"kernels": "this folder of autoemb was never built", "runtime": None}
-    reason = recorded["kernels"]
-    if not runtime.COMPILED:
-        reason += f"; streaming runtime in Python: {recorded['runtime'] or runtime.IMPORT_ERROR}"
+        recorded = dict.fromkeys(("_runtime", "_cpu", "_cuda"), "this folder was never built")
+    parts = {
+        "streaming runtime in Python": (runtime.COMPILED, "_runtime", runtime.IMPORT_ERROR),
+        "no native CPU kernels": (cpu.COMPILED, "_cpu", cpu.IMPORT_ERROR),
+        "no CUDA kernels": (cuda.COMPILED, "_cuda", cuda.IMPORT_ERROR),
+    }
+    reasons = [
+        f"{what}: {recorded[name] or error}"
+        for what, (compiled, name, error) in parts.items()
+        if not compiled
+    ]
     return {
         "version": version("autoemb"),
-        "native": False,
-        "cuda": False,
-        "cuda_archs": [],
+        "native": cpu.COMPILED,
+        "cpu_kernels": cpu.KERNELS or None,
+        "cuda": cuda.COMPILED,
+        "cuda_archs": list(cuda.ARCHITECTURES),
         "runtime": "compiled" if runtime.COMPILED else "python",
         "compiler": runtime.COMPILER,
-        "reason": reason,
+        "reason": "; ".join(reasons) or None,
     }

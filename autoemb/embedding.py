@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from autoemb.build import build_info
-from autoemb.ops import soft_embedding
+from autoemb.ops import chosen_backend, soft_embedding
 from autoemb.ops.reference import size_slices
 from autoemb.rows import RowModule
 
@@ -48,7 +48,9 @@ class SoftEmbedding(RowModule):
     average : bool, default True
         Keep Eq. 7's factor 1/N.
     backend : {"auto", "reference", "native"}, default "auto"
-        "auto" takes the native kernels where this build has them.
+        "auto" takes the native kernels where this build has them and they take the module's dtype
+        and device; "native" makes it an error where they do not. The environment variable
+        AUTOEMB_BACKEND overrides it.
     device, dtype
         As in :class:`torch.nn.Embedding`. Statistics are float32 or wider whatever the dtype.
     sparse : bool, default False
@@ -105,9 +107,7 @@ class SoftEmbedding(RowModule):
             )
         if norm != "batch":
             raise ValueError(f'norm must be "batch"; got {norm!r}')
-        if backend not in ("auto", "reference", "native"):
-            raise ValueError(f'backend must be "auto", "reference" or "native"; got {backend!r}')
-        if backend == "native" and not (info := build_info())["native"]:
+        if chosen_backend(backend) == "native" and not (info := build_info())["native"]:
             raise RuntimeError(f'backend="native" is not in this build: {info["reason"]}')
         self.embedding_dims = tuple(embedding_dims)
         self.norm, self.eps, self.momentum = norm, eps, momentum

@@ -25,7 +25,7 @@ def info_lines() -> list[str]:
     facts = {"autoemb": build["version"], "python": platform.python_version()}
     facts |= {name: version(name) for name in _PACKAGES}
     facts["platform"] = platform.platform()
-    facts["fused kernels"] = _kernels(build["native"], build["cuda_archs"])
+    facts["fused kernels"] = _kernels(build["cpu_kernels"], build["cuda_archs"])
     facts["streaming runtime"] = f"{build['runtime']} ({build['compiler']})"
     if build["compiler"] is None:
         facts["streaming runtime"] = "Python"
@@ -42,7 +42,6 @@ def info_lines() -> list[str]:
     return [f"{name:<{width}}  {value}" for name, value in facts.items()]
 
 
-def _kernels(native: bool, archs: list[str]) -> str:
-    if not native:
-        return "none: the reference path in PyTorch"
-    return ", ".join(["cpu", *archs])
+def _kernels(cpu: str | None, archs: list[str]) -> str:
+    kernels = ([] if cpu is None else [f"cpu ({cpu})"]) + archs
+    return ", ".join(kernels) or "none: the reference path in PyTorch"

@@ -13,8 +13,11 @@ import pytest
 import autoemb
 from autoemb import build, runtime
 from autoemb.build import build_info
+from autoemb.ops import cpu, cuda
 
 ROOT = Path(__file__).parents[1]
+PARTS = ("_runtime", "_cpu", "_cuda")
+NO_TOOLKIT = "no CUDA toolkit: nvcc not in PATH or CUDA_HOME"
 
 
 def test_these_tests_run_on_an_installed_package():
@@ -27,30 +30,38 @@ def test_these_tests_run_on_an_installed_package():
 def test_build_info():
     info = build_info()
     assert info["version"] == autoemb.__version__
-    assert info["native"] is False
-    assert info["cuda"] is False
-    assert info["cuda_archs"] == []
+    assert info["native"] == (info["cpu_kernels"] in ("avx512", "avx2", "baseline"))
+    assert info["cuda"] == bool(info["cuda_archs"])
     assert info["runtime"] == ("compiled" if runtime.COMPILED else "python")
     assert (info["compiler"] is not None) == runtime.COMPILED
-    assert "no fused kernels" in info["reason"]
+    assert (info["reason"] is None) == (info["native"] and info["cuda"] and runtime.COMPILED)
     if os.environ.get("AUTOEMB_NATIVE") == "1":
         assert info["runtime"] == "compiled", info["reason"]
+        assert info["native"], info["reason"]
+
+
+def test_a_build_with_everything_needs_no_reason(monkeypatch):
+    for module in (runtime, cpu, cuda):
+        monkeypatch.setattr(module, "COMPILED", True)
+    assert build_info()["reason"] is None
 
 
 @pytest.mark.parametrize(
     ("recorded", "expected"),
     [
-        ({"kernels": "no kernels", "runtime": "no compiler"}, "no kernels; .*Python: no compiler"),
-        ({"kernels": "no kernels", "runtime": None}, "no kernels; .*Python: does not load"),
-        (None, "never built; .*Python: does not load"),
+        ({"_runtime": "no compiler", "_cpu": "cpu", "_cuda": "cuda"}, "Python: no compiler; .*"),
+        ({"_runtime": None, "_cpu": "cpu", "_cuda": "cuda"}, "Python: does not load; .*"),
+        (None, "Python: this folder was never built; .*"),
     ],
 )
-def test_build_info_says_why_the_runtime_is_python(monkeypatch, tmp_path, recorded, expected):
+def test_build_info_says_why_parts_are_missing(monkeypatch, tmp_path, recorded, expected):
     monkeypatch.setattr(build, "__file__", str(tmp_path / "build.py"))
-    monkeypatch.setattr(runtime, "COMPILED", False)
+    for module in (runtime, cpu, cuda):
+        monkeypatch.setattr(module, "COMPILED", False)
     monkeypatch.setattr(runtime, "IMPORT_ERROR", "does not load")
     if recorded:
         (tmp_path / "_build.json").write_text(json.dumps(recorded))
+        expected += "no native CPU kernels: cpu; no CUDA kernels: cuda"
     info = build_info()
     assert info["runtime"] == "python"
     assert re.search(expected, info["reason"])
@@ -86,10 +97,10 @@ def test_without_tools_the_build_falls_back_and_says_why(tmp_path):
     compiled_before = tmp_path / "lib/autoemb" / f"_runtime{sysconfig.get_config_var('EXT_SUFFIX')}"
     compiled_before.parent.mkdir(parents=True)
     compiled_before.touch()
-    done = build_in(tmp_path)
+    done = build_in(tmp_path, CUDA_HOME=str(tmp_path))
     assert done.returncode == 0, done.stderr
-    assert missing(tmp_path)["runtime"] == "cmake not found"
-    assert "the streaming runtime is not compiled: cmake not found" in done.stderr
+    assert missing(tmp_path) == dict.fromkeys(PARTS, "cmake not found") | {"_cuda": NO_TOOLKIT}
+    assert "the streaming runtime not compiled: cmake not found" in done.stderr
     assert not compiled_before.exists()
 
 
@@ -117,18 +128,21 @@ def test_the_first_error_of_a_tool_is_the_reason(tmp_path, output, reason):
     cmake.chmod(0o755)
     done = build_in(tmp_path, tmp_path)
     assert done.returncode == 0, done.stderr
-    assert missing(tmp_path)["runtime"] == f"cmake failed: {reason}"
+    assert missing(tmp_path)["_runtime"] == f"cmake failed: {reason}"
+    assert missing(tmp_path)["_cpu"] == f"cmake failed: {reason}"
 
 
 def test_native_0_switches_the_compiler_off(tmp_path):
     assert build_in(tmp_path, os.environ["PATH"], AUTOEMB_NATIVE="0").returncode == 0
-    assert missing(tmp_path)["runtime"] == "switched off by AUTOEMB_NATIVE=0"
+    assert missing(tmp_path) == dict.fromkeys(PARTS, "switched off by AUTOEMB_NATIVE=0")
 
 
 def test_native_1_makes_a_failure_an_error(tmp_path):
     done = build_in(tmp_path, AUTOEMB_NATIVE="1")
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == "AUTOEMB_NATIVE=1, but cmake not found"
+    assert done.stderr.splitlines()[-1] == (
+        "AUTOEMB_NATIVE=1, but the streaming runtime: cmake not found"
+    )
 
 
 @pytest.fixture
@@ -140,12 +154,12 @@ def nvcc(tmp_path):
 
 
 def test_cuda_1_makes_a_missing_toolkit_an_error(tmp_path):
-    nowhere = {"CUDA_HOME": str(tmp_path), "AUTOEMB_NATIVE": "0"}
+    nowhere = {"CUDA_HOME": str(tmp_path)}
     done = build_in(tmp_path, AUTOEMB_CUDA="1", **nowhere)
     assert done.returncode == 1
-    assert "AUTOEMB_CUDA=1, but no CUDA toolkit" in done.stderr.splitlines()[-1]
+    assert done.stderr.splitlines()[-1] == f"AUTOEMB_CUDA=1, but the CUDA kernels: {NO_TOOLKIT}"
     assert build_in(tmp_path, **nowhere).returncode == 0
-    assert "no CUDA toolkit (nvcc)" in missing(tmp_path)["kernels"]
+    assert missing(tmp_path)["_cuda"] == NO_TOOLKIT
 
 
 @pytest.mark.parametrize("found_by", ["PATH", "CUDA_HOME", "CUDACXX"])
@@ -153,11 +167,17 @@ def test_a_toolkit_is_found(tmp_path, nvcc, found_by):
     path = nvcc.parent if found_by == "PATH" else ""
     variables = {"CUDA_HOME": str(nvcc.parents[1]), "CUDACXX": str(nvcc)}
     given = {found_by: variables[found_by]} if found_by in variables else {}
-    done = build_in(tmp_path, path, AUTOEMB_CUDA="1", AUTOEMB_NATIVE="0", **given)
+    done = build_in(tmp_path, path, **given)
     assert done.returncode == 0, done.stderr
-    assert missing(tmp_path)["kernels"] == "this version has no fused kernels"
+    assert missing(tmp_path)["_cuda"] == "cmake not found"
 
 
 def test_cuda_0_is_said(tmp_path):
-    assert build_in(tmp_path, AUTOEMB_CUDA="0", AUTOEMB_NATIVE="0").returncode == 0
-    assert "switched off by AUTOEMB_CUDA=0" in missing(tmp_path)["kernels"]
+    assert build_in(tmp_path, AUTOEMB_CUDA="0").returncode == 0
+    assert missing(tmp_path)["_cuda"] == "switched off by AUTOEMB_CUDA=0"
+
+
+def test_cuda_1_and_native_0_contradict_each_other(tmp_path):
+    done = build_in(tmp_path, AUTOEMB_CUDA="1", AUTOEMB_NATIVE="0")
+    assert done.returncode == 1
+    assert "switched off by AUTOEMB_NATIVE=0" in done.stderr.splitlines()[-1]

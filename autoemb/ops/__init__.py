@@ -1,5 +1,6 @@
 """The ops of autoemb: schemas, shapes, autograd and reference implementations."""
 
+from autoemb.ops.implementation import chosen_backend
 from autoemb.ops.plan import Plan, distinct, distinct_columns
 from autoemb.ops.product import Linear, product
 from autoemb.ops.soft_embedding import SoftEmbeddingOutput, soft_embedding
@@ -10,6 +11,7 @@ __all__ = [
     "Plan",
     "SoftEmbeddingOutput",
     "Tanh",
+    "chosen_backend",
     "distinct",
     "distinct_columns",
     "product",
