@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from autoemb.ops import cpu
+from autoemb.ops.implementation import is_native
+
 
 class RowOptimizer(torch.optim.Optimizer):
     """Base of the row-sparse optimisers.
@@ -26,6 +29,17 @@ class RowOptimizer(torch.optim.Optimizer):
         self, values: Tensor, grad: Tensor, state: dict[str, Tensor], group: dict[str, Any]
     ) -> Tensor:
         """Return new values [U, ...] of rows and change their gathered ``state`` in place."""
+        raise NotImplementedError
+
+    def update_natively(
+        self,
+        table: Tensor,
+        rows: Tensor,
+        grad: Tensor,
+        state: dict[str, Tensor],
+        group: dict[str, Any],
+    ) -> None:
+        """Do the same to table [V, C] and state in place by the native kernels, in one pass."""
         raise NotImplementedError
 
     @torch.no_grad()
@@ -50,6 +64,9 @@ class RowOptimizer(torch.optim.Optimizer):
         if not groups:
             raise ValueError(f"table of shape {list(table.shape)} is none of the parameters")
         state = self._state_of(table)
+        if table.dim() == 2 and is_native("auto", [table], grad):
+            self.update_natively(table, rows.contiguous(), grad, state, groups[0])
+            return
         gathered = {name: values.index_select(0, rows) for name, values in state.items()}
         new = self.update_rows(table.index_select(0, rows), grad, gathered, groups[0])
         table.index_copy_(0, rows, new)
@@ -133,6 +150,17 @@ class RowSGD(RowOptimizer):
         """Return values - lr * grad."""
         return values.sub_(grad, alpha=group["lr"])
 
+    def update_natively(
+        self,
+        table: Tensor,
+        rows: Tensor,
+        grad: Tensor,
+        state: dict[str, Tensor],
+        group: dict[str, Any],
+    ) -> None:
+        """Do the same in place."""
+        cpu.update_sgd(table, rows, grad, group["lr"])
+
 
 class RowAdagrad(RowOptimizer):
     """Row-wise Adagrad: one accumulated mean square a row instead of one a number.
@@ -166,6 +194,17 @@ class RowAdagrad(RowOptimizer):
         total = state["sum"]
         total.add_(grad.square().flatten(1).mean(1).view_as(total) if grad.dim() > 1 else grad**2)
         return values.addcdiv_(grad, total.sqrt().add_(group["eps"]), value=-group["lr"])
+
+    def update_natively(
+        self,
+        table: Tensor,
+        rows: Tensor,
+        grad: Tensor,
+        state: dict[str, Tensor],
+        group: dict[str, Any],
+    ) -> None:
+        """Do the same in place."""
+        cpu.update_adagrad(table, rows, grad, group["lr"], group["eps"], state["sum"])
 
 
 class RowAdam(RowOptimizer):
@@ -221,6 +260,18 @@ class RowAdam(RowOptimizer):
         correction = (1 - beta_2**steps).sqrt().to(values.dtype)
         denominator = (square.sqrt() / correction).add_(group["eps"])
         return values.sub_(average / denominator * step_size)
+
+    def update_natively(
+        self,
+        table: Tensor,
+        rows: Tensor,
+        grad: Tensor,
+        state: dict[str, Tensor],
+        group: dict[str, Any],
+    ) -> None:
+        """Do the same in place."""
+        moments = state["exp_avg"], state["exp_avg_sq"], state["step"]
+        cpu.update_adam(table, rows, grad, group["lr"], group["betas"], group["eps"], *moments)
 
 
 ROW_OPTIMIZERS = {"adam": RowAdam, "adagrad": RowAdagrad, "sgd": RowSGD}

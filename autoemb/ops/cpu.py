@@ -90,7 +90,7 @@ class Call:
             average=average,
             training=training,
             kernels=KERNELS,
-            threads=torch.get_num_threads(),
+            threads=_threads(),
         )
 
     def forward(self, output: Tensor) -> tuple[int, int]:
@@ -120,3 +120,52 @@ class Call:
             bias_grad.data_ptr(),
         )
         return result
+
+
+def update_sgd(table: Tensor, rows: Tensor, grad: Tensor, learning_rate: float) -> None:
+    """Do what :class:`autoemb.optim.RowSGD` does to rows [U] of a table [V, C], in one pass."""
+    grad = grad.contiguous()
+    _cpu.update_sgd(*_row_arguments(table, rows, grad), learning_rate, KERNELS, _threads())
+
+
+def update_adagrad(
+    table: Tensor, rows: Tensor, grad: Tensor, learning_rate: float, eps: float, total: Tensor
+) -> None:
+    """Do what :class:`autoemb.optim.RowAdagrad` does; ``total`` [V, 1] is its sum."""
+    grad = grad.contiguous()
+    arguments = *_row_arguments(table, rows, grad), learning_rate, eps, total.data_ptr()
+    _cpu.update_adagrad(*arguments, KERNELS, _threads())
+
+
+def update_adam(
+    table: Tensor,
+    rows: Tensor,
+    grad: Tensor,
+    learning_rate: float,
+    betas: tuple[float, float],
+    eps: float,
+    average: Tensor,
+    square: Tensor,
+    steps: Tensor,
+) -> None:
+    """Do what :class:`autoemb.optim.RowAdam` does; moments [V, C], ``steps`` [V, 1] int32."""
+    grad = grad.contiguous()
+    state = average.data_ptr(), square.data_ptr(), steps.data_ptr()
+    arguments = *_row_arguments(table, rows, grad), learning_rate, *betas, eps, *state
+    _cpu.update_adam(*arguments, KERNELS, _threads())
+
+
+def _row_arguments(table: Tensor, rows: Tensor, grad: Tensor) -> tuple[int, ...]:
+    return (
+        table.data_ptr(),
+        table.stride(0),
+        rows.data_ptr(),
+        len(rows),
+        grad.data_ptr(),
+        grad.stride(0),
+        table.shape[1],
+    )
+
+
+def _threads() -> int:
+    return torch.get_num_threads()
