@@ -141,7 +141,7 @@ class StreamLearner:
         columns = batch.ids.unbind(1)
         popularity = [self.state.count(field, column) for field, column in enumerate(columns)]
         outcome = self.trainer.step(batch)
-        self.state.record(batch.ids, outcome.losses, outcome.weights, outcome.rows)
+        self.state.record(batch.ids, outcome.losses, outcome.weights, outcome.plans)
         if self.trainer.bilevel:
             self.reservoir.add(batch)
             self._recent = [batch, *self._recent[:1]]

@@ -35,7 +35,7 @@ def record(state, events, weigh):
     plans = distinct_columns(ids)
     rows = [plan.rows for plan in plans]
     weights = [torch.stack([weigh(f, row) for row in r.tolist()]) for f, r in enumerate(rows)]
-    state.record(ids, torch.tensor([loss for *_, loss in events]), weights, rows)
+    state.record(ids, torch.tensor([loss for *_, loss in events]), weights, plans)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
