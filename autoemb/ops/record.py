@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from autoemb import runtime
 from autoemb.ops.plan import Plan, fill_padding, is_padded
+from autoemb.runtime import record as record_in_order
 
 
 def record(
@@ -47,7 +47,7 @@ def record(
     else:
         ids = plan.rows.index_select(0, plan.inverse)
         counters = (count.numpy(), last_loss.numpy(), mean_loss.numpy())
-        runtime.record(ids.numpy(), losses.numpy(), decay, *counters)
+        record_in_order(ids.numpy(), losses.numpy(), decay, *counters)
 
 
 def _record_padded(
