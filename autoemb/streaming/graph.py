@@ -108,7 +108,7 @@ class StepGraph(Generic[T]):
             if self._in_a_row == WARM_UP:
                 return self._last_warm_up(layout.unpack(packed))
             self._graph = None  # frees the old one's memory
-            self._packed = torch.empty_like(packed)
+            self._packed = packed.clone()
             inputs = layout.unpack(self._packed)
             self._graph = self._capture(lambda: self.function(inputs), self.device)
             self._layout = layout
