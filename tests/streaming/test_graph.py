@@ -4,8 +4,11 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from autoemb.bilevel.hypergradient import KINDS
+from autoemb.experiment import RunConfig
 from autoemb.experiment.methods import METHODS
 from autoemb.streaming import Events, checkpoint
 from autoemb.streaming.graph import WARM_UP, StepGraph
@@ -157,6 +160,37 @@ def test_a_model_that_draws_random_numbers_is_not_captured(
         assert step.outcome.logits.isfinite().all()
     assert graphs == []
     assert changes(learner.state_dict(), plain.state_dict()) == []
+
+
+class OnMeta(TorchDispatchMode):
+    """Refuse tensors on any other device than "meta", where values do not exist."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves((args, kwargs, result)):
+            assert not isinstance(leaf, torch.Tensor) or leaf.is_meta, f"{func} uses {leaf.device}"
+        return result
+
+
+@pytest.mark.parametrize("selection", ["soft", "hard"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("method", METHODS)
+def test_a_step_needs_no_value_and_no_tensor_of_the_host(
+    make_learner, monkeypatch, method, kind, selection
+):
+    meta = torch.device("meta")
+    monkeypatch.setattr(RunConfig, "torch_device", property(lambda config: meta))
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: False)  # unknown to PyTorch
+    # The fused optimisers refuse this device; Adagrad on a device is ours.
+    options = {"hypergradient": kind, "selection": selection, "optimizer": "adagrad"}
+    learner = make_learner(method, **options)
+    learner._grow([20, 30])
+    batch = [torch.zeros(6, 2, dtype=torch.int64, device=meta), torch.zeros(6, device=meta)]
+    inputs = batch * (3 if learner.trainer.bilevel else 1)
+    learner._compute(inputs)  # optimisers make their state
+    with OnMeta():
+        step = learner._compute(inputs)
+    assert step.outcome.logits.shape == (6, 1)
 
 
 # The emulation itself: what a graph would get wrong, it gets wrong
