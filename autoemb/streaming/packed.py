@@ -31,7 +31,7 @@ class Layout:
         self._shapes = tuple((tensor.dtype, tensor.shape) for tensor in tensors)
         # Widest numbers first, so that each tensor begins at a multiple of its own width.
         self._order = sorted(range(len(tensors)), key=lambda i: -tensors[i].itemsize)
-        self._sizes = [tensor.numel() * tensor.itemsize for tensor in tensors]
+        self._sizes = [tensors[i].numel() * tensors[i].itemsize for i in self._order]
         self.nbytes = sum(self._sizes)
 
     def __eq__(self, other: object) -> bool:
@@ -48,12 +48,9 @@ class Layout:
     def unpack(self, buffer: Tensor) -> list[Tensor]:
         """Return views of a buffer [nbytes] as the tensors that it holds."""
         views = [buffer] * len(self._shapes)
-        begin = 0
-        for i in self._order:
+        for i, piece in zip(self._order, buffer.split(self._sizes), strict=True):
             dtype, shape = self._shapes[i]
-            end = begin + self._sizes[i]
-            views[i] = buffer[begin:end].view(dtype).view(shape)
-            begin = end
+            views[i] = piece.view(dtype).view(shape)
         return views
 
 
