@@ -84,14 +84,16 @@ class StepGraph(Generic[T]):
         self.function, self.device = function, device
         self._capture = capture
         self._obstacle: str | None = None
-        self.forget()
-
-    def forget(self) -> None:
-        """Drop the graph: something it uses lies elsewhere from now on."""
         self._graph: Captured[T] | None = None
         self._layout: Layout | None = None  # of the graph
         self._last: Layout | None = None
         self._in_a_row = 0
+
+    def forget(self) -> None:
+        """Drop the graph: something it uses lies elsewhere from now on."""
+        if self.captured and self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)  # the last replay may still be running
+        self._graph, self._last = None, None
 
     @property
     def captured(self) -> bool:
@@ -107,7 +109,7 @@ class StepGraph(Generic[T]):
                 return self.function(layout.unpack(packed))
             if self._in_a_row == WARM_UP:
                 return self._last_warm_up(layout.unpack(packed))
-            self._graph = None  # frees the old one's memory
+            self.forget()
             self._packed = packed.clone()
             inputs = layout.unpack(self._packed)
             self._graph = self._capture(lambda: self.function(inputs), self.device)

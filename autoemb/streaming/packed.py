@@ -48,7 +48,7 @@ class Layout:
     def unpack(self, buffer: Tensor) -> list[Tensor]:
         """Return views of a buffer [nbytes] as the tensors that it holds."""
         views = [buffer] * len(self._shapes)
-        for i, piece in zip(self._order, buffer.split(self._sizes), strict=True):
+        for i, piece in zip(self._order, buffer.split_with_sizes(self._sizes), strict=True):
             dtype, shape = self._shapes[i]
             views[i] = piece.view(dtype).view(shape)
         return views

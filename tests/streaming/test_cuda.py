@@ -68,6 +68,7 @@ def test_replays_give_the_bits_of_steps_run_one_by_one(build, stream, changes, m
     assert changes(results[0], results[2]) == []
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 @pytest.mark.parametrize("method", METHODS)
 def test_the_host_never_waits(build, stream, method):
     learner, _ = build(method)
