@@ -1,5 +1,7 @@
 """The step as a graph: on an emulated one here, on a CUDA device in test_cuda.py."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -160,6 +162,62 @@ def test_a_model_that_draws_random_numbers_is_not_captured(
         assert step.outcome.logits.isfinite().all()
     assert graphs == []
     assert changes(learner.state_dict(), plain.state_dict()) == []
+
+
+@pytest.fixture
+def sync_debug_modes(monkeypatch):
+    """Stand in for a CUDA device; return the debug modes that were set."""
+    modes = ["default"]
+    numbers = ("default", "warn", "error")
+    monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: numbers.index(modes[-1]))
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: torch.zeros(16))
+    return modes
+
+
+def waiting_graph(emulated_graph, modes, message="called a synchronizing CUDA operation"):
+    """A graph of a step that makes the host wait, as PyTorch tells in debug mode."""
+
+    def step(inputs):
+        if modes[-1] == "warn":
+            warnings.warn(message, stacklevel=1)
+        return inputs[0] + 1
+
+    return StepGraph(step, torch.device("cuda"), emulated_graph)
+
+
+def repeat(graph, calls):
+    layout = Layout([torch.zeros(2)])
+    for i in range(calls):
+        packed = layout.pack([torch.full((2,), float(i))])
+        assert graph(layout, packed).tolist() == [i + 1.0] * 2
+
+
+def test_a_step_that_makes_the_host_wait_is_not_captured(emulated_graph, sync_debug_modes):
+    graph = waiting_graph(emulated_graph, sync_debug_modes)
+    repeat(graph, WARM_UP - 1)
+    with pytest.warns(UserWarning, match=r"no CUDA graph.*host wait.*test_graph\.py:\d+"):
+        repeat(graph, 1)
+    repeat(graph, 5)
+    assert not graph.captured
+    assert sync_debug_modes == ["default", "warn", "default"]
+
+
+def test_other_warnings_of_a_step_are_passed_on(emulated_graph, sync_debug_modes):
+    graph = waiting_graph(emulated_graph, sync_debug_modes, "something else")
+    repeat(graph, WARM_UP - 1)
+    with pytest.warns(UserWarning, match="something else"):
+        repeat(graph, 1)
+    repeat(graph, 1)
+    assert graph.captured
+
+
+def test_the_debug_mode_of_somebody_else_stays(emulated_graph, sync_debug_modes):
+    sync_debug_modes.append("error")
+    graph = waiting_graph(emulated_graph, sync_debug_modes)
+    repeat(graph, WARM_UP + 1)
+    assert graph.captured
+    assert sync_debug_modes == ["default", "error"]
 
 
 class OnMeta(TorchDispatchMode):
