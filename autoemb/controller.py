@@ -127,7 +127,8 @@ def spread(weights: Sequence[Tensor], plans: Sequence[Plan]) -> Tensor:
             [0.2000, 0.8000]])
     """
     pairs = zip(weights, plans, strict=True)
-    return torch.stack([values.index_select(0, plan.inverse) for values, plan in pairs], 1)
+    # The gradient of an embedding sums in a fixed order on a GPU; that of index_select does not.
+    return torch.stack([functional.embedding(plan.inverse, values) for values, plan in pairs], 1)
 
 
 def select_hard(weights: Tensor) -> Tensor:

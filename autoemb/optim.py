@@ -51,7 +51,7 @@ class RowOptimizer(torch.optim.Optimizer):
         table : Tensor[V, ...]
             One of the optimiser's parameters.
         rows : Tensor[U], int64
-            Distinct row numbers.
+            Distinct row numbers, or repeated ones with the same gradient.
         grad : Tensor[U, ...]
             Gradient of each row, summed over the events that used it.
 

@@ -9,17 +9,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from autoemb.bilevel.dense import DENSE_OPTIMIZERS
 from autoemb.bilevel.hypergradient import KINDS, gradients, hypergradient, leaves_of
 from autoemb.bilevel.working_set import Batch, Features, Functional, View, views_of
 from autoemb.controller import select_hard, spread
-from autoemb.ops import Plan
+from autoemb.ops import Plan, fill_padding
 from autoemb.optim import ROW_OPTIMIZERS, ROW_RATES, RowOptimizer
-
-DENSE_OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
-    "adam": torch.optim.Adam,
-    "adagrad": torch.optim.Adagrad,
-    "sgd": torch.optim.SGD,
-}
 
 
 class Outcome(NamedTuple):
@@ -58,14 +53,7 @@ class _Learner:
         self.row_optimizer: RowOptimizer | None = None
         if self.function.dense:
             parameters: list[Tensor] = [*self.function.dense.values()]
-            # One pass over parameter, gradient and moments instead of one for each op. PyTorch has
-            # that of Adagrad on the CPU only.
-            fused = optimizer != "adagrad" or all(p.device.type == "cpu" for p in parameters)
-            self.dense_optimizer = DENSE_OPTIMIZERS[optimizer](
-                parameters,
-                lr=learning_rate,
-                fused=fused,  # type: ignore[call-arg]
-            )
+            self.dense_optimizer = DENSE_OPTIMIZERS[optimizer](parameters, learning_rate)
         if self.function.fields:
             tables = [module.get_parameter(name) for name in self.function.fields]
             self.row_optimizer = ROW_OPTIMIZERS[optimizer](tables, lr=learning_rate * row_rate)
@@ -81,7 +69,9 @@ class _Learner:
         if self.row_optimizer is not None:
             for name, field in self.function.fields.items():
                 table = self.function.module.get_parameter(name)
-                self.row_optimizer.update(table, rows[field], grads[name])
+                # Autograd gives the gradient of a repeated row to its first copy.
+                grad = fill_padding(rows[field], grads[name])
+                self.row_optimizer.update(table, rows[field], grad)
 
     def state_dict(self) -> dict[str, Any]:
         parts = {"dense": self.dense_optimizer, "rows": self.row_optimizer}
@@ -364,6 +354,13 @@ def evaluating(modules: Iterable[nn.Module]) -> Iterator[None]:
 
 @contextmanager
 def same_random_numbers(device: torch.device) -> Iterator[None]:
-    """Give every virtual pass the random numbers (dropout) that the next real pass will draw."""
+    """Give every virtual pass the random numbers (dropout) that the next real pass will draw.
+
+    A CUDA graph cannot go back to them; a model that draws some is not captured
+    (:mod:`autoemb.streaming.graph`).
+    """
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        yield
+        return
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         yield

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
+from autoemb.bilevel.dense import DENSE_OPTIMIZERS
 from autoemb.bilevel.hypergradient import KINDS
-from autoemb.bilevel.trainer import DENSE_OPTIMIZERS
 from autoemb.errors import UserError
 from autoemb.experiment.methods import METHODS
 from autoemb.optim import ROW_RATES

@@ -13,6 +13,7 @@ from autoemb.errors import UserError
 from autoemb.files import json_text
 from autoemb.streaming import Step
 from autoemb.streaming.state import POPULARITY_WIDTH, popularity_bucket
+from autoemb.streaming.transfer import Download
 
 STAGES = ("offline", "online")
 
@@ -49,6 +50,7 @@ class Recorder:
         self.fields, self.sizes, self.correct = fields, sizes, correct
         self.offline, self.window, self.path = offline, window, path
         self.events = 0
+        self._steps: Download[Step] = Download()
         # Last dimension of every sum: events, loss, correct predictions, weights of the N sizes.
         width = 3 + sizes
         self._window = torch.zeros(len(fields), width, dtype=torch.float64)
@@ -57,7 +59,15 @@ class Recorder:
         )
 
     def add(self, step: Step) -> None:
-        """Take in one batch."""
+        """Take in one batch: at once, or when it has arrived from a GPU."""
+        self._steps.add(step)
+        self._take_arrived()
+
+    def _take_arrived(self, wait: bool = False) -> None:
+        for step in self._steps.arrived(wait):
+            self._take(step)
+
+    def _take(self, step: Step) -> None:
         outcome = step.outcome
         scores = torch.stack(
             [
@@ -77,16 +87,20 @@ class Recorder:
                 if outcome.weights is not None:
                     mixed = outcome.weights[field][outcome.plans[field].inverse[part]]
                     values = torch.cat([values, mixed], 1)
-                values = values.to("cpu", torch.float64)
-                bucket = popularity_bucket(step.popularity[field][part]).cpu()
+                values = values.to(torch.float64)
+                bucket = popularity_bucket(step.popularity[field][part])
                 self._stages[stage, field].index_add_(0, bucket, values)
                 self._window[field] += values.sum(0)
             self.events += part.stop - part.start
             if self._window[0, 0] >= self.window or self.events == self.offline:
-                self.close_window()
+                self._write_window()
 
     def close_window(self) -> None:
         """Write the line of the open window, if it holds any event."""
+        self._take_arrived(wait=True)
+        self._write_window()
+
+    def _write_window(self) -> None:
         events, loss, correct = self._window[0, :3].tolist()
         if events == 0:
             return
@@ -114,6 +128,7 @@ class Recorder:
 
     def stage(self, name: str) -> dict[str, float | int | None]:
         """Return loss, accuracy and number of events of a stage; None where there were none."""
+        self._take_arrived(wait=True)
         events, loss, correct = self._stages[STAGES.index(name), 0].sum(0)[:3].tolist()
         return {
             "loss": loss / events if events else None,
@@ -123,6 +138,7 @@ class Recorder:
 
     def by_popularity(self, name: str) -> list[dict[str, Any]]:
         """Return a stage's figures for each field and octave of popularity that occurred."""
+        self._take_arrived(wait=True)
         rows = []
         for field, buckets in zip(self.fields, self._stages[STAGES.index(name)], strict=True):
             for octave, sums in enumerate(buckets.tolist()):
@@ -144,6 +160,7 @@ class Recorder:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the sums and how much of the file was written."""
+        self._take_arrived(wait=True)
         return {
             "events": self.events,
             "window": self._window,
@@ -156,7 +173,7 @@ class Recorder:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore :meth:`state_dict` and cut the file back to what it was then."""
-        self.events = state["events"]
+        self.events, self._steps = state["events"], Download()
         self._window, self._stages = state["window"].clone(), state["stages"].clone()
         if self.path is not None:
             size = self._file_size()

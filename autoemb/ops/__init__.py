@@ -1,8 +1,9 @@
 """The ops of autoemb: schemas, shapes, autograd and reference implementations."""
 
 from autoemb.ops.implementation import chosen_backend
-from autoemb.ops.plan import Plan, distinct, distinct_columns
+from autoemb.ops.plan import Plan, distinct, distinct_columns, fill_padding
 from autoemb.ops.product import Linear, product
+from autoemb.ops.record import record
 from autoemb.ops.soft_embedding import SoftEmbeddingOutput, soft_embedding
 from autoemb.ops.tanh import Tanh, tanh
 
@@ -14,7 +15,9 @@ __all__ = [
     "chosen_backend",
     "distinct",
     "distinct_columns",
+    "fill_padding",
     "product",
+    "record",
     "soft_embedding",
     "tanh",
 ]

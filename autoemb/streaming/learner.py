@@ -10,10 +10,13 @@ from torch import Tensor
 
 from autoemb.bilevel import Batch, BilevelTrainer, Outcome
 from autoemb.rows import grow
+from autoemb.streaming.graph import StepGraph
 from autoemb.streaming.id_table import IdTable
+from autoemb.streaming.packed import Layout, tensors_of
 from autoemb.streaming.reservoir import Reservoir
 from autoemb.streaming.state import InteractionState
 from autoemb.streaming.stream import Events
+from autoemb.streaming.transfer import Upload
 
 #: Rows a table starts with; it doubles from there.
 INITIAL_ROWS = 1024
@@ -58,6 +61,12 @@ class StreamLearner:
     batch_size : int, default 500
         Events of a controller step.
     device : torch.device or str, default "cpu"
+        Of model, controller and state. On a CUDA device the host never waits in :meth:`learn`: it
+        prepares the next batch meanwhile.
+    graph : bool, default True
+        On a CUDA device, replay the whole step as one CUDA graph. The numbers are the same
+        without. Modules and optimisers must then change by this class alone: whatever else moves
+        their tensors, freezes parameters or changes rates goes unnoticed.
 
     Examples
     --------
@@ -86,6 +95,7 @@ class StreamLearner:
         validation: str = "reservoir",
         batch_size: int = 500,
         device: torch.device | str = "cpu",
+        graph: bool = True,
     ) -> None:
         if validation not in VALIDATION_SOURCES:
             raise ValueError(
@@ -96,21 +106,28 @@ class StreamLearner:
         self.validation, self.batch_size = validation, batch_size
         self.device = torch.device(device)
         self._cuda = self.device.type == "cuda"
+        self._upload = Upload(self.device) if self._cuda else None
+        self._graph = StepGraph(self._compute, self.device) if graph and self._cuda else None
         self.id_tables = [IdTable() for _ in state.fields]
         self._rows = [0 for _ in state.fields]  # rows every table has
-        self._recent: list[Batch] = []  # the last two batches, newest first
+        self._recent: list[Batch] = []  # the last two batches, newest first, in main memory
 
     def rows(self, ids: list[Any]) -> Tensor:
         """Return row numbers [B, F] of raw ids, giving new ids new rows and growing the tables."""
+        return self._host_rows(ids).to(self.device)
+
+    def _host_rows(self, ids: list[Any]) -> Tensor:
         pairs = zip(self.id_tables, ids, strict=True)
         rows = torch.from_numpy(np.stack([table.rows(column) for table, column in pairs], 1))
         need = [len(table) for table in self.id_tables]
         if any(used > have for used, have in zip(need, self._rows, strict=True)):
             pairs_of_rows = zip(need, self._rows, strict=True)
             self._grow([_doubled(used, have) for used, have in pairs_of_rows])
-        return rows.to(self.device)
+        return rows
 
     def _grow(self, num_rows: list[int]) -> None:
+        if self._graph is not None:
+            self._graph.forget()
         self._rows = num_rows
         for module in self.modules:
             grow(module, num_rows)
@@ -135,28 +152,42 @@ class StreamLearner:
         """
         if len(events.label) < 2:
             raise ValueError(f"{len(events.label)} events to learn; batch statistics need 2")
-        if self.trainer.bilevel:
-            self._learn_controller()
-        batch = Batch(self.rows(events.ids), events.label.to(self.device))
-        columns = batch.ids.unbind(1)
-        popularity = [self.state.count(field, column) for field, column in enumerate(columns)]
-        outcome = self.trainer.step(batch)
-        self.state.record(batch.ids, outcome.losses, outcome.weights, outcome.rows)
+        batch = Batch(self._host_rows(events.ids), events.label)
+        step = self._run([*self._past(), batch])
         if self.trainer.bilevel:
             self.reservoir.add(batch)
             self._recent = [batch, *self._recent[:1]]
-        return Step(outcome, batch.target, popularity)
+        return step
 
-    def _learn_controller(self) -> None:
+    def _past(self) -> list[Batch]:
+        """Return the batches that the controller learns from, validation first, if there are."""
         last_batch = self.validation == "last-batch"
         if len(self._recent) < (2 if last_batch else 1):
-            return  # no past yet
+            return []
         if last_batch:
-            validation, training = self._recent
-        else:
-            validation = self.reservoir.sample(self.batch_size, self.device)
-            training = self._recent[0]
-        self.trainer.controller_step(validation, training)
+            return self._recent
+        return [self.reservoir.sample(self.batch_size), self._recent[0]]
+
+    def _run(self, batches: list[Batch]) -> Step:
+        tensors = tensors_of(batches)
+        if self._upload is None:
+            return self._compute(tensors)
+        layout = Layout(tensors)
+        packed = self._upload(layout, tensors)
+        if self._graph is None:
+            return self._compute(layout.unpack(packed))
+        return self._graph(layout, packed)
+
+    def _compute(self, tensors: list[Tensor]) -> Step:
+        """Learn from ids and target of past batches, if any, and of a new one, on the device."""
+        *past, batch = map(Batch, tensors[::2], tensors[1::2])
+        if past:
+            self.trainer.controller_step(*past)
+        columns = batch.ids.unbind(1)
+        popularity = [self.state.count(field, column) for field, column in enumerate(columns)]
+        outcome = self.trainer.step(batch)
+        self.state.record(batch.ids, outcome.losses, outcome.weights, outcome.plans)
+        return Step(outcome, batch.target, popularity)
 
     def predict(self, ids: list[Any], *, hard: bool = False) -> Tensor:
         """Return logits [B, outputs] of raw ids with running statistics; nothing is learnt.
@@ -181,12 +212,12 @@ class StreamLearner:
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Restore :meth:`state_dict` into a learner built with the same options."""
-        self._grow(list(saved["rows"]))
+        self._grow(list(saved["rows"]))  # which also forgets the graph
         self.id_tables = [IdTable.from_state(state) for state in saved["ids"]]
         self.trainer.load_state_dict(saved["trainer"])
         self.state.load_state_dict(saved["state"])
         self.reservoir.load_state_dict(saved["reservoir"])
-        self._recent = [Batch(*(t.to(self.device) for t in batch)) for batch in saved["recent"]]
+        self._recent = [Batch(*batch) for batch in saved["recent"]]
         torch.random.set_rng_state(saved["random"])
         if self._cuda and saved["cuda_random"] is not None:
             torch.cuda.set_rng_state(saved["cuda_random"], self.device)

@@ -43,11 +43,11 @@ class Reservoir:
         return min(self.seen, self.capacity)
 
     def add(self, batch: Batch) -> None:
-        """Offer events, in order, on any device; kept in main memory."""
+        """Offer events in main memory, in order."""
         events = len(batch.ids)
         if self._ids is None or self._target is None:
-            self._ids = batch.ids.new_zeros(0, batch.ids.shape[1], device="cpu")
-            self._target = batch.target.new_zeros(0, device="cpu")
+            self._ids = batch.ids.new_zeros(0, batch.ids.shape[1])
+            self._target = batch.target.new_zeros(0)
         number = np.arange(self.seen, self.seen + events)
         # Event i (from 0) takes slot i while there is room, then a random slot of i + 1.
         slot = np.where(number < self.capacity, number, self._random.integers(0, number + 1))
@@ -59,10 +59,10 @@ class Reservoir:
             self._ids = torch.cat([self._ids, self._ids.new_zeros(missing, self._ids.shape[1])])
             self._target = torch.cat([self._target, self._target.new_zeros(missing)])
         # NumPy promises that the last of several events for one slot stays; PyTorch does not.
-        self._ids.numpy()[slot[kept]] = batch.ids.cpu().numpy()[kept]
-        self._target.numpy()[slot[kept]] = batch.target.cpu().numpy()[kept]
+        self._ids.numpy()[slot[kept]] = batch.ids.numpy()[kept]
+        self._target.numpy()[slot[kept]] = batch.target.numpy()[kept]
 
-    def sample(self, size: int, device: torch.device | str = "cpu") -> Batch:
+    def sample(self, size: int) -> Batch:
         """Return ``size`` distinct kept events at random, or all of them while there are fewer.
 
         Raises
@@ -75,7 +75,7 @@ class Reservoir:
         chosen = torch.from_numpy(
             self._random.choice(len(self), min(size, len(self)), replace=False, shuffle=False)
         )
-        return Batch(self._ids[chosen].to(device), self._target[chosen].to(device))
+        return Batch(self._ids[chosen], self._target[chosen])
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything, the random state included."""

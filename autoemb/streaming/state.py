@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from autoemb import runtime
+from autoemb.ops import Plan, distinct_columns, fill_padding, record
 
 #: Octaves of popularity that the encoding tells apart; 2^31 events fill the last.
 POPULARITY_WIDTH = 32
@@ -49,11 +48,11 @@ def encode_popularity(count: Tensor) -> Tensor:
 class _FieldState:
     """The state of one field's ids, row by row."""
 
-    def __init__(self, sizes: int) -> None:
-        self.count = torch.zeros(0, dtype=torch.int64)
-        self.last_loss = torch.zeros(0)
-        self.mean_loss = torch.zeros(0)
-        self.weights = torch.zeros(0, sizes)
+    def __init__(self, sizes: int, device: torch.device) -> None:
+        self.count = torch.zeros(0, dtype=torch.int64, device=device)
+        self.last_loss = torch.zeros(0, device=device)
+        self.mean_loss = torch.zeros(0, device=device)
+        self.weights = torch.zeros(0, sizes, device=device)
 
     def grow(self, rows: int) -> None:
         missing = rows - len(self.count)
@@ -75,7 +74,8 @@ class InteractionState:
     sizes : int
         N, the number of embedding sizes.
     device : torch.device or str, default "cpu"
-        Where :meth:`features` puts its result; the history itself is kept in main memory.
+        Where the history is kept. Only :meth:`grow` and :meth:`load_state_dict` put it elsewhere
+        in memory, so that a CUDA graph can hold the rest.
 
     Examples
     --------
@@ -90,9 +90,8 @@ class InteractionState:
     """
 
     def __init__(self, fields: int, sizes: int, device: torch.device | str = "cpu") -> None:
-        self.fields = [_FieldState(sizes) for _ in range(fields)]
+        self.fields = [_FieldState(sizes, torch.device(device)) for _ in range(fields)]
         self.num_features = POPULARITY_WIDTH + sizes + 3
-        self.device = torch.device(device)
 
     def grow(self, num_rows: list[int]) -> None:
         """Make room for ``num_rows[f]`` ids of field f."""
@@ -101,7 +100,7 @@ class InteractionState:
 
     def count(self, field: int, rows: Tensor) -> Tensor:
         """Return the popularity [U] of ids: how many of their events were recorded."""
-        return self.fields[field].count[rows.cpu()]
+        return self.fields[field].count.index_select(0, rows)
 
     def features(self, field: int, rows: Tensor) -> Tensor:
         """Return the controller's input [U, 32 + N + 3].
@@ -109,21 +108,20 @@ class InteractionState:
         Popularity encoding (32), the weights last given (N), the last loss, log(1 + count) and
         the moving-average loss.
         """
-        state, rows = self.fields[field], rows.cpu()
-        count = state.count[rows]
-        scalars = torch.stack(
-            [state.last_loss[rows], torch.log1p(count.to(torch.float32)), state.mean_loss[rows]], 1
+        state = self.fields[field]
+        count, last_loss, mean_loss, weights = (
+            values.index_select(0, rows)
+            for values in (state.count, state.last_loss, state.mean_loss, state.weights)
         )
-        return torch.cat([encode_popularity(count), state.weights[rows], scalars], 1).to(
-            self.device
-        )
+        scalars = torch.stack([last_loss, torch.log1p(count.to(torch.float32)), mean_loss], 1)
+        return torch.cat([encode_popularity(count), weights, scalars], 1)
 
     def record(
         self,
         ids: Tensor,
         losses: Tensor,
         weights: list[Tensor] | None = None,
-        rows: list[Tensor] | None = None,
+        plans: list[Plan] | None = None,
     ) -> None:
         """Take in a batch, event by event.
 
@@ -133,21 +131,17 @@ class InteractionState:
             Row numbers.
         losses : Tensor[B]
         weights : list of F Tensor[U_f, N], optional
-            Weights given to the distinct ids ``rows``.
-        rows : list of F Tensor[U_f], optional
+            Weights given to the distinct ids.
+        plans : list of F Plan, optional
+            Distinct ids of the columns, where they are known already.
         """
-        loss = losses.to("cpu", torch.float32).numpy()
-        for f, field in enumerate(self.fields):
-            runtime.record(
-                np.ascontiguousarray(ids[:, f].cpu().numpy()),
-                loss,
-                LOSS_DECAY,
-                field.count.numpy(),
-                field.last_loss.numpy(),
-                field.mean_loss.numpy(),
-            )
-            if weights is not None and rows is not None:
-                field.weights[rows[f].cpu()] = weights[f].to("cpu", torch.float32)
+        losses = losses.to(torch.float32)
+        plans = distinct_columns(ids) if plans is None else plans
+        for f, (field, plan) in enumerate(zip(self.fields, plans, strict=True)):
+            record(plan, losses, LOSS_DECAY, field.count, field.last_loss, field.mean_loss)
+            if weights is not None:
+                given = fill_padding(plan.rows, weights[f].to(torch.float32))
+                field.weights.index_copy_(0, plan.rows, given)
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything, as nested dicts of tensors."""
@@ -156,4 +150,5 @@ class InteractionState:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore :meth:`state_dict`."""
         for f, field in enumerate(self.fields):
-            vars(field).update({name: v.clone() for name, v in state[str(f)].items()})
+            for name, value in vars(field).items():
+                setattr(field, name, state[str(f)][name].to(value.device, copy=True))

@@ -203,7 +203,7 @@ def test_which_passes_compute_weight_gradients(make_problem, monkeypatch, kind, 
     backward, seen = torch.ops.autoemb.soft_embedding_backward, set()
 
     def spy(*args):
-        seen.add(args[-1])  # whether gradients of embeddings and projections are wanted
+        seen.add(args[-2])  # whether gradients of embeddings and projections are wanted
         return backward(*args)
 
     monkeypatch.setattr(torch.ops.autoemb, "soft_embedding_backward", spy)

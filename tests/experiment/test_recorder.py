@@ -12,6 +12,7 @@ from autoemb.bilevel import Outcome
 from autoemb.experiment.recorder import STAGES, Recorder
 from autoemb.ops import distinct_columns
 from autoemb.streaming import Step
+from autoemb.streaming.transfer import Download
 from autoemb.task import TASKS
 
 FIELDS, SIZES = ["user", "item"], 2
@@ -255,6 +256,31 @@ def test_resumption_cuts_the_file_and_repeats_to_the_last_byte(tmp_path, stop, b
     for stage in STAGES:
         assert again.stage(stage) == recorder.stage(stage)
         assert again.by_popularity(stage) == recorder.by_popularity(stage)
+
+
+class Late(Download):
+    """What arrives three steps late, as from a GPU."""
+
+    def arrived(self, wait=False):
+        while len(self._queue) > (0 if wait else 3):
+            yield self._queue.popleft()
+
+
+@pytest.mark.parametrize("read_out", ["close_window", "stage", "by_popularity", "state_dict"])
+def test_steps_that_arrive_late_are_recorded_alike(tmp_path, monkeypatch, read_out):
+    steps = [make_step(7, seed) for seed in range(10)]
+    prompt = make_recorder(offline=24, window=10, path=tmp_path / "prompt")
+    monkeypatch.setattr("autoemb.experiment.recorder.Download", Late)
+    late = make_recorder(offline=24, window=10, path=tmp_path / "late")
+    for recorder in (prompt, late):
+        for step in steps:
+            recorder.add(step)
+    assert late.events == 7 * 7
+    arguments = {"stage": ["online"], "by_popularity": ["online"]}.get(read_out, [])
+    one, other = (getattr(recorder, read_out)(*arguments) for recorder in (prompt, late))
+    assert repr(one) == repr(other)
+    assert late.events == 7 * 10
+    assert (tmp_path / "late").read_bytes() == (tmp_path / "prompt").read_bytes()
 
 
 def test_nothing_is_written_without_a_path():

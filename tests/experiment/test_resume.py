@@ -9,6 +9,7 @@ import threading
 
 import polars as pl
 import pytest
+import torch
 
 from autoemb.data import Interactions
 from autoemb.errors import UserError
@@ -17,6 +18,9 @@ from autoemb.experiment.methods import METHODS
 from autoemb.streaming import checkpoint
 
 module = importlib.import_module("autoemb.experiment.run")  # the package names the function alike
+
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 
 class Killed(BaseException):
@@ -51,12 +55,14 @@ def options():
     return {"batch_size": 23, "window": 31, "hypergradient": "exact"}
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_cuda)])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("method", METHODS)
 def test_an_interrupted_run_continues_to_the_last_bit(
-    make_config, stream, numbers, tmp_path, options, method, number
+    make_config, stream, numbers, tmp_path, options, method, number, device
 ):
-    config, whole, parts = make_config(method=method, **options), tmp_path / "a", tmp_path / "b"
+    config = make_config(method=method, device=device, **options)
+    whole, parts = tmp_path / "a", tmp_path / "b"
     expected = run(config, stream, whole)
     for position in (23, 230):
         with pytest.raises(Interrupted) as caught:

@@ -6,7 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoemb.ops import distinct, distinct_columns
+from autoemb.ops import Plan, distinct, distinct_columns, fill_padding
+from autoemb.ops.plan import padded_plans
 
 few = settings(max_examples=50, deadline=None, derandomize=True)
 INT64 = torch.iinfo(torch.int64)
@@ -44,3 +45,38 @@ def test_leaves_its_input_alone():
     ids = torch.tensor([3, 1, 3])
     distinct(ids)
     assert ids.tolist() == [3, 1, 3]
+
+
+def check_padded(plan, trimmed):
+    used, missing = len(trimmed.rows), len(plan.rows) - len(trimmed.rows)
+    assert torch.equal(plan.rows, torch.cat([trimmed.rows, trimmed.rows[-1:].expand(missing)]))
+    assert torch.equal(plan.inverse, trimmed.inverse)
+    assert torch.equal(plan.counts[:used], trimmed.counts)
+    assert not plan.counts[used:].any()
+
+
+@few
+@given(rows=st.lists(st.integers(INT64.min, INT64.max) | st.integers(0, 9), max_size=40))
+def test_a_padded_plan_repeats_the_last_row(rows):
+    ids = torch.tensor(rows, dtype=torch.int64)
+    rows, inverse, counts = padded_plans(ids.unsqueeze(1))
+    check_padded(Plan(rows[0], inverse[:, 0], counts[0]), distinct(ids))
+
+
+@pytest.mark.parametrize("batch", [0, 1, 2, 31, 33, 500])
+@pytest.mark.parametrize("high", [1, 20, 10_000])
+@pytest.mark.parametrize("fields", [1, 2, 26])
+def test_all_columns_are_padded_at_once(batch, high, fields, monkeypatch):
+    ids = torch.randint(high, (batch, fields), generator=torch.Generator().manual_seed(batch))
+    trimmed = distinct_columns(ids)
+    monkeypatch.setattr("autoemb.ops.plan.is_padded", lambda device: True)
+    for one, other in zip(distinct_columns(ids), trimmed, strict=True):
+        assert len(one.rows) == batch
+        check_padded(one, other)
+
+
+def test_padding_gets_the_values_of_the_row_it_repeats(monkeypatch):
+    rows, values = torch.tensor([3, 5, 7, 7, 7]), torch.arange(10.0).reshape(5, 2)
+    assert fill_padding(rows, values) is values
+    monkeypatch.setattr("autoemb.ops.plan.is_padded", lambda device: True)
+    assert torch.equal(fill_padding(rows, values), values[[0, 1, 2, 2, 2]])

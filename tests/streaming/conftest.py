@@ -1,13 +1,18 @@
 """Small learners and streams, and comparison of states to the last bit."""
 
+import re
+import sys
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from autoemb.experiment import RunConfig, methods
 from autoemb.streaming import Events, learner
+from autoemb.streaming.graph import StepGraph
 
 BATCH = 6
 
@@ -42,6 +47,86 @@ def make_batches():
             label = torch.from_numpy(random.random(size)).float()
             batches.append(Events(ids, label, np.arange(size) + i * size))
         return batches
+
+    return make
+
+
+def tensors_in(values):
+    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, torch.Tensor)]
+
+
+class EmulatedGraph(TorchDispatchMode):
+    """What a CUDA graph does, on the CPU: the same kernels again, on the same memory.
+
+    A replay runs the operators of one call, on the tensors and numbers that they were given then
+    and without Python around them. So it goes wrong where a graph would: a tensor replaced
+    instead of changed in place, a count kept by the host, a shape that depends on data. Operators
+    that make the host wait are refused. Unlike a graph's, its capture computes: that is the first
+    replay.
+    """
+
+    REFUSED = re.compile("local_scalar|equal$|lift_fresh|masked_select|nonzero|unique")
+
+    def __init__(self, function, device):
+        super().__init__()
+        self.calls, self.replays = [], 0
+        with self:
+            self.outputs = function()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        masks = [tensor for tensor in tensors_in(args)[1:] if tensor.dtype == torch.bool]
+        refused = self.REFUSED.search(func._schema.name) or (masks and "index" in str(func))
+        assert not refused, f"{func} makes the host wait"
+        result = func(*args, **kwargs)
+        returns = [out.alias_info for out in func._schema.returns]
+        if not any(alias is not None and not alias.is_write for alias in returns):  # no view
+            self.calls.append((func, args, kwargs, result))
+        return result
+
+    @torch.no_grad()
+    def replay(self):
+        self.replays += 1
+        for func, args, kwargs, result in self.calls if self.replays > 1 else []:
+            pairs = zip(tensors_in(result), tensors_in(func(*args, **kwargs)), strict=True)
+            for old, new in pairs:
+                assert old.shape == new.shape, f"a shape of {func} depends on data"
+                if old is not new:
+                    old.copy_(new)
+
+
+@pytest.fixture
+def pad_plans(monkeypatch):
+    """Return a function that lets plans be padded on the CPU too."""
+
+    def pad():
+        for name in ("plan", "record"):
+            module = sys.modules[f"autoemb.ops.{name}"]
+            monkeypatch.setattr(module, "is_padded", lambda device: True)
+
+    return pad
+
+
+@pytest.fixture
+def emulated_graph():
+    return EmulatedGraph
+
+
+@pytest.fixture
+def make_graphed(make_learner, pad_plans):
+    """Return a function that builds a learner as on a GPU, but for the GPU, and its graphs."""
+    pad_plans()
+
+    def make(*args, **options):
+        learner, graphs = make_learner(*args, **options), []
+
+        def capture(function, device):
+            graphs.append(EmulatedGraph(function, device))
+            return graphs[-1]
+
+        learner._upload = lambda layout, tensors: layout.pack(tensors)
+        learner._graph = StepGraph(learner._compute, learner.device, capture)
+        return learner, graphs
 
     return make
 

@@ -35,7 +35,7 @@ def record(state, events, weigh):
     plans = distinct_columns(ids)
     rows = [plan.rows for plan in plans]
     weights = [torch.stack([weigh(f, row) for row in r.tolist()]) for f, r in enumerate(rows)]
-    state.record(ids, torch.tensor([loss for *_, loss in events]), weights, rows)
+    state.record(ids, torch.tensor([loss for *_, loss in events]), weights, plans)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
@@ -94,6 +94,18 @@ def test_rows_come_in_the_order_asked_for():
     assert torch.equal(both.flip(0), state.features(0, torch.tensor([1, 3])))
     assert both[0, POPULARITY_WIDTH:-3].tolist() == [3.0] * SIZES
     assert both[:, -3].tolist() == [0.5, 0.25]
+
+
+def test_padding_records_no_weights(pad_plans):
+    pad_plans()
+    state, ids = make_state(), torch.tensor([[4, 0], [2, 0], [2, 0]])
+    plans = distinct_columns(ids)
+    weights = [torch.tensor([[0.2] * SIZES, [0.4] * SIZES, [float("nan")] * SIZES])] * 2
+    weights[1] = weights[1].roll(1, 0).nan_to_num(0.5)  # one row, then padding
+    state.record(ids, torch.tensor([0.5, 0.25, 1.0]), weights, plans)
+    assert state.features(0, torch.tensor([2, 4]))[:, 32].tolist() == pytest.approx([0.2, 0.4])
+    assert state.features(1, torch.tensor([0]))[0, 32].item() == 0.5
+    assert state.count(0, torch.arange(5)).tolist() == [0, 0, 2, 0, 1]
 
 
 def test_a_method_without_weights_records_the_rest():

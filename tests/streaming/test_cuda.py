@@ -1,0 +1,169 @@
+"""The stream on a CUDA device: one graph, no waiting host, the numbers of the graph-free path."""
+
+import pytest
+import torch
+from torch import nn
+
+from autoemb.experiment import RunConfig, methods
+from autoemb.experiment.methods import METHODS
+from autoemb.experiment.recorder import Recorder
+from autoemb.streaming import Events, checkpoint
+from autoemb.streaming.graph import WARM_UP
+from autoemb.streaming.packed import Layout
+from autoemb.streaming.state import encode_popularity, popularity_bucket
+from autoemb.streaming.transfer import Download, Upload
+from autoemb.task import TASKS
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+CASES = [
+    *[(method, {}) for method in METHODS],
+    ("autoemb", {"hypergradient": "finite-difference"}),
+    ("autoemb", {"hypergradient": "exact"}),
+    ("darts", {"hypergradient": "exact", "validation": "last-batch"}),
+    *[(method, {"optimizer": o}) for method in ("sam", "darts") for o in ("adagrad", "sgd")],
+    ("autoemb", {"selection": "hard"}),
+]
+
+
+@pytest.fixture
+def stream(make_batches):
+    """Batches after which tables grow, a short one, and full ones again."""
+    batches = [*make_batches(12), *make_batches(12, seed=1)]
+    short = batches[20]
+    batches[20] = Events([ids[:3] for ids in short.ids], short.label[:3], short.timestamp[:3])
+    return batches
+
+
+@pytest.fixture
+def build(make_learner):
+    """Return a function that builds a learner on the device and lists its graphs."""
+
+    def make(method, graph=True, **options):
+        learner, graphs = make_learner(method, device="cuda", **options), []
+        if graph:
+            inner = learner._graph._capture
+
+            def capture(function, device):
+                graphs.append(inner(function, device))
+                return graphs[-1]
+
+            learner._graph._capture = capture
+        else:
+            learner._graph = None
+        return learner, graphs
+
+    return make
+
+
+@pytest.mark.parametrize(("method", "options"), CASES)
+def test_replays_give_the_bits_of_steps_run_one_by_one(build, stream, changes, method, options):
+    results = []
+    for graph in (True, False, True):
+        learner, graphs = build(method, graph, **options)
+        steps = [learner.learn(events) for events in stream]
+        results.append({"steps": steps, "learner": learner.state_dict()})
+        assert len(graphs) >= 2 * graph  # tables grew between two of them
+    assert changes(results[0], results[1]) == []
+    assert changes(results[0], results[2]) == []
+
+
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
+@pytest.mark.parametrize("method", METHODS)
+def test_the_host_never_waits(build, stream, method):
+    learner, _ = build(method)
+    recorder = Recorder(["user", "item"], 2 * (method != "fse"), TASKS["regression"].correct, 0, 6)
+    learner.learn(stream[0])  # loads libraries
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for events in stream[1:]:
+            recorder.add(learner.learn(events))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    recorder.close_window()
+    assert recorder.events == sum(len(events.label) for events in stream[1:])
+    assert learner._graph.captured
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_long_stream_gives_the_losses_of_the_cpu(make_batches, method):
+    losses, batches = {}, make_batches(200, size=64)
+    for device in ("cpu", "cuda"):
+        config = RunConfig(method=method, dims=(2, 4), batch_size=64, device=device, row_rate=1.0)
+        # The devices draw other rows for ids that appear later; these hold all of them.
+        trainer, modules, state = methods.build_trainer(config, [1024, 1024])
+        learner = methods.StreamLearner(
+            trainer, modules, state, methods.Reservoir(), batch_size=64, device=device
+        )
+        losses[device] = torch.stack([learner.learn(e).outcome.losses.cpu() for e in batches])
+    assert learner._graph.captured
+    torch.testing.assert_close(losses["cuda"], losses["cpu"], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("source", ["cpu", "cuda"])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_learner_from_a_file_goes_on(
+    make_learner, build, stream, changes, tmp_path, method, source
+):
+    learner = make_learner(method, device=source)
+    for events in stream[:14]:
+        learner.learn(events)
+    checkpoint.save(learner.state_dict(), tmp_path / "state")
+    finals = [[[learner.learn(events) for events in stream[14:]], learner.state_dict()]]
+    for graph in (True, False):
+        restored, _ = build(method, graph, seed=1)
+        for events in stream[:9]:  # a graph of what is to be replaced
+            restored.learn(events)
+        restored.load_state_dict(checkpoint.load(tmp_path / "state"))
+        finals.append([[restored.learn(events) for events in stream[14:]], restored.state_dict()])
+    assert changes(finals[1], finals[2]) == []
+    if source == "cuda":
+        assert changes(finals[0], finals[1]) == []
+
+
+def test_a_model_that_draws_random_numbers_is_not_captured(build, make_batches):
+    learner, graphs = build("autoemb")
+    learner.modules[0].hidden.insert(0, nn.Dropout(0.5))
+    events = make_batches(1)[0]
+    for number in range(WARM_UP + 3):
+        if number == WARM_UP:  # the first batch has no past
+            with pytest.warns(UserWarning, match="draws random numbers"):
+                learner.learn(events)
+        else:
+            learner.learn(events)
+    assert graphs == []
+
+
+def test_a_model_that_makes_the_host_wait_is_not_captured(build, make_batches):
+    class Waiting(nn.Module):
+        def forward(self, x):
+            return x * (1 if x.sum().item() else 2)
+
+    learner, graphs = build("fse")
+    learner.modules[0].hidden.insert(0, Waiting())
+    events = make_batches(1)[0]
+    for number in range(WARM_UP + 3):
+        if number == WARM_UP - 1:
+            with pytest.warns(UserWarning, match="makes the host wait"):
+                learner.learn(events)
+        else:
+            learner.learn(events)
+    assert graphs == []
+
+
+def test_tensors_travel_there_and_back():
+    device = torch.device("cuda", torch.cuda.current_device())
+    tensors = [torch.arange(12).reshape(6, 2), torch.rand(6), torch.rand(3, 5)]
+    layout, upload, download = Layout(tensors), Upload(device), Download()
+    sent = []
+    for i in range(100):  # more than may be under way, through the same buffers
+        sent.append([tensors[0] + i, *tensors[1:]])
+        download.add(layout.unpack(upload(layout, sent[-1])))
+    for one, other in zip(download.arrived(wait=True), sent, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_popularity_is_encoded_as_on_the_cpu():
+    count = torch.tensor([0, *(2**k + j for k in range(1, 40) for j in (-2, -1, 0))])
+    assert torch.equal(popularity_bucket(count.cuda()).cpu(), popularity_bucket(count))
+    torch.testing.assert_close(encode_popularity(count.cuda()).cpu(), encode_popularity(count))
