@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autoemb.ops import cpu
-from autoemb.ops.implementation import is_native
+from autoemb.ops import updates
 
 
 class RowOptimizer(torch.optim.Optimizer):
@@ -26,12 +25,6 @@ class RowOptimizer(torch.optim.Optimizer):
         raise NotImplementedError
 
     def update_rows(
-        self, values: Tensor, grad: Tensor, state: dict[str, Tensor], group: dict[str, Any]
-    ) -> Tensor:
-        """Return new values [U, ...] of rows and change their gathered ``state`` in place."""
-        raise NotImplementedError
-
-    def update_natively(
         self,
         table: Tensor,
         rows: Tensor,
@@ -39,7 +32,7 @@ class RowOptimizer(torch.optim.Optimizer):
         state: dict[str, Tensor],
         group: dict[str, Any],
     ) -> None:
-        """Do the same to table [V, C] and state in place by the native kernels, in one pass."""
+        """Change rows [U] of the table [V, ...] and of its state in place."""
         raise NotImplementedError
 
     @torch.no_grad()
@@ -51,7 +44,7 @@ class RowOptimizer(torch.optim.Optimizer):
         table : Tensor[V, ...]
             One of the optimiser's parameters.
         rows : Tensor[U], int64
-            Distinct row numbers, or repeated ones with the same gradient.
+            Distinct row numbers; one that repeats the one before it is padding.
         grad : Tensor[U, ...]
             Gradient of each row, summed over the events that used it.
 
@@ -63,15 +56,7 @@ class RowOptimizer(torch.optim.Optimizer):
         groups = [g for g in self.param_groups if any(p is table for p in g["params"])]
         if not groups:
             raise ValueError(f"table of shape {list(table.shape)} is none of the parameters")
-        state = self._state_of(table)
-        if table.dim() == 2 and is_native("auto", [table], grad):
-            self.update_natively(table, rows.contiguous(), grad, state, groups[0])
-            return
-        gathered = {name: values.index_select(0, rows) for name, values in state.items()}
-        new = self.update_rows(table.index_select(0, rows), grad, gathered, groups[0])
-        table.index_copy_(0, rows, new)
-        for name, values in gathered.items():
-            state[name].index_copy_(0, rows, values)
+        self.update_rows(table, rows, grad, self._state_of(table), groups[0])
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore a state_dict, wherever its tensors lie."""
@@ -145,12 +130,6 @@ class RowSGD(RowOptimizer):
         return {}
 
     def update_rows(
-        self, values: Tensor, grad: Tensor, state: dict[str, Tensor], group: dict[str, Any]
-    ) -> Tensor:
-        """Return values - lr * grad."""
-        return values.sub_(grad, alpha=group["lr"])
-
-    def update_natively(
         self,
         table: Tensor,
         rows: Tensor,
@@ -158,8 +137,8 @@ class RowSGD(RowOptimizer):
         state: dict[str, Tensor],
         group: dict[str, Any],
     ) -> None:
-        """Do the same in place."""
-        cpu.update_sgd(table, rows, grad, group["lr"])
+        """Do values -= lr * grad."""
+        updates.sgd(table, rows, grad, group["lr"])
 
 
 class RowAdagrad(RowOptimizer):
@@ -188,14 +167,6 @@ class RowAdagrad(RowOptimizer):
         return {"sum": _one_per_row(table, rows, table.dtype)}
 
     def update_rows(
-        self, values: Tensor, grad: Tensor, state: dict[str, Tensor], group: dict[str, Any]
-    ) -> Tensor:
-        """Return values - lr * grad / (sqrt(sum of mean squares) + eps)."""
-        total = state["sum"]
-        total.add_(grad.square().flatten(1).mean(1).view_as(total) if grad.dim() > 1 else grad**2)
-        return values.addcdiv_(grad, total.sqrt().add_(group["eps"]), value=-group["lr"])
-
-    def update_natively(
         self,
         table: Tensor,
         rows: Tensor,
@@ -203,8 +174,9 @@ class RowAdagrad(RowOptimizer):
         state: dict[str, Tensor],
         group: dict[str, Any],
     ) -> None:
-        """Do the same in place."""
-        cpu.update_adagrad(table, rows, grad, group["lr"], group["eps"], state["sum"])
+        """Do values -= lr * grad / (sqrt(sum of mean squares) + eps)."""
+        total, lr, eps = state["sum"], group["lr"], group["eps"]
+        updates.adagrad(table, rows, grad, total, lr, eps)
 
 
 class RowAdam(RowOptimizer):
@@ -249,19 +221,6 @@ class RowAdam(RowOptimizer):
         return {"exp_avg": moments, "exp_avg_sq": torch.zeros_like(moments), "step": steps}
 
     def update_rows(
-        self, values: Tensor, grad: Tensor, state: dict[str, Tensor], group: dict[str, Any]
-    ) -> Tensor:
-        """Return the values after one Adam step of each row."""
-        beta_1, beta_2 = group["betas"]
-        steps = state["step"].add_(1).to(torch.float64)
-        average = state["exp_avg"].lerp_(grad, 1 - beta_1)
-        square = state["exp_avg_sq"].mul_(beta_2).addcmul_(grad, grad, value=1 - beta_2)
-        step_size = (group["lr"] / (1 - beta_1**steps)).to(values.dtype)
-        correction = (1 - beta_2**steps).sqrt().to(values.dtype)
-        denominator = (square.sqrt() / correction).add_(group["eps"])
-        return values.sub_(average / denominator * step_size)
-
-    def update_natively(
         self,
         table: Tensor,
         rows: Tensor,
@@ -269,9 +228,10 @@ class RowAdam(RowOptimizer):
         state: dict[str, Tensor],
         group: dict[str, Any],
     ) -> None:
-        """Do the same in place."""
+        """Do one Adam step of each row."""
         moments = state["exp_avg"], state["exp_avg_sq"], state["step"]
-        cpu.update_adam(table, rows, grad, group["lr"], group["betas"], group["eps"], *moments)
+        hyperparameters = group["lr"], *group["betas"], group["eps"]
+        updates.adam(table, rows, grad, *moments, *hyperparameters)
 
 
 ROW_OPTIMIZERS = {"adam": RowAdam, "adagrad": RowAdagrad, "sgd": RowSGD}

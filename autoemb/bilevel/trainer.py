@@ -13,7 +13,7 @@ from autoemb.bilevel.dense import DENSE_OPTIMIZERS
 from autoemb.bilevel.hypergradient import KINDS, gradients, hypergradient, leaves_of
 from autoemb.bilevel.working_set import Batch, Features, Functional, View, views_of
 from autoemb.controller import select_hard, spread
-from autoemb.ops import Plan, fill_padding
+from autoemb.ops import Plan
 from autoemb.optim import ROW_OPTIMIZERS, ROW_RATES, RowOptimizer
 
 
@@ -69,9 +69,7 @@ class _Learner:
         if self.row_optimizer is not None:
             for name, field in self.function.fields.items():
                 table = self.function.module.get_parameter(name)
-                # Autograd gives the gradient of a repeated row to its first copy.
-                grad = fill_padding(rows[field], grads[name])
-                self.row_optimizer.update(table, rows[field], grad)
+                self.row_optimizer.update(table, rows[field], grads[name])
 
     def state_dict(self) -> dict[str, Any]:
         parts = {"dense": self.dense_optimizer, "rows": self.row_optimizer}

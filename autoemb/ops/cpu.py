@@ -109,7 +109,7 @@ class Call:
     ) -> tuple[int, int]:
         """Fill the gradients (of the weights alone if ``rows`` is empty); returns as forward."""
         if grad.stride(2) != 1:
-            grad = grad.contiguous()
+            rows, grad = rows.contiguous(), grad.contiguous()
         result: tuple[int, int] = _cpu.backward(
             self._call,
             (grad.data_ptr(), grad.stride(0), grad.stride(1)),
@@ -124,15 +124,15 @@ class Call:
 
 def update_sgd(table: Tensor, rows: Tensor, grad: Tensor, learning_rate: float) -> None:
     """Do what :class:`autoemb.optim.RowSGD` does to rows [U] of a table [V, C], in one pass."""
-    grad = grad.contiguous()
+    rows, grad = rows.contiguous(), grad.contiguous()
     _cpu.update_sgd(*_row_arguments(table, rows, grad), learning_rate, KERNELS, _threads())
 
 
 def update_adagrad(
-    table: Tensor, rows: Tensor, grad: Tensor, learning_rate: float, eps: float, total: Tensor
+    table: Tensor, rows: Tensor, grad: Tensor, total: Tensor, learning_rate: float, eps: float
 ) -> None:
     """Do what :class:`autoemb.optim.RowAdagrad` does; ``total`` [V, 1] is its sum."""
-    grad = grad.contiguous()
+    rows, grad = rows.contiguous(), grad.contiguous()
     arguments = *_row_arguments(table, rows, grad), learning_rate, eps, total.data_ptr()
     _cpu.update_adagrad(*arguments, KERNELS, _threads())
 
@@ -141,17 +141,18 @@ def update_adam(
     table: Tensor,
     rows: Tensor,
     grad: Tensor,
-    learning_rate: float,
-    betas: tuple[float, float],
-    eps: float,
     average: Tensor,
     square: Tensor,
     steps: Tensor,
+    learning_rate: float,
+    beta_1: float,
+    beta_2: float,
+    eps: float,
 ) -> None:
     """Do what :class:`autoemb.optim.RowAdam` does; moments [V, C], ``steps`` [V, 1] int32."""
-    grad = grad.contiguous()
+    rows, grad = rows.contiguous(), grad.contiguous()
     state = average.data_ptr(), square.data_ptr(), steps.data_ptr()
-    arguments = *_row_arguments(table, rows, grad), learning_rate, *betas, eps, *state
+    arguments = *_row_arguments(table, rows, grad), learning_rate, beta_1, beta_2, eps, *state
     _cpu.update_adam(*arguments, KERNELS, _threads())
 
 

@@ -62,7 +62,7 @@ struct Tile {
 struct Update {
   float* table;
   int64_t table_stride;
-  const int64_t* rows;  // [U], distinct
+  const int64_t* rows;  // [U], distinct but for padding
   const float* grad;
   int64_t grad_stride, width;
   double learning_rate, beta_1, beta_2, eps;

@@ -7,9 +7,13 @@
 namespace autoemb::cpu {
 namespace {
 
+// A row that repeats the one before it is padding.
+inline bool is_padding(const Update& u, int64_t i) { return i > 0 && u.rows[i] == u.rows[i - 1]; }
+
 void update_sgd(const Update& u, int64_t begin, int64_t end) {
   const auto rate = static_cast<float>(u.learning_rate);
   for (int64_t i = begin; i < end; ++i) {
+    if (is_padding(u, i)) continue;
     float* const value = u.table + u.rows[i] * u.table_stride;
     const float* const grad = u.grad + i * u.grad_stride;
     for (int64_t k = 0; k < u.width; ++k) value[k] -= rate * grad[k];
@@ -20,6 +24,7 @@ void update_adagrad(const Update& u, int64_t begin, int64_t end) {
   const auto rate = static_cast<float>(u.learning_rate);
   const auto eps = static_cast<float>(u.eps);
   for (int64_t i = begin; i < end; ++i) {
+    if (is_padding(u, i)) continue;
     float* const value = u.table + u.rows[i] * u.table_stride;
     const float* const grad = u.grad + i * u.grad_stride;
     double squares = 0;
@@ -36,6 +41,7 @@ void update_adam(const Update& u, int64_t begin, int64_t end) {
   const auto rest_1 = static_cast<float>(1 - u.beta_1), rest_2 = static_cast<float>(1 - u.beta_2);
   const auto eps = static_cast<float>(u.eps);
   for (int64_t i = begin; i < end; ++i) {
+    if (is_padding(u, i)) continue;
     const int64_t row = u.rows[i];
     float* const value = u.table + row * u.table_stride;
     const float* const grad = u.grad + i * u.grad_stride;

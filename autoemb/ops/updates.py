@@ -1,0 +1,95 @@
+"""Optimiser steps of the rows of a table that a batch used: registered ops that change in place.
+
+Each takes ``table`` [V, ...], the row numbers ``rows`` [U] of a :class:`~autoemb.ops.Plan`, the
+gradient ``grad`` [U, ...] of each and what the optimiser keeps, which it changes too. Rows that
+repeat the one before them are padding: they, and their gradients, are passed over.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from autoemb.ops import cpu
+from autoemb.ops.implementation import is_native
+from autoemb.ops.plan import fill_padding
+
+torch.library.define(
+    "autoemb::update_sgd",
+    "(Tensor(a!) table, Tensor rows, Tensor grad, float learning_rate) -> ()",
+)
+torch.library.define(
+    "autoemb::update_adagrad",
+    "(Tensor(a!) table, Tensor rows, Tensor grad, Tensor(b!) total, float learning_rate,"
+    " float eps) -> ()",
+)
+torch.library.define(
+    "autoemb::update_adam",
+    "(Tensor(a!) table, Tensor rows, Tensor grad, Tensor(b!) average, Tensor(c!) square,"
+    " Tensor(d!) steps, float learning_rate, float beta_1, float beta_2, float eps) -> ()",
+)
+
+
+def _has_kernels(table: Tensor, grad: Tensor) -> bool:
+    return table.dim() == 2 and is_native("auto", [table], grad)
+
+
+@torch.library.impl("autoemb::update_sgd", "CompositeExplicitAutograd")
+def _update_sgd(table: Tensor, rows: Tensor, grad: Tensor, learning_rate: float) -> None:
+    if _has_kernels(table, grad):
+        cpu.update_sgd(table, rows, grad, learning_rate)
+        return
+    values = table.index_select(0, rows)
+    table.index_copy_(0, rows, values.sub_(fill_padding(rows, grad), alpha=learning_rate))
+
+
+@torch.library.impl("autoemb::update_adagrad", "CompositeExplicitAutograd")
+def _update_adagrad(
+    table: Tensor, rows: Tensor, grad: Tensor, total: Tensor, learning_rate: float, eps: float
+) -> None:
+    if _has_kernels(table, grad):
+        cpu.update_adagrad(table, rows, grad, total, learning_rate, eps)
+        return
+    grad = fill_padding(rows, grad)
+    squares = grad.square().flatten(1).mean(1) if grad.dim() > 1 else grad.square()
+    sums = total.index_select(0, rows)
+    sums += squares.view_as(sums)
+    total.index_copy_(0, rows, sums)
+    values = table.index_select(0, rows)
+    table.index_copy_(0, rows, values.addcdiv_(grad, sums.sqrt().add_(eps), value=-learning_rate))
+
+
+@torch.library.impl("autoemb::update_adam", "CompositeExplicitAutograd")
+def _update_adam(
+    table: Tensor,
+    rows: Tensor,
+    grad: Tensor,
+    average: Tensor,
+    square: Tensor,
+    steps: Tensor,
+    learning_rate: float,
+    beta_1: float,
+    beta_2: float,
+    eps: float,
+) -> None:
+    if _has_kernels(table, grad):
+        state = average, square, steps
+        cpu.update_adam(table, rows, grad, *state, learning_rate, beta_1, beta_2, eps)
+        return
+    grad = fill_padding(rows, grad)
+    new_steps = steps.index_select(0, rows).add_(1)
+    new_average = average.index_select(0, rows).lerp_(grad, 1 - beta_1)
+    new_square = square.index_select(0, rows).mul_(beta_2).addcmul_(grad, grad, value=1 - beta_2)
+    exact = new_steps.to(torch.float64)
+    step_size = (learning_rate / (1 - beta_1**exact)).to(table.dtype)
+    correction = (1 - beta_2**exact).sqrt().to(table.dtype)
+    denominator = (new_square.sqrt() / correction).add_(eps)
+    values = table.index_select(0, rows).sub_(new_average / denominator * step_size)
+    pairs = (table, values), (average, new_average), (square, new_square), (steps, new_steps)
+    for whole, part in pairs:
+        whole.index_copy_(0, rows, part)
+
+
+sgd = torch.ops.autoemb.update_sgd.default
+adagrad = torch.ops.autoemb.update_adagrad.default
+adam = torch.ops.autoemb.update_adam.default
