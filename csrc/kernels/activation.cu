@@ -1,5 +1,5 @@
-// What follows from t = tanh(y) per event: the output (Eq. 7), and the gradient of its weights, which
-// is all that a validation pass needs. Nothing of B x D per size goes to memory.
+// What follows from t = tanh(y) per event: the output (Eq. 7), and the gradient of its weights,
+// which is all that a validation pass needs. Nothing of B x D per size goes to memory.
 #include "tile.cuh"
 
 namespace autoemb {
@@ -11,7 +11,7 @@ __device__ float at(const Strided& x, int event, int field, int i) {
 
 // Grid: groups x column blocks x fields.
 template <Mode kMode>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     normalise_kernel(const __grid_constant__ NormaliseParams p) {
   const Batch& batch = p.batch;
   const int field = blockIdx.z, column = blockIdx.y * kTileColumns;
@@ -37,8 +37,7 @@ __global__ void __launch_bounds__(kThreads)
         for (int r = 0; r < 2; ++r) {
           const int event = first + tile_row() + 8 * r;
           if (event >= batch.events) continue;
-          float* to =
-              p.output + (static_cast<int64_t>(event) * batch.fields + field) * batch.width;
+          float* to = p.output + (static_cast<int64_t>(event) * batch.fields + field) * batch.width;
 #pragma unroll
           for (int c = 0; c < Tile::kColumns; c += 2) {
             const int j = column + tile_column(c);
@@ -58,15 +57,15 @@ __global__ void __launch_bounds__(kThreads)
 
 // Grid: groups x column blocks x fields. <G_b, t_n> over this block's columns.
 template <Mode kMode>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     weights_gradient_kernel(const __grid_constant__ WeightsGradientParams p) {
   __shared__ float partial[kTileRows][kWarps / 2];
   const Batch& batch = p.batch;
   const int field = blockIdx.z, column = blockIdx.y * kTileColumns;
   const float* shift = p.normaliser.shift;
   if (shift) shift += static_cast<int64_t>(field) * batch.total;
-  float* result = p.result + static_cast<int64_t>(blockIdx.y) * batch.events * batch.fields *
-                                 batch.sizes;
+  float* result =
+      p.result + static_cast<int64_t>(blockIdx.y) * batch.events * batch.fields * batch.sizes;
   project_events<kMode>(
       batch, p.tiling, field, blockIdx.x, column, shift, dynamic_shared<float>(),
       [&](int first, int n, const Tile& z, const bool* present) {
@@ -99,7 +98,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 // Partial results of blocks, summed in their order.
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     sum_chunks_kernel(const __grid_constant__ SumChunksParams p) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= p.size) return;
@@ -110,9 +109,9 @@ __global__ void __launch_bounds__(kThreads)
 
 template <class Params>
 void launch_tiles(const char* name, void (*kernel)(Params), const Params& params, Stream stream) {
-  launch(name, kernel,
-         dim3(params.tiling.groups, params.tiling.column_blocks, params.batch.fields), kThreads,
-         sizeof(float) * (params.tiling.weight_floats + params.tiling.row_floats), stream, params);
+  launch(name, kernel, dim3(params.tiling.groups, params.tiling.column_blocks, params.batch.fields),
+         kThreads, sizeof(float) * (params.tiling.weight_floats + params.tiling.row_floats), stream,
+         params);
 }
 
 }  // namespace

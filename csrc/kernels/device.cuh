@@ -20,8 +20,6 @@ constexpr unsigned kAllLanes = 0xffffffffu;
 __device__ inline int lane() { return static_cast<int>(threadIdx.x) % kWarp; }
 __device__ inline int warp() { return static_cast<int>(threadIdx.x) / kWarp; }
 
-
-
 // Sum over the lanes that differ in the bits of `lanes`, in a fixed order; all of them get it.
 __device__ inline float sum_lanes(float value, int lanes) {
   for (int bit = 1; bit < kWarp; bit *= 2) {
@@ -71,7 +69,10 @@ void launch(const char* name, void (*kernel)(Params), dim3 grid, int threads, si
                                static_cast<int>(shared)),
           name);
   }
-  kernel<<<grid, threads, shared, static_cast<cudaStream_t>(stream)>>>(params);
+  void* arguments[] = {const_cast<Params*>(&params)};
+  check(cudaLaunchKernel(kernel, grid, dim3(static_cast<unsigned>(threads)), arguments, shared,
+                         static_cast<cudaStream_t>(stream)),
+        name);
   check(cudaGetLastError(), name);
 }
 

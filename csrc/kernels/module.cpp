@@ -68,7 +68,8 @@ Batch make_batch(const std::vector<SlotTuple>& slots, Address memory, Address id
     params.memory = at<Slot>(memory);
     for (size_t first = 0; first < slots.size(); first += DescribeParams::kSlots) {
       params.first = static_cast<int>(first);
-      params.count = static_cast<int>(std::min<size_t>(DescribeParams::kSlots, slots.size() - first));
+      params.count =
+          static_cast<int>(std::min<size_t>(DescribeParams::kSlots, slots.size() - first));
       for (int i = 0; i < params.count; ++i) params.slots[i] = slot(first + static_cast<size_t>(i));
       describe(params, to_stream(stream));
     }
@@ -93,25 +94,32 @@ Batch make_batch(const std::vector<SlotTuple>& slots, Address memory, Address id
 // The backward pass behind the weights' gradient.
 void gradients(const Batch& batch, const Normaliser& normaliser, const Plan& plan,
                const StridedArray& weights, const StridedArray& grad, Address windows_memory,
-               const std::array<Address, 6>& sums_memory, const std::array<Address, 2>& means,
+               const std::array<Address, 6>& sums_memory, const std::array<Address, 3>& totals,
                Address rows_grad, Address projection_grad, Address bias_grad, bool training,
                const std::string& mode_name, Address stream_address) {
   const Mode mode = to_mode(mode_name);
   const Stream stream = to_stream(stream_address);
   const Tiling tiling = distinct_tiling(batch);
-  const Segments segments{plan.rows,          plan.starts,   plan.order,
-                          plan.used,          strided(weights), strided(grad),
-                          at<const float>(windows_memory), batch.events / kWindow};
+  const Segments segments{plan.rows,
+                          plan.starts,
+                          plan.order,
+                          plan.used,
+                          strided(weights),
+                          strided(grad),
+                          at<const float>(windows_memory),
+                          batch.events / kWindow};
   const Sums sums{at<float>(sums_memory[0]), at<float>(sums_memory[1]), at<float>(sums_memory[2]),
                   at<float>(sums_memory[3]), at<float>(sums_memory[4]), at<float>(sums_memory[5])};
-  float *first = at<float>(means[0]), *second = at<float>(means[1]);
+  float *first = at<float>(totals[0]), *second = at<float>(totals[1]),
+        *count = at<float>(totals[2]);
   windows({batch, segments, plan.inverse, at<float>(windows_memory)}, stream);
   reduce({batch, tiling, normaliser, segments, sums, training}, mode, stream);
-  finalise({batch, tiling, normaliser, plan.used, sums, first, second,
+  finalise({batch, tiling, normaliser, plan.used, sums, first, second, count,
             at<float>(projection_grad), at<float>(bias_grad), training},
            stream);
-  rows_gradient({batch, tiling, normaliser, segments, first, second, at<float>(rows_grad), training},
-                mode, stream);
+  rows_gradient(
+      {batch, tiling, normaliser, segments, first, second, count, at<float>(rows_grad), training},
+      mode, stream);
 }
 
 UpdateParams update(Address table, int64_t table_stride, Address rows, Address counts, int num_rows,
@@ -154,36 +162,42 @@ PYBIND11_MODULE(AUTOEMB_MODULE, m) {
   py::class_<Normaliser>(m, "Normaliser")
       .def(py::init([](Address mean, Address bias, Address variance, Address shift, float eps,
                        float factor) {
-             return Normaliser{at<const float>(mean),     at<const float>(bias),
-                               at<const float>(variance), at<const float>(shift), eps, factor};
+             return Normaliser{at<const float>(mean),
+                               at<const float>(bias),
+                               at<const float>(variance),
+                               at<const float>(shift),
+                               eps,
+                               factor};
            }),
            py::arg("mean"), py::arg("bias"), py::arg("variance"), py::arg("shift"), py::arg("eps"),
            py::arg("factor"));
 
-  py::class_<Plan>(m, "Plan").def(
-      py::init([](Address rows, Address counts, Address starts, Address order, Address inverse,
-                  Address used) {
-        return Plan{at<int64_t>(rows),  at<int64_t>(counts),  at<int64_t>(starts),
-                    at<int64_t>(order), at<int64_t>(inverse), at<int64_t>(used)};
-      }),
-      py::arg("rows"), py::arg("counts"), py::arg("starts"), py::arg("order"), py::arg("inverse"),
-      py::arg("used"));
+  py::class_<Plan>(m, "Plan").def(py::init([](Address rows, Address counts, Address starts,
+                                              Address order, Address inverse, Address used) {
+                                    return Plan{at<int64_t>(rows),    at<int64_t>(counts),
+                                                at<int64_t>(starts),  at<int64_t>(order),
+                                                at<int64_t>(inverse), at<int64_t>(used)};
+                                  }),
+                                  py::arg("rows"), py::arg("counts"), py::arg("starts"),
+                                  py::arg("order"), py::arg("inverse"), py::arg("used"));
 
-  m.def("statistics",
-        [](const Batch& batch, const std::array<Address, 3>& strips, Address shift, Address bias,
-           Address centre, Address mean, Address variance, const std::string& mode,
-           Address stream) {
-          const Tiling tiling = event_tiling(batch);
-          const Strips moments{at<float>(strips[0]), at<float>(strips[1]), at<float>(strips[2])};
-          statistics({batch, tiling, moments, at<float>(shift)}, to_mode(mode), to_stream(stream));
-          merge({batch, moments, 2 * tiling.groups, at<float>(shift), at<float>(bias),
-                 at<float>(centre), at<float>(mean), at<float>(variance)},
-                to_stream(stream));
-        });
-  m.def("recentre", [](const Batch& batch, Address mean, Address bias, Address shift,
-                       Address centre, Address stream) {
-    recentre({batch, at<float>(mean), at<float>(bias), at<float>(shift), at<float>(centre)},
-             to_stream(stream));
+  m.def("statistics", [](const Batch& batch, const std::array<Address, 3>& strips, Address shift,
+                         Address bias, Address centre, Address mean, Address variance,
+                         const std::string& mode, Address stream) {
+    const Tiling tiling = event_tiling(batch);
+    const Strips moments{at<float>(strips[0]), at<float>(strips[1]), at<float>(strips[2])};
+    statistics({batch, tiling, moments, at<float>(shift)}, to_mode(mode), to_stream(stream));
+    merge({batch, moments, 2 * tiling.groups, at<float>(shift), at<float>(bias), at<float>(centre),
+           at<float>(mean), at<float>(variance)},
+          to_stream(stream));
+  });
+  m.def("recentre", [](const Batch& batch, Address shift, Address sums, Address counts,
+                       Address centre, const std::string& mode, Address stream) {
+    const RecentreParams params{
+        batch,           event_tiling(batch).groups, to_mode(mode),    at<float>(shift),
+        at<float>(sums), at<float>(counts),          at<float>(centre)};
+    sum_rows(params, to_stream(stream));
+    recentre(params, to_stream(stream));
   });
   m.def("normalise",
         [](const Batch& batch, const Normaliser& normaliser, const StridedArray& weights,
@@ -191,19 +205,18 @@ PYBIND11_MODULE(AUTOEMB_MODULE, m) {
           normalise({batch, event_tiling(batch), normaliser, strided(weights), at<float>(output)},
                     to_mode(mode), to_stream(stream));
         });
-  m.def("weights_gradient",
-        [](const Batch& batch, const Normaliser& normaliser, const StridedArray& grad,
-           Address chunks, Address result, const std::string& mode, Address stream) {
-          const Tiling tiling = event_tiling(batch);
-          const bool whole = tiling.column_blocks == 1;
-          weights_gradient({batch, tiling, normaliser, strided(grad),
-                            at<float>(whole ? result : chunks)},
-                           to_mode(mode), to_stream(stream));
-          if (whole) return;
-          const int64_t size = int64_t{batch.events} * batch.fields * batch.sizes;
-          sum_chunks({at<float>(chunks), at<float>(result), size, tiling.column_blocks},
-                     to_stream(stream));
-        });
+  m.def("weights_gradient", [](const Batch& batch, const Normaliser& normaliser,
+                               const StridedArray& grad, Address chunks, Address result,
+                               const std::string& mode, Address stream) {
+    const Tiling tiling = event_tiling(batch);
+    const bool whole = tiling.column_blocks == 1;
+    weights_gradient({batch, tiling, normaliser, strided(grad), at<float>(whole ? result : chunks)},
+                     to_mode(mode), to_stream(stream));
+    if (whole) return;
+    const int64_t size = int64_t{batch.events} * batch.fields * batch.sizes;
+    sum_chunks({at<float>(chunks), at<float>(result), size, tiling.column_blocks},
+               to_stream(stream));
+  });
   m.def("plan", [](const Batch& batch, const Plan& distinct, Address stream) {
     plan({batch, distinct}, to_stream(stream));
   });

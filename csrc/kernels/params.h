@@ -2,8 +2,8 @@
 // starts them. No torch header is seen here, nor by any kernel: the module builds in seconds on a
 // machine without torch, and one binary serves every torch version.
 //
-// Shapes: B events, F fields, N sizes, S = sum of the sizes, D columns of the output, U <= B distinct
-// ids of a field. Arrays are contiguous unless strides are given; strides count elements.
+// Shapes: B events, F fields, N sizes, S = sum of the sizes, D columns of the output, U <= B
+// distinct ids of a field. Arrays are contiguous unless strides are given; strides count elements.
 #pragma once
 
 #include <cstddef>
@@ -102,12 +102,17 @@ struct MergeParams {
   float* variance;  // [F, N, D]
 };
 
+// The centre for the backward pass, as the mean of rows times the projection. The mean that the
+// forward pass returned lacks its digits: bias and shift were added, and where all events share an
+// id, 1/sqrt(eps) = 316 multiplies what their rounding leaves.
 struct RecentreParams {
   Batch batch;
-  const float* mean;
-  const float* bias;
-  float* shift;
-  float* centre;
+  int groups;
+  Mode mode;
+  float* shift;   // [F, S]
+  float* sums;    // [groups, F, S], of shifted rows as the products see them
+  float* counts;  // [groups, F, N]
+  float* centre;  // [F, N, D]
 };
 
 struct NormaliseParams {
@@ -153,7 +158,7 @@ struct SortedParams {
 
 // Gradient of the output with what weighs it, summed per distinct id.
 struct Segments {
-  const int64_t* rows;    // as in Plan
+  const int64_t* rows;  // as in Plan
   const int64_t* starts;
   const int64_t* order;
   const int64_t* used;
@@ -195,8 +200,9 @@ struct FinaliseParams {
   Normaliser normaliser;
   const int64_t* used;
   Sums sums;
-  float* first;            // [F, N, D], mean of dy
-  float* second;           // [F, N, D], mean of dy y
+  float* first;            // [F, N, D], sum of dy
+  float* second;           // [F, N, D], sum of dy y
+  float* count;            // [F, N]
   float* projection_grad;  // [F, D, S]
   float* bias_grad;        // [F, N, D]
   int training;
@@ -209,6 +215,7 @@ struct RowsGradientParams {
   Segments segments;
   const float* first;
   const float* second;
+  const float* count;
   float* rows_grad;  // [F, B, S]
   int training;
 };
@@ -225,10 +232,10 @@ struct UpdateParams {
   int num_rows;
   int width;
   double eps, beta_1, beta_2;
-  float* sum;          // Adagrad: [V]
-  float* average;      // Adam: [V, width]
-  float* square;       // Adam: [V, width]
-  int32_t* step;       // Adam: [V]
+  float* sum;      // Adagrad: [V]
+  float* average;  // Adam: [V, width]
+  float* square;   // Adam: [V, width]
+  int32_t* step;   // Adam: [V]
 };
 
 struct RecordParams {
@@ -248,12 +255,14 @@ struct DescribeParams {
   Slot slots[kSlots];
 };
 
-// A CUDA stream. Launchers throw std::runtime_error with the kernel's name; none allocates or waits.
+// A CUDA stream. Launchers throw std::runtime_error with the kernel's name; none allocates or
+// waits.
 using Stream = void*;
 
 void describe(const DescribeParams& params, Stream stream);
 void statistics(const StatisticsParams& params, Mode mode, Stream stream);
 void merge(const MergeParams& params, Stream stream);
+void sum_rows(const RecentreParams& params, Stream stream);
 void recentre(const RecentreParams& params, Stream stream);
 void normalise(const NormaliseParams& params, Mode mode, Stream stream);
 void weights_gradient(const WeightsGradientParams& params, Mode mode, Stream stream);

@@ -104,8 +104,7 @@ __global__ void __launch_bounds__(kScatterThreads)
     keys_kernel(const __grid_constant__ KeysParams p) {
   const int event = blockIdx.x * kScatterThreads + threadIdx.x, field = blockIdx.y;
   if (event >= p.batch.events) return;
-  p.keys[static_cast<int64_t>(field) * p.batch.events + event] =
-      checked_id(p.batch, field, event);
+  p.keys[static_cast<int64_t>(field) * p.batch.events + event] = checked_id(p.batch, field, event);
 }
 
 // Position of the first number that is not below `value` in an ascending array.

@@ -36,14 +36,9 @@ struct Accumulator {
 
 #ifdef AUTOEMB_EMULATED
 
-inline unsigned to_tf32(float value) {
-  unsigned bits;
-  std::memcpy(&bits, &value, sizeof(bits));
-  return (bits + 0x1000u) & 0xffffe000u;
-}
+inline unsigned to_tf32(float value) { return (__float_as_uint(value) + 0x1000u) & 0xffffe000u; }
 inline unsigned bf16_bits(float value) {
-  unsigned bits;
-  std::memcpy(&bits, &value, sizeof(bits));
+  const unsigned bits = __float_as_uint(value);
   return (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
 }
 inline unsigned to_bf16x2(float low, float high) { return bf16_bits(high) << 16 | bf16_bits(low); }
@@ -58,9 +53,7 @@ void mma(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
   const auto value = [](int source, int word, int half) {
     unsigned bits = static_cast<const unsigned*>(emulation::shown_by(source))[word];
     if (kMode == Mode::kBf16) bits = half ? bits & 0xffff0000u : bits << 16;
-    float result;
-    std::memcpy(&result, &bits, sizeof(result));
-    return result;
+    return __uint_as_float(bits);
   };
   const int halves = kMode == Mode::kBf16 ? 2 : 1;
   for (int i = 0; i < 4; ++i) {
@@ -103,6 +96,13 @@ __device__ inline void mma(float (&d)[4], const unsigned (&a)[4], const unsigned
 }
 
 #endif
+
+// The number as products of this mode see it.
+__device__ inline float rounded(float value, Mode mode) {
+  if (mode == Mode::kIeee) return value;
+  const unsigned bits = mode == Mode::kTf32 ? to_tf32(value) : to_bf16x2(0.0f, value);
+  return __uint_as_float(bits);
+}
 
 // One register of an mma operand: a tf32 number at k + lane%4, or two bf16 ones from k + 2 (lane%4)
 // on. Rounding here and not in shared memory keeps one copy of the operands for every mode.
@@ -158,6 +158,17 @@ __device__ inline void multiply(const A& a, const B& b, int depth, Accumulator<k
         sum.values[1][2 * f + 1] = d[3];
       }
     }
+  }
+}
+
+// The same; `exact` takes float32 whatever the mode.
+template <Mode kMode, int kFragments, class A, class B>
+__device__ inline void multiply(const A& a, const B& b, int depth, bool exact,
+                                Accumulator<kFragments>& sum) {
+  if (exact) {
+    multiply<Mode::kIeee>(a, b, depth, sum);
+  } else if constexpr (kMode != Mode::kIeee) {
+    multiply<kMode>(a, b, depth, sum);
   }
 }
 

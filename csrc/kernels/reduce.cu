@@ -1,8 +1,9 @@
 // The sums over a batch that its gradients need. With dy the gradient of y, m the multiplicity of a
 // distinct row and s = 1/sqrt(variance + eps), the gradient of z, summed over an id's events, is
-//     dz = s (dy - m (S1 + y S2)),  S1 = sum dy / B,  S2 = sum dy y / B,
-// so that dW = sum e dz = s (sum e dy - S1 sum m e - S2 sum m e y), for rows e with any shift.
-// In eval mode dz = s dy. Sums per block over its tiles, then over the blocks in their order.
+//     dz = s (dy - (m/B) (S1 + y S2)),  S1 = sum dy,  S2 = sum dy y,
+// so that dW = sum e dz = s (sum e dy - (S1 sum m e + S2 sum m e y) / B), for rows e with any
+// shift. In eval mode dz = s dy. Sums per block over its tiles, then over the blocks in their
+// order.
 #include "segment.cuh"
 
 namespace autoemb {
@@ -29,8 +30,7 @@ __device__ void store_product(const Batch& batch, const Piece& piece, int column
 // Grid: (pieces x column blocks) x groups x fields. Blocks that read the same gradients are
 // neighbours.
 template <Mode kMode>
-__global__ void __launch_bounds__(kThreads)
-    reduce_kernel(const __grid_constant__ ReduceParams p) {
+__global__ void __launch_bounds__(kThreads) reduce_kernel(const __grid_constant__ ReduceParams p) {
   __shared__ DistinctTile tile;
   __shared__ bool present[kTileRows];
   const Batch& batch = p.batch;
@@ -38,6 +38,7 @@ __global__ void __launch_bounds__(kThreads)
   const Piece piece = nth_piece(batch, blockIdx.x % pieces);
   const int column = blockIdx.x / pieces * kTileColumns;
   const int n = piece.size;
+  const bool exact = is_exact<kMode>(batch, piece);
   const bool last_piece = piece.begin + piece.length == batch.dims[n];
   const float* shift = p.normaliser.shift;
   if (shift) shift += static_cast<int64_t>(field) * batch.total;
@@ -84,9 +85,9 @@ __global__ void __launch_bounds__(kThreads)
     const int stride = piece.stride();
     if (16 * warp() < piece.length) {
       const Columns left{rows + 16 * warp(), stride};
-      multiply<kMode>(left, Columns{staged_dy, kStagedStride}, kTileRows, product);
+      multiply<kMode>(left, Columns{staged_dy, kStagedStride}, kTileRows, exact, product);
       if (p.training) {
-        multiply<kMode>(left, Columns{staged_y, kStagedStride}, kTileRows, covariance);
+        multiply<kMode>(left, Columns{staged_y, kStagedStride}, kTileRows, exact, covariance);
       }
     }
     for (int i = 0; i < kTileRows; ++i) {
@@ -155,12 +156,11 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t statistic = statistic_index(batch, field, n, j);
   const float scale = 1.0f / sqrtf(p.normaliser.variance[statistic] + p.normaliser.eps);
   if (p.training) {
-    const float events = count > 0.0f ? count : 1.0f;
-    const float mean_1 = first / events, mean_2 = second / events;
-    product -= rows * mean_1 + covariance * mean_2;
+    if (count > 0.0f) product -= (rows * first + covariance * second) / count;
     if (k == 0) {
-      p.first[statistic] = mean_1;
-      p.second[statistic] = mean_2;
+      p.first[statistic] = first;
+      p.second[statistic] = second;
+      if (j == 0) p.count[field * batch.sizes + n] = count;
     }
   }
   p.projection_grad[static_cast<int64_t>(field) * batch.width * batch.total + i] = scale * product;

@@ -9,7 +9,7 @@ constexpr int kRowsFragments = 4;  // 32 columns of a row for each of 4 warps
 
 // Grid: (pieces x tiles) x fields. Tiles without a distinct row write the zeros of the padding.
 template <Mode kMode>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     rows_gradient_kernel(const __grid_constant__ RowsGradientParams p) {
   __shared__ DistinctTile tile;
   __shared__ bool present[kTileRows];
@@ -29,6 +29,16 @@ __global__ void __launch_bounds__(kThreads)
   Accumulator<kRowsFragments> gradient;
   const int used = tile.load(batch, p.segments, field, first);
   __syncthreads();
+  // m/B: exactly 1 where all events share an id, so that their gradient is exactly zero.
+  float share[2] = {};
+  if (p.training && used > 0) {
+    const float count = p.count[field * batch.sizes + n];
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const float events = static_cast<float>(tile.count(tile_row() + 8 * r));
+      share[r] = count > 0.0f ? events / count : 0.0f;
+    }
+  }
   for (int column = 0; used > 0 && column < batch.width; column += kTileColumns) {
     Tile z, dy;
     project_distinct<kMode>(batch, p.segments, shift, tile, field, n, column, column == 0, true,
@@ -40,12 +50,11 @@ __global__ void __launch_bounds__(kThreads)
       const int j = column + tile_column(c);
       const bool correct = p.training && j < batch.width;
       const int64_t i = statistic_index(batch, field, n, j);
-      const float mean_1 = correct ? p.first[i] : 0.0f, mean_2 = correct ? p.second[i] : 0.0f;
+      const float sum_1 = correct ? p.first[i] : 0.0f, sum_2 = correct ? p.second[i] : 0.0f;
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
-        const float events = static_cast<float>(tile.count(tile_row() + 8 * r));
-        dy.values[r][c] = normalised.scale[c] *
-                          (dy.values[r][c] - events * (mean_1 + z.values[r][c] * mean_2));
+        dy.values[r][c] =
+            normalised.scale[c] * (dy.values[r][c] - share[r] * (sum_1 + z.values[r][c] * sum_2));
       }
     }
     stage(dy, staged);
@@ -57,7 +66,8 @@ __global__ void __launch_bounds__(kThreads)
     const int k = 32 * (warp() / 2);
     if (k < piece.length) {
       multiply<kMode>(Rows{staged + 16 * strip() * kStagedStride, kStagedStride},
-                      Columns{weights + k, piece.stride()}, kTileColumns, gradient);
+                      Columns{weights + k, piece.stride()}, kTileColumns,
+                      is_exact<kMode>(batch, piece), gradient);
     }
   }
 
@@ -86,8 +96,9 @@ void rows_gradient(const RowsGradientParams& params, Mode mode, Stream stream) {
   const size_t shared = sizeof(float) * (params.tiling.weight_floats + params.tiling.row_floats +
                                          kTileRows * kStagedStride);
   launch("rows_gradient", kernel,
-         dim3(count_pieces(params.batch) * ceil_div(params.batch.events, kTileRows), params.batch.fields), kThreads,
-         shared, stream, params);
+         dim3(count_pieces(params.batch) * ceil_div(params.batch.events, kTileRows),
+              params.batch.fields),
+         kThreads, shared, stream, params);
 }
 
 }  // namespace autoemb

@@ -1,6 +1,6 @@
-// T = sum of a_bn G_b over the events of a distinct id, in the order of the events. Whole windows of
-// 32 sorted positions that lie within one id were summed before, in parallel, so that a hot id (the
-// longest of 65,536 Zipf events has 6,000) takes 6,000 / 32 additions here, not 6,000.
+// T = sum of a_bn G_b over the events of a distinct id, in the order of the events. Whole windows
+// of 32 sorted positions that lie within one id were summed before, in parallel, so that a hot id
+// (the longest of 65,536 Zipf events has 6,000) takes 6,000 / 32 additions here, not 6,000.
 #pragma once
 
 #include "tile.cuh"
@@ -14,9 +14,9 @@ __device__ inline void add_events(const Segments& segments, const int64_t* order
                                   float (&sum)[Tile::kColumns]) {
   for (int i = begin; i < end; ++i) {
     const int64_t event = order[i];
-    const float weight = segments.weights.data[event * segments.weights.event +
-                                               field * segments.weights.field +
-                                               size * segments.weights.size];
+    const float weight =
+        segments.weights.data[event * segments.weights.event + field * segments.weights.field +
+                              size * segments.weights.size];
     const float* grad =
         segments.grad.data + event * segments.grad.event + field * segments.grad.field;
 #pragma unroll
@@ -36,9 +36,9 @@ __device__ inline void sum_segment(const Batch& batch, const Segments& segments,
   const int head = first < last ? first * kWindow : end;
   add_events(segments, order, begin, head, field, size, batch.width, column_at, sum);
   if (first >= last) return;
-  const float* windows = segments.windows +
-                         (static_cast<int64_t>(field) * segments.num_windows * batch.sizes + size) *
-                             batch.width;
+  const float* windows =
+      segments.windows +
+      (static_cast<int64_t>(field) * segments.num_windows * batch.sizes + size) * batch.width;
   for (int w = first; w < last; ++w) {
     const float* window = windows + static_cast<int64_t>(w) * batch.sizes * batch.width;
 #pragma unroll
@@ -77,8 +77,8 @@ struct DistinctTile {
 // there is no row.
 __device__ inline void differentiate(const Batch& batch, const Segments& segments,
                                      const Normaliser& normaliser, const DistinctTile& tile,
-                                     const bool* present, int field, int size, int column,
-                                     Tile& z, Tile& dy) {
+                                     const bool* present, int field, int size, int column, Tile& z,
+                                     Tile& dy) {
   const NormalisedColumns normalised(batch, normaliser, field, size, column);
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
@@ -116,13 +116,10 @@ __device__ inline void stage(const Tile& tile, float* to) {
 template <Mode kMode>
 __device__ inline void project_distinct(const Batch& batch, const Segments& segments,
                                         const float* shift, const DistinctTile& tile, int field,
-                                        int size, int column, bool new_rows,
-                                        bool new_weights, bool* present, float* rows,
-                                        float* weights, Tile& z) {
+                                        int size, int column, bool new_rows, bool new_weights,
+                                        bool* present, float* rows, float* weights, Tile& z) {
   const Slot& slot = slot_of(batch, field, size);
-  const auto row_number = [&](int i) {
-    return tile.row_number(batch, segments, slot, field, i);
-  };
+  const auto row_number = [&](int i) { return tile.row_number(batch, segments, slot, field, i); };
   const int pieces = num_pieces(batch.dims[size]);
   for (int i = 0; i < pieces; ++i) {
     const Piece piece = piece_of(batch, size, i);
@@ -132,7 +129,7 @@ __device__ inline void project_distinct(const Batch& batch, const Segments& segm
       load_rows(batch, slot, piece, shift, row_number, present, rows);
     }
     __syncthreads();
-    multiply_piece<kMode>(rows, weights, piece, z);
+    multiply_piece<kMode>(batch, rows, weights, piece, z);
   }
 }
 

@@ -19,7 +19,7 @@ __device__ Moments merge_moments(const Moments& a, const Moments& b) {
 
 // Grid: groups x column blocks x fields.
 template <Mode kMode>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     statistics_kernel(const __grid_constant__ StatisticsParams p) {
   const Batch& batch = p.batch;
   const int field = blockIdx.z, group = blockIdx.x, column = blockIdx.y * kTileColumns;
@@ -52,9 +52,9 @@ __global__ void __launch_bounds__(kThreads)
         for (int c = 0; c < Tile::kColumns; ++c) {
           const float upper = z.values[0][c], lower = z.values[1][c];
           const float mean = sum_lanes(first * upper + second * lower, kSameColumn) / count;
-          const float m2 = sum_lanes(first * (upper - mean) * (upper - mean) +
-                                         second * (lower - mean) * (lower - mean),
-                                     kSameColumn);
+          const float m2 = sum_lanes(
+              first * (upper - mean) * (upper - mean) + second * (lower - mean) * (lower - mean),
+              kSameColumn);
           if (lane() < 4) {
             Moments& total = moments[(n * 2 + strip()) * kTileColumns + tile_column(c)];
             total = merge_moments(total, {count, mean, m2});
@@ -66,8 +66,8 @@ __global__ void __launch_bounds__(kThreads)
   for (int i = threadIdx.x; i < batch.sizes * 2 * kTileColumns; i += kThreads) {
     const int j = column + i % kTileColumns, n = i / kTileColumns / 2;
     if (j >= batch.width) continue;
-    const int64_t strip = (static_cast<int64_t>(field) * batch.sizes + n) * strips + 2 * group +
-                          i / kTileColumns % 2;
+    const int64_t strip =
+        (static_cast<int64_t>(field) * batch.sizes + n) * strips + 2 * group + i / kTileColumns % 2;
     p.strips.mean[strip * batch.width + j] = moments[i].mean;
     p.strips.m2[strip * batch.width + j] = moments[i].m2;
     if (j == 0) p.strips.count[strip] = moments[i].count;
@@ -91,8 +91,7 @@ __global__ void __launch_bounds__(kThreads) merge_kernel(const __grid_constant__
   }
   partial[warp()][lane()] = moments;
 
-  const float* shift =
-      p.shift + static_cast<int64_t>(field) * batch.total + offset_of(batch, n);
+  const float* shift = p.shift + static_cast<int64_t>(field) * batch.total + offset_of(batch, n);
   for (int c = warp(); c < kMergeColumns && column + c < batch.width; c += kWarps) {
     const float product = project_shift(batch, shift, field, n, column + c);
     if (lane() == 0) shifts[c] = product;
@@ -104,31 +103,6 @@ __global__ void __launch_bounds__(kThreads) merge_kernel(const __grid_constant__
   p.centre[i] = moments.mean;
   p.mean[i] = moments.mean + shifts[lane()] + p.bias[i];
   p.variance[i] = moments.count > 0.0f ? moments.m2 / moments.count : 0.0f;
-}
-
-// Grid: column blocks x sizes x fields. The centre again, from the mean that the forward pass gave:
-// exact to float32's step at the larger of mean and bias.
-__global__ void __launch_bounds__(kThreads)
-    recentre_kernel(const __grid_constant__ RecentreParams p) {
-  float* shift = dynamic_shared<float>();
-  const Batch& batch = p.batch;
-  const int field = blockIdx.z, n = blockIdx.y, column = blockIdx.x * kMergeColumns;
-  for (int k = threadIdx.x; k < batch.dims[n]; k += kThreads) {
-    shift[k] = shift_of(batch, field, n, k);
-    if (column == 0) {
-      p.shift[static_cast<int64_t>(field) * batch.total + offset_of(batch, n) + k] = shift[k];
-    }
-  }
-  __syncthreads();
-  for (int c = warp(); c < kMergeColumns && column + c < batch.width; c += kWarps) {
-    const float product = project_shift(batch, shift, field, n, column + c);
-    const int64_t i = statistic_index(batch, field, n, column + c);
-    if (lane() == 0) p.centre[i] = p.mean[i] - p.bias[i] - product;
-  }
-}
-
-dim3 column_grid(const Batch& batch) {
-  return dim3(ceil_div(batch.width, kMergeColumns), batch.sizes, batch.fields);
 }
 
 }  // namespace
@@ -145,14 +119,9 @@ void statistics(const StatisticsParams& params, Mode mode, Stream stream) {
 }
 
 void merge(const MergeParams& params, Stream stream) {
-  launch("merge", merge_kernel, column_grid(params.batch), kThreads, 0, stream, params);
-}
-
-void recentre(const RecentreParams& params, Stream stream) {
-  int widest = 0;
-  for (int n = 0; n < params.batch.sizes; ++n) widest = std::max(widest, params.batch.dims[n]);
-  launch("recentre", recentre_kernel, column_grid(params.batch), kThreads, sizeof(float) * widest,
-         stream, params);
+  launch("merge", merge_kernel,
+         dim3(ceil_div(params.batch.width, kMergeColumns), params.batch.sizes, params.batch.fields),
+         kThreads, 0, stream, params);
 }
 
 }  // namespace autoemb

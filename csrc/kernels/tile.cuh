@@ -108,11 +108,17 @@ __device__ inline void load_rows(const Batch& batch, const Slot& slot, const Pie
 }
 
 template <Mode kMode>
-__device__ inline void multiply_piece(const float* rows, const float* weights, const Piece& piece,
-                                      Tile& z) {
+__device__ inline bool is_exact(const Batch& batch, const Piece& piece) {
+  return kMode == Mode::kIeee || batch.dims[piece.size] <= kExactDim;
+}
+
+template <Mode kMode>
+__device__ inline void multiply_piece(const Batch& batch, const float* rows, const float* weights,
+                                      const Piece& piece, Tile& z) {
   const int stride = piece.stride();
   multiply<kMode>(Rows{rows + 16 * strip() * stride, stride},
-                  Rows{weights + warp_column() * stride, stride}, padded(piece.length), z);
+                  Rows{weights + warp_column() * stride, stride}, padded(piece.length),
+                  is_exact<kMode>(batch, piece), z);
 }
 
 // Calls visit(event of tile row 0, size, z, present) for every tile of events of this block's group
@@ -165,7 +171,7 @@ __device__ inline void project_events(const Batch& batch, const Tiling& tiling, 
         load(piece, r);
         __syncthreads();
       }
-      multiply_piece<kMode>(r, w, piece, z);
+      multiply_piece<kMode>(batch, r, w, piece, z);
       if (piece.begin + piece.length == batch.dims[piece.size]) {
         visit(first, piece.size, z, present[piece.size]);
         z = Tile();

@@ -1,5 +1,5 @@
-// Optimisers on the distinct rows of a batch: the arithmetic of autoemb/optim.py in one pass. A warp
-// owns a row; nothing else of the table is read or written.
+// Optimisers on the distinct rows of a batch: the arithmetic of autoemb/optim.py in one pass. A
+// warp owns a row; nothing else of the table is read or written.
 #include "device.cuh"
 #include "tiling.h"
 
@@ -15,7 +15,8 @@ __device__ int64_t own_row(const UpdateParams& p, int& i) {
   return i < p.num_rows && p.counts[i] > 0 ? p.rows[i] : -1;
 }
 
-__global__ void __launch_bounds__(kUpdateThreads) sgd_kernel(const __grid_constant__ UpdateParams p) {
+__global__ void __launch_bounds__(kUpdateThreads)
+    sgd_kernel(const __grid_constant__ UpdateParams p) {
   int i;
   const int64_t row = own_row(p, i);
   if (row < 0) return;
@@ -34,8 +35,7 @@ __global__ void __launch_bounds__(kUpdateThreads)
   const float* grad = p.grad + i * p.grad_stride;
   float squares = 0.0f;
   for (int k = lane(); k < p.width; k += kWarp) squares += grad[k] * grad[k];
-  const float total =
-      p.sum[row] + sum_lanes(squares, kWarp - 1) / static_cast<float>(p.width);
+  const float total = p.sum[row] + sum_lanes(squares, kWarp - 1) / static_cast<float>(p.width);
   __syncwarp();  // all lanes have read the sum
   if (lane() == 0) p.sum[row] = total;
   const float rate = static_cast<float>(*p.rate);
