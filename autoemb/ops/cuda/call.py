@@ -1,0 +1,129 @@
+"""What every call of a kernel needs: addresses, stream, mode, and the batch as kernels see it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from autoemb.ops.cuda.errors import check_ids, error_memory
+from autoemb.ops.reference import size_slices
+
+_MODES = {"highest": "ieee", "high": "tf32", "medium": "bf16"}
+
+
+def address(tensor: Tensor | None) -> int:
+    """Return where the numbers lie; 0 for None."""
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def stream_of(device: torch.device) -> int:
+    """Return the handle of the device's current stream; 0 on the CPU."""
+    return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+
+
+def on_device(device: torch.device) -> AbstractContextManager[Any]:
+    """Make the device current: a stream takes launches for its own device alone."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+def capturing(device: torch.device) -> bool:
+    """Return whether launches go into a CUDA graph."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
+def mode_name() -> str:
+    """Return how kernels multiply, by torch's own switch for float32 products."""
+    return _MODES[torch.get_float32_matmul_precision()]
+
+
+def strided(tensor: Tensor) -> tuple[int, Sequence[int]]:
+    """Return the address with the strides."""
+    return tensor.data_ptr(), tensor.stride()
+
+
+def check_device(reference: Tensor, **tensors: Tensor) -> None:
+    """Raise RuntimeError that names a tensor on another device than ``reference``."""
+    for name, tensor in tensors.items():
+        if tensor.device != reference.device:
+            raise RuntimeError(
+                f"expected {name} on {reference.device} but got it on {tensor.device}"
+            )
+
+
+class Call:
+    """What all kernels of one call of the op share."""
+
+    def __init__(
+        self,
+        kernels: Any,
+        tables: Sequence[Tensor],
+        ids: Tensor,
+        dims: Sequence[int],
+        projection: Tensor | None = None,
+        row_numbers: Tensor | None = None,
+    ) -> None:
+        device = ids.device
+        if not capturing(device):
+            check_ids(device)
+        self.kernels, self.device, self.stream = kernels, device, stream_of(device)
+        self.events, self.fields = ids.shape
+        self.sizes, self.total = len(dims), sum(dims)
+        self.ids, self.row_numbers = ids, row_numbers
+        self.projection = None if projection is None else projection.contiguous()
+        self.width = 1 if projection is None else projection.shape[1]
+        # Rows may lie at any distance, the numbers of one row may not.
+        self.tables = [t if t.stride(1) == 1 else t.contiguous() for t in tables]
+        slots = [
+            (
+                table.data_ptr() + table.element_size() * columns.start,
+                table.stride(0),
+                0 if row_numbers is None else row_numbers[f, n].data_ptr(),
+                len(table),
+            )
+            for f, table in enumerate(self.tables)
+            for n, columns in enumerate(size_slices(dims))
+        ]
+        many = len(slots) > kernels.LOCAL_SLOTS
+        self.slots = self.integers(kernels.SLOT_BYTES * len(slots) // 8) if many else None
+        self.batch = kernels.Batch(
+            slots=slots,
+            memory=address(self.slots),
+            ids=ids.data_ptr(),
+            ids_strides=ids.stride(),
+            events=self.events,
+            fields=self.fields,
+            dims=list(dims),
+            width=self.width,
+            projection=address(self.projection),
+            error=error_memory(device).data_ptr(),
+            stream=self.stream,
+        )
+
+    def floats(self, *shape: int) -> Tensor:
+        """Return float32 memory of this shape."""
+        return torch.empty(*shape, dtype=torch.float32, device=self.device)
+
+    def integers(self, *shape: int) -> Tensor:
+        """Return int64 memory of this shape."""
+        return torch.empty(*shape, dtype=torch.int64, device=self.device)
+
+    def statistic(self) -> Tensor:
+        """Return memory for a number per field, size and column."""
+        return self.floats(self.fields, self.sizes, self.width)
+
+    def normaliser(
+        self,
+        mean: Tensor,
+        bias: Tensor | None,
+        variance: Tensor,
+        shift: Tensor | None,
+        eps: float,
+        average: bool,
+    ) -> Any:
+        """Return what makes y of z, as kernels see it."""
+        addresses = map(address, (mean, bias, variance, shift))
+        return self.kernels.Normaliser(*addresses, eps, 1 / self.sizes if average else 1.0)

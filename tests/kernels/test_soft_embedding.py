@@ -1,0 +1,349 @@
+"""The kernels of the op against a naive one in float64, without tiles or distinct ids."""
+
+import pytest
+import torch
+
+from autoemb.ops import cuda
+from tests.ops.conftest import EMPTY, POPULATED, Case, draw
+from tests.ops.conftest import mode as mode_name
+from tests.ops.test_soft_embedding import naive_z
+
+MORE = [
+    Case((16, 64, 256), 2, 100),
+    Case((150,), 1, 40),
+    Case((2, 16, 128), 100, 20, ids="distinct"),
+]
+EVERY = POPULATED + [
+    pytest.param((case, training), id=f"{case}-{mode_name(training)}")
+    for case in MORE
+    for training in (True, False)
+]
+GRADIENTS = ["weights_grad", "projection_grad", "bias_grad"]
+
+
+def naive(sample, row_numbers=None):
+    """Eqs. 1, 2 and 7 over the events that have a row, with gradients by autograd."""
+    sample = sample.to(torch.float64)
+    positional, _ = sample.arguments()
+    tables, ids, weights, projection, bias, running = positional
+    ones = torch.ones(len(tables), len(sample.dims), len(ids), dtype=torch.bool)
+    has_row = ones if row_numbers is None else row_numbers >= 0
+    output, mean, variance = [], [], []
+    for f, sizes in enumerate(naive_z(tables, ids, projection, bias, sample.dims)):
+        total = torch.zeros_like(sizes[0])
+        for n, z in enumerate(sizes):
+            present = has_row[f, n]
+            if running is None:
+                mean.append(z[present].mean(0))
+                variance.append(z[present].var(0, correction=0))
+            else:
+                mean.append(running[0][f, n])
+                variance.append(running[1][f, n])
+            y = (z - mean[-1]) * (variance[-1] + sample.eps).rsqrt()
+            total = total + (weights[:, f, n] * present).unsqueeze(1) * torch.tanh(y)
+        output.append(total / len(sample.dims) if sample.average else total)
+    output = torch.stack(output, 1)
+    *tables_grad, weights_grad, projection_grad, bias_grad = torch.autograd.grad(
+        output, sample.leaves, sample.grad
+    )
+    shape = len(tables), len(sample.dims), -1
+    return {
+        "output": output,
+        "mean": torch.stack(mean).view(shape),
+        "variance": torch.stack(variance).view(shape),
+        "tables_grad": tables_grad,
+        "weights_grad": weights_grad,
+        "projection_grad": projection_grad,
+        "bias_grad": bias_grad,
+    }
+
+
+def tables_grad(sample, result):
+    """Gradients of distinct rows, spread over the tables; rows are ascending, padding is zero."""
+    grads = []
+    for f, table in enumerate(sample.tables):
+        rows = sample.ids[:, f].unique()
+        padding = rows[-1:].expand(len(sample.ids) - len(rows))
+        assert torch.equal(result.rows[f], torch.cat([rows, padding]))
+        assert not result.embeddings_grad[f, len(rows) :].any()
+        grad = torch.zeros_like(table)
+        grads.append(grad.index_copy(0, rows, result.embeddings_grad[f, : len(rows)]))
+    return grads
+
+
+def check(sample, result, assert_near, mode="ieee", row_numbers=None):
+    expected = naive(sample, row_numbers)
+    values, gradients = ("ieee values", "ieee gradients") if mode == "ieee" else (mode, mode)
+    for name in ("output", "mean", "variance"):
+        assert_near(getattr(result, name), expected[name], values)
+    for name in GRADIENTS:
+        assert_near(getattr(result, name), expected[name], gradients)
+    for actual, exact in zip(tables_grad(sample, result), expected["tables_grad"], strict=True):
+        assert_near(actual, exact, gradients)
+
+
+@pytest.fixture(params=EVERY)
+def sample(request):
+    return draw(*request.param, torch.float32)
+
+
+def test_values_and_gradients_equal_naive(sample, run_op, assert_near):
+    check(sample, run_op(sample), assert_near)
+
+
+@pytest.mark.parametrize(
+    ("dims", "batch"),  # 2 events may nearly coincide, which has no bound
+    [((2, 16, 128), 31), ((2, 16, 128), 500), ((8,), 500), ((1, 3, 7), 31), ((16, 64, 256), 100)],
+    ids=str,
+)
+# Five distinct ids leave some columns little variance: rounding of z has no bound there.
+@pytest.mark.parametrize(
+    ("training", "ids"), [(True, "distinct"), (False, "distinct"), (False, "repeated")]
+)
+def test_every_mode_against_naive(
+    make_sample, run_op, mode, dims, batch, training, ids, assert_near
+):
+    sample = make_sample(dims, 2, batch, ids=ids, training=training)
+    with torch.no_grad():  # z of standard deviation 1, as torch.nn.Linear's initialisation gives
+        for columns, width in zip(sample.projection.split(dims, 2), dims, strict=True):
+            columns /= width**0.5
+    check(sample, run_op(sample), assert_near, mode)
+
+
+def test_a_mode_is_that_of_torch(make_sample, run_op, mode):
+    sample = make_sample((32,), 1, 40, ids="distinct")
+    exact = naive(sample)["output"]
+    error = (run_op(sample).output - exact).abs().max()
+    low, high = {"ieee": (0, 1e-5), "tf32": (1e-5, 2e-3), "bf16": (2e-3, 3e-2)}[mode]
+    assert low <= error < high
+
+
+def test_bias_gradient_in_training_is_exactly_zero(make_sample, run_op):
+    assert not run_op(make_sample((1, 3, 7), 2, 33)).bias_grad.any()
+
+
+def test_bias_cancels_exactly_in_training(make_sample, run_op):
+    sample = make_sample((1, 3, 7), 2, 33)
+    output = run_op(sample).output
+    with torch.no_grad():
+        sample.bias += 1e6
+    assert torch.equal(run_op(sample).output, output)
+
+
+@pytest.mark.parametrize("case", ["train", "eval"])
+def test_a_validation_pass_gives_the_same_gradient_of_weights_alone(make_sample, run_op, case):
+    sample = make_sample((2, 16, 128), 2, 70, training=case == "train")
+    result = run_op(sample, embeddings=False)
+    assert torch.equal(result.weights_grad, run_op(sample).weights_grad)
+    for name in ("rows", "embeddings_grad", "projection_grad", "bias_grad"):
+        assert getattr(result, name).shape[0] == 0
+
+
+@pytest.mark.parametrize("case", EMPTY, ids=str)
+def test_an_empty_batch(case, run_op):
+    for training in (True, False):
+        result = run_op(draw(case, training, torch.float32))
+        assert result.output.shape == (0, case.fields, case.dims[-1])
+        assert result.rows.shape == (case.fields, 0)
+        assert not result.projection_grad.any()
+        assert not result.bias_grad.any()
+
+
+def test_gradient_of_an_expanded_sum(make_sample, run_op, assert_near):
+    sample = make_sample((4, 8), 2, 33)
+    sample.grad = torch.ones(()).expand(33, 2, 8)  # all strides are zero
+    check(sample, run_op(sample), assert_near)
+
+
+@pytest.mark.parametrize("training", [True, False], ids=mode_name)
+def test_inputs_of_any_strides(make_sample, run_op, training):
+    sample = make_sample((4, 8), 2, 70, training=training)
+    expected = vars(run_op(sample))
+
+    def spread(x, rows, columns):
+        wide = torch.full((*x.shape[:-2], rows * x.shape[-2], columns * x.shape[-1]), torch.nan)
+        view = wide[..., ::rows, ::columns]
+        return view.copy_(x.detach())
+
+    with torch.no_grad():
+        sample.tables = [spread(sample.tables[0], 3, 1), spread(sample.tables[1], 1, 2)]
+        sample.weights, sample.grad = spread(sample.weights, 2, 2), spread(sample.grad, 1, 3)
+        sample.projection, sample.bias = spread(sample.projection, 1, 2), spread(sample.bias, 2, 1)
+        sample.ids = sample.ids.t().contiguous().t()
+    for name, value in vars(run_op(sample)).items():
+        assert torch.equal(value, expected[name]), name
+
+
+def shift_rows(sample):
+    """Give z a mean of 100 standard deviations."""
+    with torch.no_grad():
+        sample.projection.abs_()  # one sign, so that the shift of the rows reaches z whole
+        for table in sample.tables:
+            for columns, width in zip(table.split(sample.dims, 1), sample.dims, strict=True):
+                columns += 125 / width**0.5
+
+
+@pytest.mark.parametrize("batch", [33, 500])
+def test_statistics_where_the_mean_is_100_deviations(make_sample, run_op, batch, assert_near):
+    sample = make_sample((2, 16, 128), 2, batch, ids="distinct")
+    shift_rows(sample)
+    result, expected = run_op(sample), naive(sample)
+    assert 50 < (expected["mean"] / expected["variance"].sqrt()).median() < 200
+    for name in ("mean", "variance"):
+        ratio = (getattr(result, name) / expected[name]).to(torch.float32)
+        assert_near(ratio, torch.ones_like(ratio), "statistics")
+
+
+def test_rounding_sees_rows_without_their_common_shift(make_sample, run_op, mode, assert_near):
+    sample = make_sample((2, 16, 128), 2, 200, ids="distinct")
+    shift_rows(sample)
+    result, expected = run_op(sample), naive(sample)
+    kind = "statistics" if mode == "ieee" else mode
+    assert_near(result.output, expected["output"], kind)
+    assert_near(result.weights_grad, expected["weights_grad"], kind)
+
+
+@pytest.mark.parametrize("width", [2, 16, 128])
+def test_statistics_where_embeddings_nearly_lie_on_a_line(make_sample, run_op, width, assert_near):
+    # Rows spread 1,000 times wider along one direction, to which every output is orthogonal.
+    sample = make_sample((width,), 1, 500, ids="distinct")
+    generator = torch.Generator().manual_seed(1)
+    line = torch.randn(width, generator=generator, dtype=torch.float64)
+    line /= line.norm()
+    with torch.no_grad():
+        along = torch.randn(len(sample.tables[0]), 1, generator=generator, dtype=torch.float64)
+        sample.tables[0] += 1000 * along * line
+        across = sample.projection.double()
+        sample.projection.copy_(across - (across @ line).unsqueeze(2) * line)
+    result, expected = run_op(sample), naive(sample)
+    ratio = (result.variance / expected["variance"]).to(torch.float32)
+    assert_near(ratio, torch.ones_like(ratio), "statistics")
+
+
+@pytest.mark.parametrize("training", [True, False], ids=mode_name)
+def test_an_id_without_a_row_of_a_size(make_sample, run_op, training, assert_near):
+    sample = make_sample((2, 16, 128), 2, 90, training=training)
+    chosen = torch.rand(2, 3, 200, generator=torch.Generator().manual_seed(0)) < 0.4
+    chosen[1, 0] = False  # of one size all have a row, of another hardly any
+    ids = sample.ids.t().unsqueeze(1).expand(2, 3, 90)
+    row_numbers = ids.masked_fill(chosen.gather(2, ids), -1).contiguous()
+    assert (row_numbers[0] == -1).any()
+    result = run_op(sample, row_numbers=row_numbers)
+    check(sample, result, assert_near, row_numbers=row_numbers)
+
+
+def test_a_size_that_nobody_has(make_sample, run_op):
+    sample = make_sample((4, 8), 1, 33)
+    row_numbers = sample.ids.t().unsqueeze(1).repeat(1, 2, 1)
+    row_numbers[:, 0] = -1
+    result = run_op(sample, row_numbers=row_numbers)
+    assert torch.equal(result.mean[0, 0], sample.bias[0, 0])
+    assert not result.variance[0, 0].any()
+    assert not result.weights_grad[:, :, 0].any()
+    assert not result.projection_grad[:, :, :4].any()
+    assert not result.embeddings_grad[:, :, :4].any()
+    for part in (result.output, result.embeddings_grad, result.projection_grad):
+        assert part.isfinite().all()
+
+
+@pytest.mark.parametrize("ids", ["zipf", "same"])
+def test_hot_ids(make_sample, run_op, ids, assert_near):
+    sample = make_sample((4, 8), 2, 4096, ids="same")
+    if ids == "zipf":
+        generator = torch.Generator().manual_seed(0)
+        popularity = 1 / torch.arange(1, 4097, dtype=torch.float64)
+        drawn = popularity.expand(2, -1).multinomial(4096, True, generator=generator)
+        sample.ids = drawn.t().contiguous()
+        assert sample.ids.unique(return_counts=True)[1].max() > 400
+    check(sample, run_op(sample), assert_near)
+
+
+@pytest.mark.parametrize("dims", [(2, 16, 128), (16, 64, 256)], ids=str)
+def test_reruns_are_equal_to_the_bit_whatever_thread_comes_first(make_sample, run_op, dims, mode):
+    sample = make_sample(dims, 2, 150)
+    first = vars(run_op(sample))
+    for seed in (1, 2):
+        for name, value in vars(run_op(sample, seed=seed)).items():
+            assert torch.equal(value, first[name]), name
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_random_shapes(make_sample, run_op, seed, assert_near):
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw_one(*choices):
+        return choices[int(torch.randint(len(choices), (), generator=generator))]
+
+    sizes = torch.randint(1, draw_one(4, 20, 200), (draw_one(1, 2, 3),), generator=generator)
+    sample = make_sample(
+        tuple(sorted(sizes.tolist())),
+        draw_one(1, 2, 5),
+        draw_one(2, 7, 32, 64, 97, 130),
+        ids=draw_one("repeated", "distinct"),
+        layout=draw_one("contiguous", "strided"),
+        average=draw_one(True, False),
+        training=draw_one(True, False),
+        seed=seed,
+    )
+    check(sample, run_op(sample), assert_near)
+
+
+@pytest.mark.parametrize("field", [0, 1])
+@pytest.mark.parametrize("bad", [-1, "V", -(2**63), 2**63 - 1])
+def test_an_id_out_of_range_is_raised_later_and_touches_nothing(
+    make_sample, run_op, target, field, bad
+):
+    sample = make_sample((1, 3), 2, 40)
+    rows = len(sample.tables[field])
+    bad = rows if bad == "V" else bad
+    sample.ids[37, field] = bad
+    positional, _ = sample.arguments()
+    tables, ids, weights, projection, bias = (
+        [x.detach().to(target.device) for x in part]
+        if isinstance(part, list)
+        else part.detach().to(target.device)
+        for part in positional[:5]
+    )
+    arguments = tables, ids, weights, projection, bias
+    options = sample.dims, sample.eps, True
+    output, mean, variance = cuda.forward(target.kernels, *arguments, None, None, *options)
+    if target.device.type == "cuda":
+        torch.cuda.synchronize()
+    message = rf"out of range in field {field}: id {bad} is not in \[0, {rows - 1}\]"
+    with pytest.raises(IndexError, match=message):
+        cuda.check_ids(target.device)
+    cuda.check_ids(target.device)  # raised once
+
+    assert not output[37, field].any()
+    result = cuda.backward(
+        target.kernels, sample.grad.to(target.device), *arguments, mean, variance, *options,
+        True, True,
+    )  # fmt: skip
+    if target.device.type == "cuda":
+        torch.cuda.synchronize()
+    with pytest.raises(IndexError, match=message):
+        cuda.check_ids(target.device)
+    assert not result[2][37, field].any()
+    good = sample.ids[:, field][sample.ids[:, field] != bad].unique()
+    assert torch.equal(result[0][field].cpu().unique(), good)
+    assert all(x.isfinite().all() for x in result)
+
+
+def test_tensors_on_other_devices_are_refused_by_name(make_sample, target):
+    sample = make_sample((4,), 1, 8)
+    positional, _ = sample.arguments()
+    tables, ids, weights, projection, bias, _ = positional
+    with pytest.raises(RuntimeError, match=r"expected weights on .* but got it on meta"):
+        cuda.forward(
+            target.kernels, tables, ids, weights.to("meta"), projection, bias, None, None,
+            sample.dims, sample.eps, True,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("dims", "message"),
+    [((1,) * 17, "take 1 to 16 sizes, not 17"), ((12000, 8), "their sum is 12008")],
+)
+def test_sizes_beyond_the_kernels_are_refused(make_sample, run_op, dims, message):
+    with pytest.raises(ValueError, match=message):
+        run_op(make_sample(dims, 1, 2))
