@@ -1,6 +1,6 @@
 """The ops of autoemb: schemas, shapes, autograd and reference implementations."""
 
-from autoemb.ops.implementation import chosen_backend
+from autoemb.ops.native import chosen_backend
 from autoemb.ops.plan import Plan, distinct, distinct_columns, fill_padding
 from autoemb.ops.product import Linear, product
 from autoemb.ops.record import record

@@ -7,18 +7,21 @@ seconds and no torch, and one binary serves every version of it. A call costs so
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from autoemb.ops.bounds import out_of_range
+
+_cpu: Any = None
+IMPORT_ERROR: str | None = None
 try:
-    from autoemb import _cpu
+    _cpu = import_module("autoemb._cpu")
 except ImportError as error:
-    _cpu = None
-    IMPORT_ERROR: str | None = str(error)
-else:
-    IMPORT_ERROR = None
+    IMPORT_ERROR = str(error)
 
 COMPILED = _cpu is not None
 
@@ -26,30 +29,12 @@ COMPILED = _cpu is not None
 KERNELS: str = _cpu.kernels[0] if _cpu else ""
 
 
-def unsupported(tables: Sequence[Tensor], weights: Tensor) -> str | None:
-    """Say why the native kernels cannot take these tensors, or return None if they can."""
-    if weights.device.type != "cpu":
-        return f"there are no native kernels for {weights.device.type}"
-    if _cpu is None:
-        return f"the native CPU kernels are not built ({IMPORT_ERROR})"
-    if weights.dtype != torch.float32:
-        return f"the native kernels compute in torch.float32, and this is {weights.dtype}"
-    if any(table.stride(1) != 1 for table in tables):
-        return "the native kernels need tables whose rows are contiguous"
-    return None
+#: Type of the tensors' device.
+DEVICE = "cpu"
 
 
-class Call:
-    """One call of the kernels; keeps alive the tensors whose memory they read.
-
-    Parameters
-    ----------
-    tables, ids, weights, projection, bias, dims, eps, average
-        As :func:`autoemb.ops.soft_embedding` takes them.
-    mean, variance : Tensor[F, N, D]
-        Written by :meth:`forward` in training mode, else read.
-    training : bool
-    """
+class _Call:
+    """One call of the kernels; keeps alive the tensors whose memory they read."""
 
     def __init__(
         self,
@@ -74,7 +59,7 @@ class Call:
             for table in tables
             for column in columns
         ]
-        self._call = _cpu.Call(
+        self.arguments = _cpu.Call(
             batch=ids.shape[0],
             width=projection.shape[1],
             dims=list(dims),
@@ -93,33 +78,80 @@ class Call:
             threads=_threads(),
         )
 
-    def forward(self, output: Tensor) -> tuple[int, int]:
-        """Fill output [B, F, D] and the statistics; return field and id out of range, or -1."""
-        result: tuple[int, int] = _cpu.forward(self._call, output.data_ptr())
-        return result
 
-    def backward(
-        self,
-        grad: Tensor,
-        embeddings_grad: Tensor,
-        weights_grad: Tensor,
-        projection_grad: Tensor,
-        bias_grad: Tensor,
-        rows: Tensor,
-    ) -> tuple[int, int]:
-        """Fill the gradients (of the weights alone if ``rows`` is empty); returns as forward."""
-        if grad.stride(2) != 1:
-            rows, grad = rows.contiguous(), grad.contiguous()
-        result: tuple[int, int] = _cpu.backward(
-            self._call,
-            (grad.data_ptr(), grad.stride(0), grad.stride(1)),
-            weights_grad.data_ptr(),
-            rows.data_ptr() if len(rows) else 0,
-            embeddings_grad.data_ptr(),
-            projection_grad.data_ptr(),
-            bias_grad.data_ptr(),
-        )
-        return result
+def forward(
+    tables: Sequence[Tensor],
+    ids: Tensor,
+    weights: Tensor,
+    projection: Tensor,
+    bias: Tensor,
+    running_mean: Tensor | None,
+    running_variance: Tensor | None,
+    dims: Sequence[int],
+    eps: float,
+    average: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute the op ``autoemb::soft_embedding``."""
+    batch, fields = ids.shape
+    output = weights.new_empty(batch, fields, projection.shape[1])
+    training = running_mean is None or running_variance is None
+    if running_mean is None or running_variance is None:
+        mean = torch.zeros_like(bias, memory_format=torch.contiguous_format)
+        variance = torch.zeros_like(mean)
+    else:  # an op must not return its inputs
+        mean = running_mean.clone(memory_format=torch.contiguous_format)
+        variance = running_variance.clone(memory_format=torch.contiguous_format)
+    options = dims, eps, average, training
+    call = _Call(tables, ids, weights, projection, bias, mean, variance, *options)
+    _raise_if_out_of_range(_cpu.forward(call.arguments, output.data_ptr()), tables)
+    return output, mean, variance
+
+
+def backward(
+    grad: Tensor,
+    tables: Sequence[Tensor],
+    ids: Tensor,
+    weights: Tensor,
+    projection: Tensor,
+    bias: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    dims: Sequence[int],
+    eps: float,
+    average: bool,
+    training: bool,
+    embeddings: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Compute the op ``autoemb::soft_embedding_backward``."""
+    batch, fields = ids.shape
+    kept = fields if embeddings else 0
+    rows = ids.new_empty(kept, batch)
+    embeddings_grad = projection.new_empty(kept, batch, projection.shape[2])
+    weights_grad = torch.empty_like(weights, memory_format=torch.contiguous_format)
+    new = torch.empty if batch else torch.zeros
+    projection_grad, bias_grad = new(kept, *projection.shape[1:]), new(kept, *bias.shape[1:])
+    if grad.stride(2) != 1:
+        grad = grad.contiguous()
+    call = _Call(
+        tables, ids, weights, projection, bias, mean, variance, dims, eps, average, training
+    )
+    found = _cpu.backward(
+        call.arguments,
+        (grad.data_ptr(), grad.stride(0), grad.stride(1)),
+        weights_grad.data_ptr(),
+        rows.data_ptr() if embeddings else 0,
+        embeddings_grad.data_ptr(),
+        projection_grad.data_ptr(),
+        bias_grad.data_ptr(),
+    )
+    _raise_if_out_of_range(found, tables)
+    return embeddings_grad, weights_grad, projection_grad, bias_grad, rows
+
+
+def _raise_if_out_of_range(found: tuple[int, int], tables: Sequence[Tensor]) -> None:
+    field, bad = found
+    if field >= 0:
+        raise out_of_range(field, bad, len(tables[field]))
 
 
 def update_sgd(table: Tensor, rows: Tensor, grad: Tensor, learning_rate: float) -> None:

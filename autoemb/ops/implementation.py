@@ -2,78 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from autoemb.ops import cpu, reference
+from autoemb.ops import cpu, cuda, reference
+from autoemb.ops.bounds import check_range
+from autoemb.ops.native import kernels_for
 from autoemb.ops.plan import distinct
 from autoemb.ops.tanh import tanh
-
-BACKENDS = ("auto", "reference", "native")
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     """Return the dtype of the arithmetic: at least float32, so that statistics are exact enough."""
     return torch.promote_types(dtype, torch.float32)
-
-
-def chosen_backend(backend: str) -> str:
-    """Return the backend asked for, by the environment variable AUTOEMB_BACKEND if it is set.
-
-    Raises
-    ------
-    ValueError
-        For an unknown value of either.
-
-    Examples
-    --------
-    >>> chosen_backend("reference")
-    'reference'
-    """
-    for name, value in (
-        ("backend", backend),
-        ("AUTOEMB_BACKEND", os.environ.get("AUTOEMB_BACKEND")),
-    ):
-        if value is not None and value not in BACKENDS:
-            known = ", ".join(f'"{choice}"' for choice in BACKENDS)
-            raise ValueError(f"{name} must be one of {known}; got {value!r}")
-    return os.environ.get("AUTOEMB_BACKEND", backend)
-
-
-def is_native(backend: str, tables: Sequence[Tensor], weights: Tensor) -> bool:
-    """Return whether native kernels compute this call.
-
-    Raises
-    ------
-    RuntimeError
-        If the backend is "native" and no kernels take such tensors; says why.
-    """
-    chosen = chosen_backend(backend)
-    if chosen == "reference":
-        return False
-    reason = cpu.unsupported(tables, weights)
-    if reason is not None and chosen == "native":
-        raise RuntimeError(f'backend="native": {reason}')
-    return reason is None
-
-
-def check_range(ids: Tensor, num_rows: int, field: int) -> None:
-    """Raise IndexError if an id of this field is outside its table."""
-    if len(ids) == 0:
-        return
-    low, high = torch.aminmax(ids)
-    if low < 0 or high >= num_rows:
-        raise out_of_range(field, int(low if low < 0 else high), num_rows)
-
-
-def out_of_range(field: int, bad: int, num_rows: int) -> IndexError:
-    """Return the error for an id outside its table."""
-    return IndexError(
-        f"index out of range in field {field}: id {bad} is not in [0, {num_rows - 1}]"
-    )
 
 
 def forward(
@@ -91,6 +34,12 @@ def forward(
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Compute the op; arguments and results as :func:`autoemb.ops.soft_embedding` documents."""
+    inputs = tables, ids, weights, projection, bias, running_mean, running_variance
+    match kernels_for(backend, tables, weights):
+        case "cpu":
+            return cpu.forward(*inputs, dims, eps, average)
+        case "cuda":
+            return cuda.forward(cuda.KERNELS, *inputs, dims, eps, average)
     batch, fields = ids.shape
     sizes, width = len(dims), projection.shape[1]
     dtype = compute_dtype(projection.dtype)
@@ -101,12 +50,6 @@ def forward(
     if running_mean is not None and running_variance is not None:
         mean.copy_(running_mean)
         variance.copy_(running_variance)
-    if batch and is_native(backend, tables, weights):
-        call = cpu.Call(
-            tables, ids, weights, projection, bias, mean, variance, dims, eps, average, training
-        )
-        _raise_if_out_of_range(call.forward(output), tables)
-        return output, mean, variance
     for f, table in enumerate(tables if batch else []):
         check_range(ids[:, f], len(table), f)
         plan = distinct(ids[:, f])
@@ -122,12 +65,6 @@ def forward(
         weighed = weights[:, f].to(dtype)
         output[:, f] = reference.mix(tanh(normalised), plan.inverse, weighed, average)
     return output, mean, variance
-
-
-def _raise_if_out_of_range(found: tuple[int, int], tables: Sequence[Tensor]) -> None:
-    field, bad = found
-    if field >= 0:
-        raise out_of_range(field, bad, len(tables[field]))
 
 
 def backward(
@@ -152,6 +89,13 @@ def backward(
     pass. ``embeddings`` False (a validation pass) computes the gradient of the weights alone and
     leaves the others empty.
     """
+    inputs = grad, tables, ids, weights, projection, bias, mean, variance
+    options = dims, eps, average, training, embeddings
+    match kernels_for(backend, tables, weights):
+        case "cpu":
+            return cpu.backward(*inputs, *options)
+        case "cuda":
+            return cuda.backward(cuda.KERNELS, *inputs, *options)
     dtype = compute_dtype(projection.dtype)
     batch, fields = ids.shape
     weights_grad = torch.empty_like(weights, memory_format=torch.contiguous_format)
@@ -161,12 +105,6 @@ def backward(
     projection_grad = projection.new_zeros(kept, *projection.shape[1:])
     bias_grad = bias.new_zeros(kept, *bias.shape[1:])
     result = embeddings_grad, weights_grad, projection_grad, bias_grad, rows
-    if batch and is_native(backend, tables, weights):
-        call = cpu.Call(
-            tables, ids, weights, projection, bias, mean, variance, dims, eps, average, training
-        )
-        _raise_if_out_of_range(call.backward(grad, *result), tables)
-        return result
     for f, table in enumerate(tables if batch else []):
         plan = distinct(ids[:, f])
         used = len(plan.rows)

@@ -171,7 +171,7 @@ class _SoftEmbedding(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         if grads[0] is None:
             return (None,) * len(ctx.needs_input_grad)
-        *saved, tables = *ctx.saved_tensors[:6], ctx.saved_tensors[6:]
+        saved, tables = ctx.saved_tensors[:6], ctx.saved_tensors[6:]
         dims, eps, average, sparse, backend = ctx.options
         _, _, _, needs_weights, needs_projection, needs_bias, *needs_tables = ctx.needs_input_grad
         embeddings = any(needs_tables) or needs_projection or needs_bias
@@ -216,7 +216,8 @@ class _SoftEmbeddingBackward(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
-        grad, *saved, tables = *ctx.saved_tensors[:7], ctx.saved_tensors[7:]
+        grad, *saved = ctx.saved_tensors[:7]
+        tables = ctx.saved_tensors[7:]
         grad_2, embeddings_2, weights_2, projection_2, bias_2, rows = (
             torch.ops.autoemb.soft_embedding_double_backward(
                 cotangents[:-1], grad, tables, *saved, *ctx.options

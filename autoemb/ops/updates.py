@@ -7,11 +7,14 @@ repeat the one before them are padding: they, and their gradients, are passed ov
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from autoemb.ops import cpu
-from autoemb.ops.implementation import is_native
+from autoemb.ops import cpu, cuda
+from autoemb.ops.native import kernels_for
 from autoemb.ops.plan import fill_padding
 
 torch.library.define(
@@ -30,26 +33,14 @@ torch.library.define(
 )
 
 
-def _has_kernels(table: Tensor, grad: Tensor) -> bool:
-    return table.dim() == 2 and is_native("auto", [table], grad)
-
-
-@torch.library.impl("autoemb::update_sgd", "CompositeExplicitAutograd")
-def _update_sgd(table: Tensor, rows: Tensor, grad: Tensor, learning_rate: float) -> None:
-    if _has_kernels(table, grad):
-        cpu.update_sgd(table, rows, grad, learning_rate)
-        return
+def _reference_sgd(table: Tensor, rows: Tensor, grad: Tensor, learning_rate: float) -> None:
     values = table.index_select(0, rows)
     table.index_copy_(0, rows, values.sub_(fill_padding(rows, grad), alpha=learning_rate))
 
 
-@torch.library.impl("autoemb::update_adagrad", "CompositeExplicitAutograd")
-def _update_adagrad(
+def _reference_adagrad(
     table: Tensor, rows: Tensor, grad: Tensor, total: Tensor, learning_rate: float, eps: float
 ) -> None:
-    if _has_kernels(table, grad):
-        cpu.update_adagrad(table, rows, grad, total, learning_rate, eps)
-        return
     grad = fill_padding(rows, grad)
     squares = grad.square().flatten(1).mean(1) if grad.dim() > 1 else grad.square()
     sums = total.index_select(0, rows)
@@ -59,8 +50,7 @@ def _update_adagrad(
     table.index_copy_(0, rows, values.addcdiv_(grad, sums.sqrt().add_(eps), value=-learning_rate))
 
 
-@torch.library.impl("autoemb::update_adam", "CompositeExplicitAutograd")
-def _update_adam(
+def _reference_adam(
     table: Tensor,
     rows: Tensor,
     grad: Tensor,
@@ -72,10 +62,6 @@ def _update_adam(
     beta_2: float,
     eps: float,
 ) -> None:
-    if _has_kernels(table, grad):
-        state = average, square, steps
-        cpu.update_adam(table, rows, grad, *state, learning_rate, beta_1, beta_2, eps)
-        return
     grad = fill_padding(rows, grad)
     new_steps = steps.index_select(0, rows).add_(1)
     new_average = average.index_select(0, rows).lerp_(grad, 1 - beta_1)
@@ -89,6 +75,23 @@ def _update_adam(
     for whole, part in pairs:
         whole.index_copy_(0, rows, part)
 
+
+_FUNCTIONS: dict[str, dict[str | None, Callable[..., None]]] = {
+    "sgd": {None: _reference_sgd, "cpu": cpu.update_sgd, "cuda": cuda.update_sgd},
+    "adagrad": {None: _reference_adagrad, "cpu": cpu.update_adagrad, "cuda": cuda.update_adagrad},
+    "adam": {None: _reference_adam, "cpu": cpu.update_adam, "cuda": cuda.update_adam},
+}
+
+
+def _register(name: str, functions: dict[str | None, Callable[..., None]]) -> None:
+    def update(table: Tensor, rows: Tensor, grad: Tensor, *rest: Any) -> None:
+        functions[kernels_for("auto", [table], grad)](table, rows, grad, *rest)
+
+    torch.library.impl(f"autoemb::update_{name}", "CompositeExplicitAutograd", update)
+
+
+for _name, _functions in _FUNCTIONS.items():
+    _register(_name, _functions)
 
 sgd = torch.ops.autoemb.update_sgd.default
 adagrad = torch.ops.autoemb.update_adagrad.default

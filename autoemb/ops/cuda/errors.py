@@ -7,6 +7,8 @@ import threading
 import torch
 from torch import Tensor
 
+from autoemb.ops.bounds import out_of_range
+
 _errors: dict[torch.device, Tensor] = {}
 _lock = threading.Lock()
 
@@ -42,6 +44,4 @@ def check_ids(device: torch.device) -> None:
     field, bad, rows, _ = memory.tolist()
     if field > 0:
         memory.zero_()
-        raise IndexError(
-            f"index out of range in field {field - 1}: id {bad} is not in [0, {rows - 1}]"
-        )
+        raise out_of_range(field - 1, bad, rows)

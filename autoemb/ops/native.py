@@ -1,0 +1,72 @@
+"""Which native kernels compute a call, if any."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from autoemb.ops import cpu, cuda
+
+BACKENDS = ("auto", "reference", "native")
+
+
+def chosen_backend(backend: str) -> str:
+    """Return the backend asked for, by the environment variable AUTOEMB_BACKEND if it is set.
+
+    Raises
+    ------
+    ValueError
+        For an unknown value of either.
+
+    Examples
+    --------
+    >>> chosen_backend("reference")
+    'reference'
+    """
+    variable = os.environ.get("AUTOEMB_BACKEND")
+    for name, value in (("backend", backend), ("AUTOEMB_BACKEND", variable)):
+        if value is not None and value not in BACKENDS:
+            known = ", ".join(f'"{choice}"' for choice in BACKENDS)
+            raise ValueError(f"{name} must be one of {known}; got {value!r}")
+    return backend if variable is None else variable
+
+
+def kernels_for(
+    backend: str, tables: Sequence[Tensor], values: Tensor
+) -> Literal["cpu", "cuda"] | None:
+    """Return whose kernels take these tables [V, ...] and values, or None for the reference.
+
+    Raises
+    ------
+    RuntimeError
+        If the backend is "native" and no kernels take such tensors; says why.
+    """
+    chosen = chosen_backend(backend)
+    if chosen == "reference":
+        return None
+    reason = _obstacle(tables, values)
+    if reason is None:
+        return "cpu" if values.device.type == cpu.DEVICE else "cuda"
+    if chosen == "native":
+        raise RuntimeError(f'backend="native": {reason}')
+    return None
+
+
+def _obstacle(tables: Sequence[Tensor], values: Tensor) -> str | None:
+    """Say why there are no kernels for these tensors, or return None if there are."""
+    device = values.device.type
+    if device not in (cpu.DEVICE, cuda.DEVICE):
+        return f"there are no native kernels for {device}"
+    if device == cpu.DEVICE and not cpu.COMPILED:
+        return f"the native CPU kernels are not built ({cpu.IMPORT_ERROR})"
+    if device == cuda.DEVICE and not cuda.COMPILED:
+        return f"the CUDA kernels are not built ({cuda.IMPORT_ERROR})"
+    if values.dtype != torch.float32 or any(table.dtype != torch.float32 for table in tables):
+        return f"the native kernels compute in torch.float32, and this is {values.dtype}"
+    if any(table.dim() != 2 or table.stride(1) != 1 for table in tables):
+        return "the native kernels need tables of rows that are contiguous"
+    return None
