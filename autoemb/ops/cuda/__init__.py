@@ -12,17 +12,22 @@ without rows; it is noted in memory that the host can read at any time, and rais
 Shapes as in :mod:`autoemb.ops.soft_embedding`; float32 alone.
 """
 
+from autoemb.ops.cuda.compiled import ARCHITECTURES, COMPILED, IMPORT_ERROR, kernels
 from autoemb.ops.cuda.errors import check_ids
 from autoemb.ops.cuda.op import backward, forward
 from autoemb.ops.cuda.plan import PaddedPlan, distinct
 from autoemb.ops.cuda.rows import record, update_adagrad, update_adam, update_sgd
 
 __all__ = [
+    "ARCHITECTURES",
+    "COMPILED",
+    "IMPORT_ERROR",
     "PaddedPlan",
     "backward",
     "check_ids",
     "distinct",
     "forward",
+    "kernels",
     "record",
     "update_adagrad",
     "update_adam",
