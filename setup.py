@@ -112,7 +112,7 @@ def cuda_options() -> list[str]:
     nvcc = find_nvcc()
     if nvcc is None:
         raise BuildError("no CUDA toolkit: nvcc not in PATH or CUDA_HOME")
-    return ["-DAUTOEMB_CUDA=ON", f"-DCMAKE_CUDA_COMPILER={nvcc}"]
+    return [f"-DCMAKE_CUDA_COMPILER={nvcc}"]
 
 
 #: The compiled parts: the switch that makes a failure an error, and what the part is.

@@ -39,7 +39,7 @@ def forward(
         case "cpu":
             return cpu.forward(*inputs, dims, eps, average)
         case "cuda":
-            return cuda.forward(cuda.KERNELS, *inputs, dims, eps, average)
+            return cuda.forward(cuda.kernels, *inputs, dims, eps, average)
     batch, fields = ids.shape
     sizes, width = len(dims), projection.shape[1]
     dtype = compute_dtype(projection.dtype)
@@ -95,7 +95,7 @@ def backward(
         case "cpu":
             return cpu.backward(*inputs, *options)
         case "cuda":
-            return cuda.backward(cuda.KERNELS, *inputs, *options)
+            return cuda.backward(cuda.kernels, *inputs, *options)
     dtype = compute_dtype(projection.dtype)
     batch, fields = ids.shape
     weights_grad = torch.empty_like(weights, memory_format=torch.contiguous_format)

@@ -146,7 +146,7 @@ PYBIND11_MODULE(AUTOEMB_MODULE, m) {
 #ifdef AUTOEMB_EMULATED
   m.def("set_seed", &emulation::set_seed, py::arg("seed"));
 #else
-  m.attr("archs") = AUTOEMB_CUDA_ARCHS;
+  m.attr("architectures") = py::cast(std::vector<std::string>{AUTOEMB_ARCHITECTURES});
 #endif
 
   py::class_<Batch>(m, "Batch")

@@ -36,7 +36,7 @@ def build_emulation():
         "-DAUTOEMB_EMULATED=ON",
         *shlex.split(os.environ.get("CMAKE_ARGS", "")),
     ]
-    name = hashlib.sha256(" ".join(arguments).encode()).hexdigest()[:12]
+    name = hashlib.sha256(" ".join([str(ROOT), *arguments]).encode()).hexdigest()[:12]
     folder = ROOT / "build" / f"emulated-{name}"
     run(cmake, "-S", str(ROOT), "-B", str(folder), "-G", "Ninja", *arguments)
     run(cmake, "--build", str(folder), "--target", "_emulated")

@@ -12,45 +12,23 @@ without rows; it is noted in memory that the host can read at any time, and rais
 Shapes as in :mod:`autoemb.ops.soft_embedding`; float32 alone.
 """
 
-from __future__ import annotations
-
-from importlib import import_module
-from typing import Any
-
+from autoemb.ops.cuda.compiled import ARCHITECTURES, COMPILED, DEVICE, IMPORT_ERROR, kernels
 from autoemb.ops.cuda.errors import check_ids
 from autoemb.ops.cuda.op import backward, forward
 from autoemb.ops.cuda.plan import PaddedPlan, distinct
 from autoemb.ops.cuda.rows import record, update_adagrad, update_adam, update_sgd
-
-_cuda: Any = None
-IMPORT_ERROR: str | None = None
-try:
-    _cuda = import_module("autoemb._cuda")
-except ImportError as error:
-    IMPORT_ERROR = str(error)
-
-COMPILED = _cuda is not None
-
-#: What the kernels were compiled for.
-ARCHITECTURES: list[str] = _cuda.archs.split(",") if _cuda else []
-
-#: The module of compiled kernels.
-KERNELS: Any = _cuda
-
-#: Type of the tensors' device.
-DEVICE = "cuda"
 
 __all__ = [
     "ARCHITECTURES",
     "COMPILED",
     "DEVICE",
     "IMPORT_ERROR",
-    "KERNELS",
     "PaddedPlan",
     "backward",
     "check_ids",
     "distinct",
     "forward",
+    "kernels",
     "record",
     "update_adagrad",
     "update_adam",
