@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from autoemb.build import build_info
 from autoemb.ops import chosen_backend, soft_embedding
-from autoemb.ops.reference import size_slices
+from autoemb.ops.sizes import size_slices
 from autoemb.rows import RowModule
 
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib import import_module
-from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from autoemb.ops.bounds import out_of_range
+from autoemb.ops.sizes import size_slices
 
 _cpu: Any = None
 IMPORT_ERROR: str | None = None
@@ -53,11 +53,10 @@ class _Call:
         mean, variance = mean.contiguous(), variance.contiguous()
         projection, bias = projection.contiguous(), bias.contiguous()
         self._tensors = tables, ids, weights, projection, bias, mean, variance
-        columns = [0, *accumulate(dims)][:-1]
         sizes = [
-            (table.data_ptr() + 4 * column, table.stride(0), 0)
+            (table.data_ptr() + table.element_size() * columns.start, table.stride(0), 0)
             for table in tables
-            for column in columns
+            for columns in size_slices(dims)
         ]
         self.arguments = _cpu.Call(
             batch=ids.shape[0],

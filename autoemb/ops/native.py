@@ -56,6 +56,18 @@ def kernels_for(
     return None
 
 
+def has_cuda_kernels(device: torch.device) -> bool:
+    """Return whether what has no values, such as plans, is made by the CUDA kernels there.
+
+    Examples
+    --------
+    >>> has_cuda_kernels(torch.device("cpu"))
+    False
+    """
+    reference = chosen_backend("auto") == "reference"
+    return device.type == cuda.DEVICE and cuda.COMPILED and not reference
+
+
 def _obstacle(tables: Sequence[Tensor], values: Tensor) -> str | None:
     """Say why there are no kernels for these tensors, or return None if there are."""
     device = values.device.type

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from autoemb.ops import cuda
+from autoemb.ops.native import has_cuda_kernels
 from autoemb.ops.plan import Plan, fill_padding, is_padded
 from autoemb.runtime import record as record_in_order
 
@@ -42,12 +44,15 @@ def record(
     >>> count.tolist(), last.tolist(), mean.tolist()
     ([0, 1, 0, 2], [0.0, 1.0, 0.0, 0.25], [0.0, 1.0, 0.0, 0.375])
     """
-    if is_padded(losses.device):
+    counters = count, last_loss, mean_loss
+    if has_cuda_kernels(losses.device) and plan.order is not None and plan.starts is not None:
+        parts = plan.rows, plan.counts, plan.order, plan.starts
+        cuda.record(cuda.kernels, *parts, losses.contiguous(), decay, *counters)
+    elif is_padded(losses.device):
         _record_padded(plan, losses, decay, count, last_loss, mean_loss)
     else:
         ids = plan.rows.index_select(0, plan.inverse)
-        counters = (count.numpy(), last_loss.numpy(), mean_loss.numpy())
-        record_in_order(ids.numpy(), losses.numpy(), decay, *counters)
+        record_in_order(ids.numpy(), losses.numpy(), decay, *(c.numpy() for c in counters))
 
 
 def _record_padded(
@@ -58,7 +63,7 @@ def _record_padded(
     Sums go in one order, so runs repeat to the bit. The average is rounded once a batch instead of
     once an event.
     """
-    rows, inverse, counts = plan
+    rows, inverse, counts, *_ = plan
     place, order = inverse.sort(stable=True)  # the events id by id, those of one id in order
     number = torch.arange(len(place), device=place.device)
     loss = losses.index_select(0, order).to(torch.float64)

@@ -14,25 +14,13 @@ statistics weigh each distinct id by its multiplicity, which is the same sum in 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate
 
 import torch
 from torch import Tensor
 
 from autoemb.ops.plan import Plan
+from autoemb.ops.sizes import size_slices
 from autoemb.ops.tanh import tanh
-
-
-def size_slices(dims: Sequence[int]) -> list[slice]:
-    """Return the columns that each size takes in a row of width sum(dims).
-
-    Examples
-    --------
-    >>> size_slices((2, 16))
-    [slice(0, 2, None), slice(2, 18, None)]
-    """
-    ends = list(accumulate(dims))
-    return [slice(end - width, end) for width, end in zip(dims, ends, strict=True)]
 
 
 def project(embeddings: Tensor, projection: Tensor, dims: Sequence[int]) -> Tensor:

@@ -187,7 +187,9 @@ class StreamLearner:
         popularity = [self.state.count(field, column) for field, column in enumerate(columns)]
         outcome = self.trainer.step(batch)
         self.state.record(batch.ids, outcome.losses, outcome.weights, outcome.plans)
-        return Step(outcome, batch.target, popularity)
+        # What nobody reads need not travel to the host.
+        brief = [plan._replace(order=None, starts=None) for plan in outcome.plans]
+        return Step(outcome._replace(plans=brief), batch.target, popularity)
 
     def predict(self, ids: list[Any], *, hard: bool = False) -> Tensor:
         """Return logits [B, outputs] of raw ids with running statistics; nothing is learnt.

@@ -224,11 +224,10 @@ struct RowsGradientParams {
 struct UpdateParams {
   float* table;
   int64_t table_stride;
-  const int64_t* rows;    // [num_rows], distinct where counts is not 0
-  const int64_t* counts;  // [num_rows]
-  const float* grad;      // [num_rows, width]
+  const int64_t* rows;  // [num_rows], distinct; one that repeats the one before it is padding
+  const float* grad;    // [num_rows, width]
   int64_t grad_stride;
-  const double* rate;  // on the device: a captured graph follows a schedule
+  double learning_rate;
   int num_rows;
   int width;
   double eps, beta_1, beta_2;

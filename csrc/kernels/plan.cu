@@ -7,9 +7,6 @@ namespace autoemb {
 namespace {
 
 constexpr int kPlanThreads = 1024;
-constexpr int kPositionBits = 11;  // beside an id in one sort key
-static_assert(1 << kPositionBits == kMaxSorted);
-constexpr int64_t kMaxIds = int64_t{1} << (63 - kPositionBits);
 constexpr int64_t kNoId = INT64_MAX;
 
 // The id, or kNoId where it is out of range, which is reported.

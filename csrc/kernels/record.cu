@@ -12,7 +12,7 @@ constexpr int kIdsPerBlock = kRecordThreads / kWarp;
 __global__ void __launch_bounds__(kRecordThreads)
     record_kernel(const __grid_constant__ RecordParams p) {
   const int i = blockIdx.x * kIdsPerBlock + warp();
-  if (i >= *p.plan.used) return;
+  if (i >= p.events || p.plan.counts[i] == 0) return;
   const int64_t row = p.plan.rows[i], begin = p.plan.starts[i], end = p.plan.starts[i + 1];
   const int64_t count = p.count[row];
   float mean = p.mean_loss[row], loss = 0.0f;

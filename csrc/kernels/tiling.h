@@ -23,8 +23,10 @@ constexpr int kPiece = 128;  // columns of a row that are in shared memory at a 
 // what little variance a column of theirs has may cancel in its gradient: rounded to tf32, the
 // gradient of one of a size of 1 was off by 2.2e-3.
 constexpr int kExactDim = 16;
-constexpr int kWindow = 32;       // sorted events that are summed ahead where they share an id
-constexpr int kMaxSorted = 2048;  // events that one block sorts
+constexpr int kWindow = 32;        // sorted events that are summed ahead where they share an id
+constexpr int kPositionBits = 11;  // of an event, beside its id in one sort key
+constexpr int kMaxSorted = 1 << kPositionBits;  // events that one block sorts
+constexpr int64_t kMaxIds = int64_t{1} << (63 - kPositionBits);
 
 AUTOEMB_EVERYWHERE constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
 

@@ -9,10 +9,11 @@ namespace {
 constexpr int kUpdateThreads = 256;
 constexpr int kRowsPerBlock = kUpdateThreads / kWarp;
 
-// The row that this warp updates, or -1.
+// The row that this warp updates, or -1: padding repeats the row before it.
 __device__ int64_t own_row(const UpdateParams& p, int& i) {
   i = blockIdx.x * kRowsPerBlock + warp();
-  return i < p.num_rows && p.counts[i] > 0 ? p.rows[i] : -1;
+  if (i >= p.num_rows || (i > 0 && p.rows[i] == p.rows[i - 1])) return -1;
+  return p.rows[i];
 }
 
 __global__ void __launch_bounds__(kUpdateThreads)
@@ -22,7 +23,7 @@ __global__ void __launch_bounds__(kUpdateThreads)
   if (row < 0) return;
   float* values = p.table + row * p.table_stride;
   const float* grad = p.grad + i * p.grad_stride;
-  const float rate = static_cast<float>(*p.rate);
+  const float rate = static_cast<float>(p.learning_rate);
   for (int k = lane(); k < p.width; k += kWarp) values[k] -= rate * grad[k];
 }
 
@@ -38,7 +39,7 @@ __global__ void __launch_bounds__(kUpdateThreads)
   const float total = p.sum[row] + sum_lanes(squares, kWarp - 1) / static_cast<float>(p.width);
   __syncwarp();  // all lanes have read the sum
   if (lane() == 0) p.sum[row] = total;
-  const float rate = static_cast<float>(*p.rate);
+  const float rate = static_cast<float>(p.learning_rate);
   const float denominator = sqrtf(total) + static_cast<float>(p.eps);
   for (int k = lane(); k < p.width; k += kWarp) values[k] -= rate * (grad[k] / denominator);
 }
@@ -55,7 +56,7 @@ __global__ void __launch_bounds__(kUpdateThreads)
   const int32_t step = p.step[row] + 1;
   __syncwarp();  // all lanes have read the step
   if (lane() == 0) p.step[row] = step;
-  const float step_size = static_cast<float>(*p.rate / (1.0 - pow(p.beta_1, step)));
+  const float step_size = static_cast<float>(p.learning_rate / (1.0 - pow(p.beta_1, step)));
   const float correction = static_cast<float>(sqrt(1.0 - pow(p.beta_2, step)));
   const float keep = static_cast<float>(p.beta_2), add_1 = static_cast<float>(1.0 - p.beta_1),
               add_2 = static_cast<float>(1.0 - p.beta_2), eps = static_cast<float>(p.eps);

@@ -20,7 +20,8 @@ def test_equals_the_runtime(target, num_rows, decay):
         loss = torch.rand(batch, generator=generator) ** 4 * 1e3
         runtime.record(ids[:, 1].contiguous().numpy(), loss.numpy(), decay, *expected)
         plan = cuda.distinct(target.kernels, ids.to(target.device), [num_rows] * 2)
-        cuda.record(target.kernels, plan, 1, loss.to(target.device), decay, *actual)
+        parts = plan.rows[1], plan.counts[1], plan.order[1], plan.starts[1]
+        cuda.record(target.kernels, *parts, loss.to(target.device), decay, *actual)
     for a, e in zip(actual, expected, strict=True):
         assert torch.equal(a.cpu(), torch.from_numpy(e))
 
@@ -31,5 +32,6 @@ def test_an_empty_batch(target):
     ]
     ids = torch.zeros(0, 1, dtype=torch.int64, device=target.device)
     plan = cuda.distinct(target.kernels, ids, [3])
-    cuda.record(target.kernels, plan, 0, counters[1][:0], 0.9, *counters)
+    parts = plan.rows[0], plan.counts[0], plan.order[0], plan.starts[0]
+    cuda.record(target.kernels, *parts, counters[1][:0], 0.9, *counters)
     assert not counters[0].any()

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoemb.ops import Plan, distinct, distinct_columns, fill_padding
+from autoemb.ops import distinct, distinct_columns, fill_padding
 from autoemb.ops.plan import padded_plans
 
 few = settings(max_examples=50, deadline=None, derandomize=True)
@@ -53,14 +53,17 @@ def check_padded(plan, trimmed):
     assert torch.equal(plan.inverse, trimmed.inverse)
     assert torch.equal(plan.counts[:used], trimmed.counts)
     assert not plan.counts[used:].any()
+    assert torch.equal(plan.order, plan.inverse.argsort(stable=True))
+    assert torch.equal(plan.starts.diff(), plan.counts)
+    assert plan.starts[0] == 0
 
 
 @few
 @given(rows=st.lists(st.integers(INT64.min, INT64.max) | st.integers(0, 9), max_size=40))
 def test_a_padded_plan_repeats_the_last_row(rows):
     ids = torch.tensor(rows, dtype=torch.int64)
-    rows, inverse, counts = padded_plans(ids.unsqueeze(1))
-    check_padded(Plan(rows[0], inverse[:, 0], counts[0]), distinct(ids))
+    (plan,) = padded_plans(ids.unsqueeze(1))
+    check_padded(plan, distinct(ids))
 
 
 @pytest.mark.parametrize("batch", [0, 1, 2, 31, 33, 500])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from autoemb.ops.cuda.errors import check_ids, error_memory
-from autoemb.ops.reference import size_slices
+from autoemb.ops.sizes import size_slices
 
 _MODES = {"highest": "ieee", "high": "tf32", "medium": "bf16"}
 

@@ -74,7 +74,7 @@ def distinct_of(call: Call) -> PaddedPlan:
     return plan
 
 
-def distinct(kernels: Any, ids: Tensor, num_rows: Sequence[int]) -> PaddedPlan:
+def distinct(kernels: Any, ids: Tensor, num_rows: Sequence[int] | None = None) -> PaddedPlan:
     """Return the distinct ids of every field.
 
     Parameters
@@ -82,9 +82,11 @@ def distinct(kernels: Any, ids: Tensor, num_rows: Sequence[int]) -> PaddedPlan:
     kernels : module
     ids : Tensor[B, F], int64
         With any strides. An id outside [0, num_rows[f]) is in no plan, and :func:`check_ids` tells.
-    num_rows : sequence of int
-        Of each field's table.
+    num_rows : sequence of int, optional
+        Of each field's table. By default any id that is not negative and that a key can hold.
     """
+    if num_rows is None:
+        num_rows = [kernels.MAX_IDS] * ids.shape[1]
     with on_device(ids.device):
         tables = [torch.empty(rows, 0, device=ids.device) for rows in num_rows]
         call = Call(kernels, tables, ids, [1])

@@ -4,35 +4,30 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from autoemb.ops.cuda.call import address, check_device, on_device, stream_of
-from autoemb.ops.cuda.plan import PaddedPlan, plan_addresses
 
 
 def _rows(
-    kernels: Any, table: Tensor, rows: Tensor, counts: Tensor, grad: Tensor, rate: Tensor
+    kernels: Any, table: Tensor, rows: Tensor, grad: Tensor, learning_rate: float
 ) -> tuple[Any, int]:
-    check_device(table, rows=rows, counts=counts, grad=grad, rate=rate)
-    if rate.dtype != torch.float64:
-        raise RuntimeError(f"expected rate of dtype torch.float64 but got {rate.dtype}")
+    check_device(table, rows=rows, grad=grad)
     arguments = kernels.Rows(
         table=table.data_ptr(),
         table_stride=table.stride(0),
         rows=rows.data_ptr(),
-        counts=counts.data_ptr(),
         num_rows=len(rows),
         grad=grad.data_ptr(),
         grad_stride=grad.stride(0),
         width=table.shape[1],
-        rate=rate.data_ptr(),
+        learning_rate=learning_rate,
     )
     return arguments, stream_of(table.device)
 
 
 def update_sgd(
-    kernels: Any, table: Tensor, rows: Tensor, counts: Tensor, grad: Tensor, rate: Tensor
+    kernels: Any, table: Tensor, rows: Tensor, grad: Tensor, learning_rate: float
 ) -> None:
     """Update distinct rows of a table as :class:`autoemb.optim.RowSGD` does.
 
@@ -40,29 +35,29 @@ def update_sgd(
     ----------
     kernels : module
     table : Tensor[V, S]
-    rows, counts : Tensor[B], int64
-        Distinct rows; those with a count of 0 are padding and left alone.
+    rows : Tensor[B], int64
+        Distinct rows; one that repeats the one before it is padding and left alone.
     grad : Tensor[B, S]
-    rate : Tensor[], float64
-        Learning rate, on the device: a captured graph follows a schedule.
+    learning_rate : float
     """
+    rows, grad = rows.contiguous(), grad.contiguous()
     with on_device(table.device):
-        kernels.update_sgd(*_rows(kernels, table, rows, counts, grad, rate))
+        kernels.update_sgd(*_rows(kernels, table, rows, grad, learning_rate))
 
 
 def update_adagrad(
     kernels: Any,
     table: Tensor,
     rows: Tensor,
-    counts: Tensor,
     grad: Tensor,
-    rate: Tensor,
     total: Tensor,
+    learning_rate: float,
     eps: float,
 ) -> None:
-    """Update rows as :class:`autoemb.optim.RowAdagrad` does; ``total`` [V] is its ``sum``."""
+    """Update rows as :class:`autoemb.optim.RowAdagrad` does; ``total`` [V, 1] is its ``sum``."""
+    rows, grad = rows.contiguous(), grad.contiguous()
     with on_device(table.device):
-        arguments, stream = _rows(kernels, table, rows, counts, grad, rate)
+        arguments, stream = _rows(kernels, table, rows, grad, learning_rate)
         kernels.update_adagrad(arguments, total.data_ptr(), eps, stream)
 
 
@@ -70,29 +65,32 @@ def update_adam(
     kernels: Any,
     table: Tensor,
     rows: Tensor,
-    counts: Tensor,
     grad: Tensor,
-    rate: Tensor,
-    exp_avg: Tensor,
-    exp_avg_sq: Tensor,
-    step: Tensor,
-    betas: tuple[float, float],
+    average: Tensor,
+    square: Tensor,
+    steps: Tensor,
+    learning_rate: float,
+    beta_1: float,
+    beta_2: float,
     eps: float,
 ) -> None:
     """Update rows as :class:`autoemb.optim.RowAdam` does.
 
-    ``exp_avg`` and ``exp_avg_sq`` [V, S] and ``step`` [V], int32, are its state, contiguous.
+    ``average`` and ``square`` [V, S] and ``steps`` [V, 1], int32, are its state, contiguous.
     """
+    rows, grad = rows.contiguous(), grad.contiguous()
     with on_device(table.device):
-        arguments, stream = _rows(kernels, table, rows, counts, grad, rate)
-        state = map(address, (exp_avg, exp_avg_sq, step))
-        kernels.update_adam(arguments, *state, *betas, eps, stream)
+        arguments, stream = _rows(kernels, table, rows, grad, learning_rate)
+        state = map(address, (average, square, steps))
+        kernels.update_adam(arguments, *state, beta_1, beta_2, eps, stream)
 
 
 def record(
     kernels: Any,
-    plan: PaddedPlan,
-    field: int,
+    rows: Tensor,
+    counts: Tensor,
+    order: Tensor,
+    starts: Tensor,
     loss: Tensor,
     decay: float,
     count: Tensor,
@@ -104,28 +102,20 @@ def record(
     Parameters
     ----------
     kernels : module
-    plan : PaddedPlan
-        Of the batch.
-    field : int
+    rows, counts, order, starts : Tensor[B], Tensor[B], Tensor[B], Tensor[B + 1], int64
+        Of the field's padded plan, contiguous.
     loss : Tensor[B]
         Of the events.
     decay : float
     count, last_loss, mean_loss : Tensor[V]
         Counters of the field's rows: int64, float32, float32.
     """
-    check_device(plan.rows, loss=loss, count=count, last_loss=last_loss, mean_loss=mean_loss)
-    one = plan._replace(
-        rows=plan.rows[field],
-        counts=plan.counts[field],
-        order=plan.order[field],
-        starts=plan.starts[field],
-        used=plan.used[field],
-    )
+    check_device(rows, loss=loss, count=count, last_loss=last_loss, mean_loss=mean_loss)
     if len(loss) == 0:
         return
     with on_device(loss.device):
         kernels.record(
-            plan_addresses(kernels, one),
+            kernels.Plan(*map(address, (rows, counts, starts, order, None, None))),
             len(loss),
             loss.data_ptr(),
             decay,

@@ -1,0 +1,132 @@
+"""The registered ops, and a whole learner, on the CUDA kernels' path: here by their emulation.
+
+Plans are padded as on a GPU. That the kernels were called at all is part of each test.
+"""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from autoemb.experiment import RunConfig
+from autoemb.experiment.methods import build_learner
+from autoemb.ops import cpu, cuda, native, soft_embedding
+from autoemb.streaming import Events
+
+
+@pytest.fixture
+def on_kernels(monkeypatch, emulated):
+    """Let CPU tensors go the way of CUDA tensors; return the names of the kernels called."""
+    calls = set()
+
+    class Counting:
+        def __getattr__(self, name):
+            calls.add(name)
+            return getattr(emulated, name)
+
+    def use():
+        monkeypatch.setattr(cuda, "kernels", Counting())
+        monkeypatch.setattr(cuda, "COMPILED", True)
+        monkeypatch.setattr(cuda, "DEVICE", "cpu")
+        monkeypatch.setattr(cpu, "DEVICE", "none")
+        for name in ("plan", "record"):
+            monkeypatch.setattr(
+                sys.modules[f"autoemb.ops.{name}"], "is_padded", lambda device: True
+            )
+        return calls
+
+    return use
+
+
+def gradients(sample, **changes):
+    positional, named = sample.arguments()
+    output = soft_embedding(*positional, **named | changes).output
+    return [output, *torch.autograd.grad(output, sample.leaves, sample.grad)]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_op_and_its_gradients_equal_the_reference(
+    make_sample, on_kernels, assert_near, training
+):
+    sample = make_sample((2, 16, 128), 2, 33, training=training)
+    if sample.running:
+        sample.running = tuple(x.to(torch.float32) for x in sample.running)
+    expected = gradients(sample, backend="reference")
+    calls = on_kernels()
+    for actual, wanted in zip(gradients(sample, backend="native"), expected, strict=True):
+        assert_near(actual, wanted, "ieee gradients")
+    assert {"normalise", "gradients"} <= calls
+
+
+def test_the_registered_ops_pass_opcheck(make_sample, on_kernels):
+    calls = on_kernels()
+    sample = make_sample((1, 3), 2, 6)
+    positional, named = sample.arguments()
+    running = None, None
+    options = list(sample.dims), named["eps"], named["average"]
+    arguments = *positional[:-1], *running, *options, False, "native"
+    torch.library.opcheck(torch.ops.autoemb.soft_embedding, arguments)
+    _, *statistics = torch.ops.autoemb.soft_embedding(*arguments)
+    saved = sample.ids, sample.weights, sample.projection, sample.bias, *statistics
+    torch.library.opcheck(
+        torch.ops.autoemb.soft_embedding_backward,
+        (sample.grad, sample.tables, *saved, *options, True, True, "native"),
+    )
+    assert "gradients" in calls
+
+
+def test_an_id_out_of_range_is_raised_by_the_next_call(make_sample, on_kernels):
+    on_kernels()
+    sample = make_sample((1, 3), 2, 6)
+    good = sample.ids.clone()
+    sample.ids[3, 1] = len(sample.tables[1])
+    positional, named = sample.arguments()
+    soft_embedding(*positional, **named)
+    sample.ids.copy_(good)
+    with pytest.raises(IndexError, match="out of range in field 1"):
+        soft_embedding(*positional, **named)
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("autoemb", {}),
+        ("autoemb", {"hypergradient": "exact", "optimizer": "adagrad"}),
+        ("darts", {"hypergradient": "finite-difference"}),
+        ("sam", {"optimizer": "sgd"}),
+        ("fse", {}),
+    ],
+)
+def test_a_learner_gets_the_numbers_of_the_cpu(on_kernels, method, options):
+    config = RunConfig(method=method, dims=(2, 8), batch_size=40, **options, device="cpu")
+    random = np.random.default_rng(0)
+    batches = [
+        Events(
+            [random.integers(0, 30, 40), random.zipf(1.3, 40) % 50],
+            torch.from_numpy(random.integers(0, 2, 40)).float(),
+            np.arange(40),
+        )
+        for _ in range(6)
+    ]
+    plain = build_learner(config, fields=2)
+    expected = [plain.learn(events) for events in batches]
+    calls = on_kernels()
+    learner = build_learner(config, fields=2)
+    for events, one in zip(batches, expected, strict=True):
+        step = learner.learn(events)
+        torch.testing.assert_close(step.outcome.losses, one.outcome.losses, rtol=1e-4, atol=1e-5)
+    assert {"plan", "record", f"update_{config.optimizer}"} <= calls
+    assert ("gradients" in calls) == (method != "fse")
+    for mine, theirs in zip(learner.state.fields, plain.state.fields, strict=True):
+        assert torch.equal(mine.count, theirs.count)
+        torch.testing.assert_close(mine.mean_loss, theirs.mean_loss, rtol=1e-4, atol=1e-5)
+
+
+def test_native_names_what_is_missing(monkeypatch):
+    monkeypatch.setattr(cuda, "DEVICE", "meta")
+    monkeypatch.setattr(cuda, "COMPILED", False)
+    monkeypatch.setattr(cuda, "IMPORT_ERROR", "no module")
+    values = torch.zeros(2, device="meta")
+    with pytest.raises(RuntimeError, match=r"CUDA kernels are not built \(no module\)"):
+        native.kernels_for("native", [], values)
