@@ -12,7 +12,7 @@ namespace emulation {
 namespace {
 
 constexpr size_t kStack = 64 * 1024;
-constexpr int kWarp = 32;
+constexpr size_t kWarp = 32;
 
 enum class State { kReady, kAtBlock, kAtWarp, kDone };
 
@@ -78,12 +78,19 @@ void run_block(const char* name, size_t threads) {
   }
   std::vector<size_t> order(threads);
   for (size_t i = 0; i < threads; ++i) order[i] = i;
+  uint64_t awake = draw();  // a bit a warp
   for (;;) {
     for (size_t i = threads - 1; i > 0; --i) std::swap(order[i], order[draw() % (i + 1)]);
-    bool ran = false;
+    // Some warps sleep for several rounds while others run as far ahead as barriers let them.
+    if (draw() % 8 == 0) awake = draw();
+    bool ran = false, asleep = false;
     for (const size_t i : order) {
       Fiber& fiber = block.fibers[i];
       if (fiber.state != State::kReady) continue;
+      if ((awake >> i / kWarp & 1) == 0) {
+        asleep = true;
+        continue;
+      }
       ran = true;
       block.running = &fiber;
       threadIdx = fiber.thread;
@@ -92,6 +99,10 @@ void run_block(const char* name, size_t threads) {
       release(warp, std::min(warp + kWarp, threads), State::kAtWarp);
     }
     if (ran) continue;
+    if (asleep) {
+      awake = ~awake;
+      continue;
+    }
     if (release(0, threads, State::kAtBlock)) continue;
     for (size_t i = 0; i < threads; ++i) {
       if (block.fibers[i].state != State::kDone) {

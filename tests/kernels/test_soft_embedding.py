@@ -11,6 +11,7 @@ from tests.ops.test_soft_embedding import naive_z
 MORE = [
     Case((16, 64, 256), 2, 100),
     Case((150,), 1, 40),
+    Case((1, 3, 7), 40, 500, ids="distinct"),  # blocks go through several tiles
     Case((2, 16, 128), 100, 20, ids="distinct"),
 ]
 EVERY = POPULATED + [
