@@ -76,22 +76,27 @@ def _reference_adam(
         whole.index_copy_(0, rows, part)
 
 
-_FUNCTIONS: dict[str, dict[str | None, Callable[..., None]]] = {
-    "sgd": {None: _reference_sgd, "cpu": cpu.update_sgd, "cuda": cuda.update_sgd},
-    "adagrad": {None: _reference_adagrad, "cpu": cpu.update_adagrad, "cuda": cuda.update_adagrad},
-    "adam": {None: _reference_adam, "cpu": cpu.update_adam, "cuda": cuda.update_adam},
-}
-
-
-def _register(name: str, functions: dict[str | None, Callable[..., None]]) -> None:
+def _register(
+    name: str,
+    reference: Callable[..., None],
+    on_cpu: Callable[..., None],
+    on_cuda: Callable[..., None],
+) -> None:
     def update(table: Tensor, rows: Tensor, grad: Tensor, *rest: Any) -> None:
-        functions[kernels_for("auto", [table], grad)](table, rows, grad, *rest)
+        match kernels_for("auto", [table], grad):
+            case "cpu":
+                on_cpu(table, rows, grad, *rest)
+            case "cuda":
+                on_cuda(cuda.kernels, table, rows, grad, *rest)
+            case None:
+                reference(table, rows, grad, *rest)
 
-    torch.library.impl(f"autoemb::update_{name}", "CompositeExplicitAutograd", update)
+    torch.library.impl(f"autoemb::{name}", "CompositeExplicitAutograd", update)
 
 
-for _name, _functions in _FUNCTIONS.items():
-    _register(_name, _functions)
+_register("update_sgd", _reference_sgd, cpu.update_sgd, cuda.update_sgd)
+_register("update_adagrad", _reference_adagrad, cpu.update_adagrad, cuda.update_adagrad)
+_register("update_adam", _reference_adam, cpu.update_adam, cuda.update_adam)
 
 sgd = torch.ops.autoemb.update_sgd.default
 adagrad = torch.ops.autoemb.update_adagrad.default

@@ -119,7 +119,7 @@ def run_op(target):
             *options,
             row_numbers,
         )
-        names = "rows", "embeddings_grad", "weights_grad", "projection_grad", "bias_grad"
+        names = "embeddings_grad", "weights_grad", "projection_grad", "bias_grad", "rows"
         results = cuda.backward(
             target.kernels,
             grad,

@@ -97,7 +97,7 @@ def backward(
     embeddings: bool,
     row_numbers: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return distinct rows and the gradients of them, of weights, projection and bias.
+    """Return the gradients of distinct rows, weights, projection and bias; and these rows.
 
     As the op ``autoemb::soft_embedding_backward`` does; grad, ids and weights with any strides.
     Raises as :func:`forward` does.
@@ -114,7 +114,7 @@ def backward(
             projection_grad.zero_()
             bias_grad.zero_()
             rows = call.integers(kept, 0)
-            return rows, rows_grad, weights_grad, projection_grad, bias_grad
+            return rows_grad, weights_grad, projection_grad, bias_grad, rows
 
         bias, mean, variance = bias.contiguous(), mean.contiguous(), variance.contiguous()
         if training:
@@ -141,11 +141,11 @@ def backward(
         )
         if not embeddings:
             return (
-                call.integers(0, call.events),
                 rows_grad,
                 weights_grad,
                 projection_grad,
                 bias_grad,
+                call.integers(0, call.events),
             )
 
         plan = distinct_of(call)
@@ -176,4 +176,4 @@ def backward(
             mode_name(),
             call.stream,
         )
-        return plan.rows, rows_grad, weights_grad, projection_grad, bias_grad
+        return rows_grad, weights_grad, projection_grad, bias_grad, plan.rows
