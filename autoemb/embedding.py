@@ -169,7 +169,8 @@ class SoftEmbedding(RowModule):
         Raises
         ------
         IndexError
-            For an id outside its table; names the field.
+            For an id outside its table; names the field. The CUDA kernels treat such an id as one
+            without rows and raise at a later call, or in :func:`autoemb.ops.check_ids`.
         RuntimeError
             For a wrong dtype.
         ValueError

@@ -1,5 +1,6 @@
 """The ops of autoemb: schemas, shapes, autograd and reference implementations."""
 
+from autoemb.ops.cuda import check_ids
 from autoemb.ops.native import chosen_backend
 from autoemb.ops.plan import Plan, distinct, distinct_columns, fill_padding
 from autoemb.ops.product import Linear, product
@@ -12,6 +13,7 @@ __all__ = [
     "Plan",
     "SoftEmbeddingOutput",
     "Tanh",
+    "check_ids",
     "chosen_backend",
     "distinct",
     "distinct_columns",

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from autoemb.bilevel import Batch, BilevelTrainer, Outcome
+from autoemb.ops import check_ids
 from autoemb.rows import grow
 from autoemb.streaming.graph import StepGraph
 from autoemb.streaming.id_table import IdTable
@@ -172,6 +173,7 @@ class StreamLearner:
         tensors = tensors_of(batches)
         if self._upload is None:
             return self._compute(tensors)
+        check_ids(self.device)  # a replayed graph does not look by itself
         layout = Layout(tensors)
         packed = self._upload(layout, tensors)
         if self._graph is None:
