@@ -149,7 +149,8 @@ PYBIND11_MODULE(AUTOEMB_MODULE, m) {
   m.attr("architectures") = py::cast(std::vector<std::string>{AUTOEMB_ARCHITECTURES});
 #endif
 
-  py::class_<Batch>(m, "Batch")
+  // Local: a process with a GPU may load the emulation, too.
+  py::class_<Batch>(m, "Batch", py::module_local())
       .def(py::init(&make_batch), py::arg("slots"), py::arg("memory"), py::arg("ids"),
            py::arg("ids_strides"), py::arg("events"), py::arg("fields"), py::arg("dims"),
            py::arg("width"), py::arg("projection"), py::arg("error"), py::arg("stream"))
@@ -159,7 +160,7 @@ PYBIND11_MODULE(AUTOEMB_MODULE, m) {
       .def_property_readonly("distinct_groups",
                              [](const Batch& b) { return distinct_tiling(b).groups; });
 
-  py::class_<Normaliser>(m, "Normaliser")
+  py::class_<Normaliser>(m, "Normaliser", py::module_local())
       .def(py::init([](Address mean, Address bias, Address variance, Address shift, float eps,
                        float factor) {
              return Normaliser{at<const float>(mean),
@@ -172,14 +173,14 @@ PYBIND11_MODULE(AUTOEMB_MODULE, m) {
            py::arg("mean"), py::arg("bias"), py::arg("variance"), py::arg("shift"), py::arg("eps"),
            py::arg("factor"));
 
-  py::class_<Plan>(m, "Plan").def(py::init([](Address rows, Address counts, Address starts,
-                                              Address order, Address inverse, Address used) {
-                                    return Plan{at<int64_t>(rows),    at<int64_t>(counts),
-                                                at<int64_t>(starts),  at<int64_t>(order),
-                                                at<int64_t>(inverse), at<int64_t>(used)};
-                                  }),
-                                  py::arg("rows"), py::arg("counts"), py::arg("starts"),
-                                  py::arg("order"), py::arg("inverse"), py::arg("used"));
+  py::class_<Plan>(m, "Plan", py::module_local())
+      .def(py::init([](Address rows, Address counts, Address starts, Address order, Address inverse,
+                       Address used) {
+             return Plan{at<int64_t>(rows),  at<int64_t>(counts),  at<int64_t>(starts),
+                         at<int64_t>(order), at<int64_t>(inverse), at<int64_t>(used)};
+           }),
+           py::arg("rows"), py::arg("counts"), py::arg("starts"), py::arg("order"),
+           py::arg("inverse"), py::arg("used"));
 
   m.def("statistics", [](const Batch& batch, const std::array<Address, 3>& strips, Address shift,
                          Address bias, Address centre, Address mean, Address variance,
@@ -230,10 +231,10 @@ PYBIND11_MODULE(AUTOEMB_MODULE, m) {
   });
   m.def("gradients", &gradients);
 
-  py::class_<UpdateParams>(m, "Rows").def(
-      py::init(&update), py::arg("table"), py::arg("table_stride"), py::arg("rows"),
-      py::arg("counts"), py::arg("num_rows"), py::arg("grad"), py::arg("grad_stride"),
-      py::arg("width"), py::arg("rate"));
+  py::class_<UpdateParams>(m, "Rows", py::module_local())
+      .def(py::init(&update), py::arg("table"), py::arg("table_stride"), py::arg("rows"),
+           py::arg("counts"), py::arg("num_rows"), py::arg("grad"), py::arg("grad_stride"),
+           py::arg("width"), py::arg("rate"));
   m.def("update_sgd",
         [](const UpdateParams& rows, Address stream) { update_sgd(rows, to_stream(stream)); });
   m.def("update_adagrad", [](UpdateParams rows, Address sum, double eps, Address stream) {
