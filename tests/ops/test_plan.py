@@ -15,7 +15,7 @@ INT64 = torch.iinfo(torch.int64)
 
 def check_against_numpy(plan, ids):
     expected = np.unique(ids.numpy(), return_inverse=True, return_counts=True)
-    for ours, numpys in zip(plan, expected, strict=True):
+    for ours, numpys in zip(plan[:3], expected, strict=True):
         assert ours.dtype == torch.int64
         np.testing.assert_array_equal(ours.numpy(), numpys)
 
