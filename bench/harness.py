@@ -8,7 +8,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Callable, Mapping
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +38,43 @@ def alternate(
 def spread(seconds: list[float]) -> dict[str, float]:
     """Return milliseconds: median and the 20th and 80th percentiles."""
     p20, p50, p80 = np.quantile(seconds, [0.2, 0.5, 0.8]) * 1e3
-    return {"p20_ms": round(p20, 3), "p50_ms": round(p50, 3), "p80_ms": round(p80, 3)}
+    return {"p20_ms": round(p20, 5), "p50_ms": round(p50, 5), "p80_ms": round(p80, 5)}
 
 
 def ratio(seconds: Mapping[str, list[float]], slow: str, fast: str) -> float:
     """Return the median over the rounds of how many times longer ``slow`` took than ``fast``."""
     return round(float(np.median(np.divide(seconds[slow], seconds[fast]))), 3)
+
+
+def versions(*names: str) -> dict[str, str | None]:
+    """Return the versions of packages; None for what is not installed."""
+    found: dict[str, str | None] = {}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def gpu() -> dict[str, Any] | None:
+    """Return the CUDA device with its driver, or None without one."""
+    if not torch.cuda.is_available():
+        return None
+    properties = torch.cuda.get_device_properties(0)
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        driver = subprocess.run(query, capture_output=True, text=True).stdout.split("\n")[0]
+    except FileNotFoundError:
+        driver = ""
+    return {
+        "name": properties.name,
+        "driver": driver.strip() or None,
+        "capability": f"{properties.major}.{properties.minor}",
+        "multiprocessors": properties.multi_processor_count,
+        "memory_gib": round(properties.total_memory / 2**30, 1),
+        "l2_mib": round(properties.L2_cache_size / 2**20, 1),
+    }
 
 
 def environment() -> dict[str, Any]:
@@ -65,11 +96,13 @@ def environment() -> dict[str, Any]:
                 os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1
             ),
             "instructions": torch.backends.cpu.get_cpu_capability(),
+            "gpu": gpu(),
         },
         "threads": torch.get_num_threads(),
         "versions": {
             "python": platform.python_version(),
-            **{name: version(name) for name in ("autoemb", "torch", "numpy", "polars")},
+            "cuda": torch.version.cuda,
+            **versions("autoemb", "torch", "triton", "numpy", "polars"),
         },
         "commit": commit.stdout.strip() or None,
     }
