@@ -21,6 +21,9 @@ from bench.workloads import (
     take,
 )
 
+# torch.compile warns of what torch itself uses.
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+
 BATCH = 500
 ORDERS = ("chronological", "shuffled")
 METHODS = {
