@@ -47,7 +47,7 @@ def num_sets(bytes_of_rows: int, device: str) -> int:
 def prepare(
     call: Callable[[T], object], inputs: Sequence[T], device: str, why_no_graph: str | None = None
 ) -> Turn:
-    """Warm a call up and capture a turn of it, unless something speaks against a graph.
+    """Warm a call up, capture a turn of it unless something speaks against a graph, and run one.
 
     Raises whatever the call raises.
     """
@@ -57,7 +57,7 @@ def prepare(
             call(each)
 
     if device == "cpu":
-        call(inputs[0])
+        run()
         return Turn(run, "not on a GPU")
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -68,9 +68,15 @@ def prepare(
             why_no_graph = host_waits(lambda: call(inputs[0]))
     torch.cuda.current_stream().wait_stream(stream)
     torch.cuda.synchronize()
-    if why_no_graph is not None:
-        return Turn(run, why_no_graph)
-    gc.collect()
+    turn = Turn(run, why_no_graph) if why_no_graph is not None else capture(run)
+    turn.run()
+    torch.cuda.synchronize()  # what the GPU has to say against it, it says now
+    return turn
+
+
+def capture(run: Callable[[], None]) -> Turn:
+    """Return one run as a graph, or why there is none."""
+    gc.collect()  # what dead cycles hold on the device would be freed during the capture
     graph = torch.cuda.CUDAGraph()
     try:
         with torch.cuda.graph(graph):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -236,9 +237,19 @@ def step_cases(group: Step, settings: Settings) -> tuple[dict[str, Prepare], int
     }, sets
 
 
-def timed(cases: dict[str, Prepare], sets: int, settings: Settings, mode: str) -> dict[str, Any]:
-    """Prepare and time a group; what fails is recorded with its reason."""
+@contextmanager
+def multiplying(mode: str) -> Iterator[None]:
+    """Set torch's switch for float32 products, which our kernels obey too."""
+    before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(MODES[mode][0])
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def timed(cases: dict[str, Prepare], sets: int, settings: Settings) -> dict[str, Any]:
+    """Prepare and time a group; what fails is recorded with its reason."""
     turns, failed = {}, {}
     for name, case in cases.items():
         try:
@@ -298,7 +309,9 @@ def results(part: str, settings: Settings) -> Iterator[dict[str, Any]]:
             cases, sets = op_cases(group, settings)
         else:
             cases, sets = step_cases(group, settings)
-        yield where | timed(cases, sets, settings, group.mode)
+        with multiplying(group.mode):
+            done = timed(cases, sets, settings)
+        yield where | done
 
 
 def main() -> None:

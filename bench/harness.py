@@ -37,8 +37,8 @@ def alternate(
 
 def spread(seconds: list[float]) -> dict[str, float]:
     """Return milliseconds: median and the 20th and 80th percentiles."""
-    p20, p50, p80 = np.quantile(seconds, [0.2, 0.5, 0.8]) * 1e3
-    return {"p20_ms": round(p20, 5), "p50_ms": round(p50, 5), "p80_ms": round(p80, 5)}
+    times = np.quantile(seconds, [0.2, 0.5, 0.8]) * 1e3
+    return {f"p{q}_ms": round(float(ms), 5) for q, ms in zip((20, 50, 80), times, strict=True)}
 
 
 def ratio(seconds: Mapping[str, list[float]], slow: str, fast: str) -> float:

@@ -17,8 +17,8 @@ from bench.passes import PASSES, draw, make_pass
 from bench.rivals import PlainEmbedding, PlainSoftEmbedding
 from bench.workloads import DIMS, ML_20M, on_backend
 
-# torch.compile warns of what torch itself uses.
-pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+# torch.compile warns of what torch itself does.
+pytestmark = pytest.mark.filterwarnings("default")
 
 SETS = 8  # of inputs: no call finds its own rows in the cache
 

@@ -21,8 +21,8 @@ from bench.workloads import (
     take,
 )
 
-# torch.compile warns of what torch itself uses.
-pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+# torch.compile warns of what torch itself does.
+pytestmark = pytest.mark.filterwarnings("default")
 
 BATCH = 500
 ORDERS = ("chronological", "shuffled")
