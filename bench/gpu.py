@@ -321,7 +321,7 @@ def main() -> None:
     parser.add_argument("--dry-run", action="store_true")
     arguments = parser.parse_args()
     dry = arguments.dry_run
-    if not dry and not torch.cuda.is_available():
+    if not (dry or arguments.part == "environment" or torch.cuda.is_available()):
         raise SystemExit("no CUDA device; --dry-run tests this program without one")
     settings = Settings("cpu" if dry else "cuda", dry)
     with arguments.file.open("w") as file:  # one line a group: what is done is kept

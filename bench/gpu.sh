@@ -6,7 +6,8 @@
 #   bench/gpu.sh --dry-run   the same on a machine without a GPU, tiny, to test this script
 #
 # Needs nvcc, torch with CUDA, cmake, ninja, pybind11, numpy, pytest. The record is
-# OUT/gpu-NAME.json; OUT is bench/results unless set. BUDGET is the seconds all of it may take.
+# OUT/gpu-NAME.json; OUT is bench/results unless set. BUDGET is the seconds all of it may take,
+# COMMIT what to record for a copy without git.
 # Exit code 1: some part failed or had no time; the record says which and holds the others.
 set -euo pipefail
 cd "$(dirname "$0")/.."

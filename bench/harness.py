@@ -57,19 +57,24 @@ def versions(*names: str) -> dict[str, str | None]:
     return found
 
 
+def output_of(command: list[str]) -> str | None:
+    """Return the first line that a program prints; None if there is none, or no such program."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent)
+    except FileNotFoundError:
+        return None
+    return done.stdout.split("\n")[0].strip() or None
+
+
 def gpu() -> dict[str, Any] | None:
     """Return the CUDA device with its driver, or None without one."""
     if not torch.cuda.is_available():
         return None
     properties = torch.cuda.get_device_properties(0)
     query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    try:
-        driver = subprocess.run(query, capture_output=True, text=True).stdout.split("\n")[0]
-    except FileNotFoundError:
-        driver = ""
     return {
         "name": properties.name,
-        "driver": driver.strip() or None,
+        "driver": output_of(query),
         "capability": f"{properties.major}.{properties.minor}",
         "multiprocessors": properties.multi_processor_count,
         "memory_gib": round(properties.total_memory / 2**30, 1),
@@ -77,17 +82,17 @@ def gpu() -> dict[str, Any] | None:
     }
 
 
+def commit() -> str | None:
+    """Return the commit of this checkout; of a mere copy, what COMMIT in the environment says."""
+    describe = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    return output_of(describe) or os.environ.get("COMMIT")
+
+
 def environment() -> dict[str, Any]:
     """Return hardware, versions, commit and threads."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     cpus = [line.split(": ")[1] for line in lines if line.startswith("model name")]
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parent,
-    )
     return {
         "hardware": {
             "cpu": cpus[0] if cpus else platform.processor(),
@@ -104,7 +109,7 @@ def environment() -> dict[str, Any]:
             "cuda": torch.version.cuda,
             **versions("autoemb", "torch", "triton", "numpy", "polars"),
         },
-        "commit": commit.stdout.strip() or None,
+        "commit": commit(),
     }
 
 
