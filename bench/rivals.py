@@ -1,11 +1,15 @@
-"""The same step as most people write it in PyTorch: whole tables, one row of work per event."""
+"""What people write in PyTorch instead: layers of torch.nn, and a plain lookup as lower bound."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from autoemb.ops import distinct
+from bench.workloads import Batch
 
 HIDDEN = 512
 
@@ -26,6 +30,7 @@ class PlainSoftEmbedding(nn.Module):
     def __init__(self, rows: Sequence[int], dims: Sequence[int], sparse: bool = False) -> None:
         super().__init__()
         pairs = [(r, d) for r in rows for d in dims]
+        self.sparse = sparse
         self.fields, self.sizes = len(rows), len(dims)
         self.tables = nn.ModuleList(nn.Embedding(r, d, sparse=sparse) for r, d in pairs)
         self.projections = nn.ModuleList(nn.Linear(d, dims[-1]) for _, d in pairs)
@@ -40,6 +45,44 @@ class PlainSoftEmbedding(nn.Module):
             outputs.append(weights[:, field, size, None] * value)
         fields = [sum(outputs[f * self.sizes : (f + 1) * self.sizes]) for f in range(self.fields)]
         return torch.stack(fields, 1) / self.sizes
+
+
+class PlainEmbedding(nn.Module):
+    """One embedding of a fixed width for every id: nothing that mixes sizes can do less."""
+
+    def __init__(self, rows: Sequence[int], width: int, sparse: bool = True) -> None:
+        super().__init__()
+        self.sparse = sparse
+        self.tables = nn.ModuleList(nn.Embedding(r, width, sparse=sparse) for r in rows)
+
+    def forward(self, ids: Tensor, weights: Tensor) -> Tensor:
+        return torch.stack([t(ids[:, f]) for f, t in enumerate(self.tables)], 1)
+
+
+class TableBatchedEmbedding(PlainEmbedding):
+    """The same with a gradient of distinct rows, for a fused update of them.
+
+    A stand-in for fbgemm's table-batched embedding: own gather, our row updates.
+    """
+
+    def forward(self, ids: Tensor, weights: Tensor) -> Tensor:
+        columns = [_Gather.apply(ids[:, f], t.weight) for f, t in enumerate(self.tables)]
+        return torch.stack(columns, 1)
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, ids: Tensor, table: Tensor) -> Tensor:
+        ctx.save_for_backward(ids)
+        ctx.shape = table.shape
+        return table.index_select(0, ids)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[None, Tensor]:
+        plan = distinct(*ctx.saved_tensors)
+        sums = grad.new_zeros(len(plan.rows), grad.shape[1]).index_add_(0, plan.inverse, grad)
+        rows = plan.rows.unsqueeze(0)
+        return None, torch.sparse_coo_tensor(rows, sums, ctx.shape, check_invariants=False)
 
 
 class PlainAutoEmb(nn.Module):
@@ -60,16 +103,21 @@ class PlainAutoEmb(nn.Module):
 
 
 def step(
-    rows: Sequence[int], dims: Sequence[int], *, sparse: bool, compiled: bool = False
-) -> Callable[[tuple[Tensor, Tensor], tuple[Tensor, Tensor], Tensor], None]:
+    rows: Sequence[int],
+    dims: Sequence[int],
+    *,
+    sparse: bool,
+    compiled: dict[str, Any] | None = None,
+    device: str = "cpu",
+) -> Callable[[Batch, Batch, Tensor], None]:
     """Return a first-order step of Algorithm 1: (validation, training, features [B, F, C]).
 
     With dense gradients it is the textbook loop: backward through everything, one Adam over all
     of the model. With sparse ones it is a careful one: the validation pass asks for the gradients
     of the controllers alone, the training pass for none of theirs, and SparseAdam updates the
-    tables.
+    tables. ``compiled`` holds options of torch.compile.
     """
-    model = PlainAutoEmb(rows, dims, sparse)
+    model = PlainAutoEmb(rows, dims, sparse).to(device)
     tables = list(model.embedding.tables.parameters())
     controllers = list(model.controllers.parameters())
     others = [
@@ -77,20 +125,19 @@ def step(
         *model.hidden.parameters(),
         *([] if sparse else tables),
     ]
-    optimizers: list[torch.optim.Optimizer] = [torch.optim.Adam(others, lr=0.001)]
+    options = {"capturable": True} if device != "cpu" else {}
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.Adam(others, lr=0.001, **options)]
     if sparse:
         optimizers.append(torch.optim.SparseAdam(tables, lr=0.001))
-    controller_optimizer = torch.optim.Adam(controllers, lr=0.0001)
-    forward = torch.compile(model) if compiled else model
-    mix = torch.compile(model.mix) if compiled else model.mix
+    controller_optimizer = torch.optim.Adam(controllers, lr=0.0001, **options)
+    forward = model if compiled is None else torch.compile(model, **compiled)
+    mix = model.mix if compiled is None else torch.compile(model.mix, **compiled)
 
-    def loss_of(batch: tuple[Tensor, Tensor], weights: Tensor) -> Tensor:
-        ids, target = batch
-        return (torch.sigmoid(forward(ids, weights)) - target).square().mean()
+    def loss_of(batch: Batch, weights: Tensor) -> Tensor:
+        return (torch.sigmoid(forward(batch.ids, weights)) - batch.target).square().mean()
 
-    def run(
-        validation: tuple[Tensor, Tensor], batch: tuple[Tensor, Tensor], features: Tensor
-    ) -> None:
+    def run(validation: Batch, batch: Batch, features: Tensor) -> None:
+        torch.compiler.cudagraph_mark_step_begin()  # for graphs that torch.compile makes
         loss = loss_of(validation, mix(features))
         if sparse:
             grads = torch.autograd.grad(loss, controllers)

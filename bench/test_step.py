@@ -4,13 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import cycle
+from typing import Any
 
 import pytest
 import torch
 
 from bench import products, rivals
 from bench.harness import alternate, ratio, spread, write
-from bench.workloads import DIMS, ML_20M, batches, distinct_ids, our_step, take
+from bench.workloads import (
+    DIMS,
+    ML_20M,
+    batches,
+    distinct_ids,
+    on_backend,
+    our_step,
+    take,
+)
+
+# torch.compile warns of what torch itself does.
+pytestmark = pytest.mark.filterwarnings("default")
 
 BATCH = 500
 ORDERS = ("chronological", "shuffled")
@@ -24,7 +36,9 @@ METHODS = {
 BARS = {"dense": 5.0, "sparse": 1.0, "bare products": 1.25}
 
 
-def rival(order: str, *, sparse: bool, compiled: bool = False) -> Callable[[], None]:
+def rival(
+    order: str, *, sparse: bool, compiled: dict[str, Any] | None = None
+) -> Callable[[], None]:
     """Return AutoEmb's step as in :mod:`bench.rivals`, on the batches that ours gets."""
     step = rivals.step(ML_20M, DIMS, sparse=sparse, compiled=compiled)
     new, past = (
@@ -44,6 +58,11 @@ def products_of(method: str, order: str) -> list[products.Product]:
     return products.step(method, BATCH, training, validation, dims=DIMS)
 
 
+def reference(order: str) -> Callable[[], None]:
+    """Return AutoEmb's step without the native kernels."""
+    return on_backend("reference", our_step("autoemb", ML_20M, order))
+
+
 CASES: dict[str, Callable[[str], Callable[[], None]]] = {
     f"{method}, {kind}": lambda order, method=method, kind=kind: our_step(
         method, ML_20M, order, kind
@@ -52,10 +71,11 @@ CASES: dict[str, Callable[[str], Callable[[], None]]] = {
     for kind in kinds
 }
 RIVALS: dict[str, Callable[[str], Callable[[], None]]] = {
+    "autoemb, first, reference": reference,
     "dense": lambda order: rival(order, sparse=False),
     "sparse": lambda order: rival(order, sparse=True),
     # torch.compile does not take sparse gradients; its update is the dense one.
-    "compiled, dense": lambda order: rival(order, sparse=False, compiled=True),
+    "compiled, dense": lambda order: rival(order, sparse=False, compiled={}),
 }
 
 

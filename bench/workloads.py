@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Sequence
 from itertools import cycle, islice
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
-from autoemb.bilevel import Batch
+from autoemb.bilevel import Batch, Outcome
 from autoemb.experiment import RunConfig
 from autoemb.experiment.methods import build_trainer
+from autoemb.streaming import InteractionState
 
 ML_20M = (138_493, 27_278)  # users, items
 DIMS = (2, 16, 128)
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def batches(rows: tuple[int, int], order: str, size: int = 500, seed: int = 0) -> Iterator[Batch]:
+def batches(rows: Sequence[int], order: str, size: int = 500, seed: int = 0) -> Iterator[Batch]:
     """Yield random batches without end.
 
     ``chronological``: ten users who rate items of Zipf-like popularity, as ten people do within an
-    hour; ``shuffled``: users and items by popularity; ``uniform``: all alike, so that no cache
-    holds the rows that come next.
+    hour; ``shuffled``: the ids of every field by such a popularity; ``uniform``: all alike, so
+    that no cache holds the rows that come next.
     """
     random = torch.Generator().manual_seed(seed)
 
@@ -33,11 +36,31 @@ def batches(rows: tuple[int, int], order: str, size: int = 500, seed: int = 0) -
         return (most ** torch.rand(count, generator=random, dtype=torch.float64)).long() - 1
 
     while True:
-        users = popular(10 if order == "chronological" else size, rows[0])
+        columns = [popular(10 if order == "chronological" else size, rows[0])]
         if order == "chronological":
-            users = users[torch.arange(size) * 10 // size]
-        ids = torch.stack([users, popular(size, rows[1])], 1)
+            columns[0] = columns[0][torch.arange(size) * 10 // size]
+        ids = torch.stack([*columns, *(popular(size, most) for most in rows[1:])], 1)
         yield Batch(ids, torch.randint(2, (size,), generator=random).float())
+
+
+def algorithm_1(
+    method: str,
+    rows: Sequence[int],
+    hypergradient: str = "first",
+    dims: tuple[int, ...] = DIMS,
+    device: str = "cpu",
+) -> tuple[Callable[[Batch, Batch, Batch], Outcome], InteractionState]:
+    """Return a step of Algorithm 1 (past, last, new) and the history that it reads."""
+    config = RunConfig(method=method, hypergradient=hypergradient, dims=dims, device=device)
+    trainer, _modules, state = build_trainer(config, rows)
+    state.grow([*rows])
+
+    def step(past: Batch, last: Batch, new: Batch) -> Outcome:
+        if trainer.bilevel:
+            trainer.controller_step(past, last)
+        return trainer.step(new)
+
+    return step, state
 
 
 def our_step(
@@ -51,9 +74,7 @@ def our_step(
     count: int = 24,
 ) -> Callable[[], None]:
     """Return a step of Algorithm 1: controller on past events, weights on new (``count`` each)."""
-    config = RunConfig(method=method, hypergradient=hypergradient, dims=dims, device="cpu")
-    trainer, _modules, state = build_trainer(config, rows)
-    state.grow([*rows])
+    step, _state = algorithm_1(method, rows, hypergradient, dims)
     new, past = (
         take(batches(rows, o, size, seed), count) for seed, o in enumerate((order, past_order))
     )
@@ -61,10 +82,26 @@ def our_step(
 
     def run() -> None:
         nonlocal last
-        if trainer.bilevel:
-            trainer.controller_step(next(past), last)
-        last = next(new)
-        trainer.step(last)
+        batch = next(new)
+        step(next(past), last, batch)
+        last = batch
+
+    return run
+
+
+def on_backend(name: str, function: Callable[P, T]) -> Callable[P, T]:
+    """Return the function with AUTOEMB_BACKEND set while it runs."""
+
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        before = os.environ.get("AUTOEMB_BACKEND")
+        os.environ["AUTOEMB_BACKEND"] = name
+        try:
+            return function(*args, **kwargs)
+        finally:
+            if before is None:
+                del os.environ["AUTOEMB_BACKEND"]
+            else:
+                os.environ["AUTOEMB_BACKEND"] = before
 
     return run
 

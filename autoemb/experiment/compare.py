@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from autoemb.data import Interactions
 from autoemb.errors import UserError
 from autoemb.experiment.config import RunConfig
 from autoemb.experiment.methods import METHODS
@@ -18,6 +17,9 @@ from autoemb.experiment.recorder import STAGES
 from autoemb.experiment.run import Progress, run, versions
 from autoemb.files import write_json
 from autoemb.json_object import JsonObject, read_lines
+
+if TYPE_CHECKING:  # polars, which the rest of the package does without
+    from autoemb.data import Interactions
 
 CONFIDENCE = 0.95
 RESAMPLES = 4000

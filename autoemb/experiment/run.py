@@ -7,14 +7,12 @@ import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import polars as pl
 import torch
 
 import autoemb
-from autoemb.data import Interactions
 from autoemb.errors import UserError
 from autoemb.experiment.config import RunConfig
 from autoemb.experiment.folder import RunFolder
@@ -24,6 +22,9 @@ from autoemb.experiment.stopping import Interrupted, stop_requests
 from autoemb.files import write_json
 from autoemb.streaming import Stream, checkpoint
 from autoemb.task import TASKS
+
+if TYPE_CHECKING:  # polars, which the rest of the package does without
+    from autoemb.data import Interactions
 
 FIELDS = ["user", "item"]
 
@@ -203,7 +204,7 @@ def _digest(events: Interactions) -> str:
     """Return a fingerprint of the events in their order."""
     hashed = hashlib.blake2b(digest_size=8)
     for column in (events.user, events.item, events.rating, events.timestamp):
-        if column.dtype == pl.String:
+        if not column.dtype.is_numeric():
             hashed.update("\0".join(column.to_list()).encode())
         else:
             hashed.update(np.ascontiguousarray(column.to_numpy()).data)
