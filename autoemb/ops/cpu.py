@@ -65,8 +65,18 @@ class Call:
         average: bool,
         training: bool,
     ) -> None:
+        batch, fields = ids.shape
+        sizes, width, total = len(dims), projection.shape[1], sum(dims)
+        _expect("ids", ids, torch.int64, (batch, len(tables)))
+        for table in tables:
+            _expect("table", table, torch.float32, (len(table), total))
+        _expect("weights", weights, torch.float32, (batch, fields, sizes))
+        _expect("projection", projection, torch.float32, (fields, width, total))
+        for name, value in (("bias", bias), ("mean", mean), ("variance", variance)):
+            _expect(name, value, torch.float32, (fields, sizes, width))
         mean, variance = mean.contiguous(), variance.contiguous()
         projection, bias = projection.contiguous(), bias.contiguous()
+        self._grad_shape = batch, fields, width
         self._tensors = tables, ids, weights, projection, bias, mean, variance
         columns = [0, *accumulate(dims)][:-1]
         sizes = [
@@ -75,8 +85,8 @@ class Call:
             for column in columns
         ]
         self._call = _cpu.Call(
-            batch=ids.shape[0],
-            width=projection.shape[1],
+            batch=batch,
+            width=width,
             dims=list(dims),
             tables=sizes,
             num_rows=[len(table) for table in tables],
@@ -108,8 +118,9 @@ class Call:
         rows: Tensor,
     ) -> tuple[int, int]:
         """Fill the gradients (of the weights alone if ``rows`` is empty); returns as forward."""
+        _expect("grad", grad, torch.float32, self._grad_shape)
         if grad.stride(2) != 1:
-            rows, grad = rows.contiguous(), grad.contiguous()
+            grad = grad.contiguous()
         result: tuple[int, int] = _cpu.backward(
             self._call,
             (grad.data_ptr(), grad.stride(0), grad.stride(1)),
@@ -157,8 +168,12 @@ def update_adam(
 
 
 def _row_arguments(table: Tensor, rows: Tensor, grad: Tensor) -> tuple[int, ...]:
+    _expect("table", table, torch.float32, table.shape)
+    _expect("rows", rows, torch.int64, (len(rows),))
+    _expect("grad", grad, torch.float32, (len(rows), table.shape[1]))
     return (
         table.data_ptr(),
+        len(table),
         table.stride(0),
         rows.data_ptr(),
         len(rows),
@@ -166,6 +181,14 @@ def _row_arguments(table: Tensor, rows: Tensor, grad: Tensor) -> tuple[int, ...]
         grad.stride(0),
         table.shape[1],
     )
+
+
+def _expect(name: str, tensor: Tensor, dtype: torch.dtype, shape: Sequence[int]) -> None:
+    """Raise an error that names the tensor: kernels would read any memory as what they expect."""
+    if tensor.dtype != dtype:
+        raise RuntimeError(f"expected {name} of dtype {dtype} but got {tensor.dtype}")
+    if tensor.shape != shape:
+        raise ValueError(f"expected {name} of shape {[*shape]} but got {[*tensor.shape]}")
 
 
 def _threads() -> int:

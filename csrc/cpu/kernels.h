@@ -53,7 +53,7 @@ struct Field {
 struct Tile {
   int64_t begin, rows;
   float* embeddings;  // [48, S]: centred
-  float* normalised;  // [N, 48, D']
+  float* normalised;  // [N, 48, D'], and room for [48, d'] of any size
   float* slope;       // [N, 48, D']: dy, then dz
   float* row;         // [2, N, D']: of the row at hand
 };
