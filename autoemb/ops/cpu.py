@@ -32,7 +32,7 @@ def unsupported(tables: Sequence[Tensor], weights: Tensor) -> str | None:
         return f"there are no native kernels for {weights.device.type}"
     if _cpu is None:
         return f"the native CPU kernels are not built ({IMPORT_ERROR})"
-    if weights.dtype != torch.float32:
+    if weights.dtype != torch.float32 or any(t.dtype != torch.float32 for t in tables):
         return f"the native kernels compute in torch.float32, and this is {weights.dtype}"
     if any(table.stride(1) != 1 for table in tables):
         return "the native kernels need tables whose rows are contiguous"
