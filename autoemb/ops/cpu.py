@@ -66,14 +66,14 @@ class Call:
         training: bool,
     ) -> None:
         batch, fields = ids.shape
-        sizes, width, total = len(dims), projection.shape[1], sum(dims)
+        width, total = projection.shape[1], sum(dims)
         _expect("ids", ids, torch.int64, (batch, len(tables)))
         for table in tables:
             _expect("table", table, torch.float32, (len(table), total))
-        _expect("weights", weights, torch.float32, (batch, fields, sizes))
+        _expect("weights", weights, torch.float32, (batch, fields, len(dims)))
         _expect("projection", projection, torch.float32, (fields, width, total))
         for name, value in (("bias", bias), ("mean", mean), ("variance", variance)):
-            _expect(name, value, torch.float32, (fields, sizes, width))
+            _expect(name, value, torch.float32, (fields, len(dims), width))
         mean, variance = mean.contiguous(), variance.contiguous()
         projection, bias = projection.contiguous(), bias.contiguous()
         self._grad_shape = batch, fields, width

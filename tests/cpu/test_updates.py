@@ -205,7 +205,7 @@ def test_a_row_out_of_range_is_named_before_anything_changes(kernels, name, bad)
 def test_what_kernels_would_misread_is_refused(name, rows, grad):
     optimizer, table = make(name, rows=6, width=4)
     before = table.detach().clone()
-    with pytest.raises((RuntimeError, ValueError), match="expected (rows|grad) of"):
+    with pytest.raises((RuntimeError, ValueError), match=r"expected (rows|grad) of"):
         optimizer.update(table, rows, grad)
     assert torch.equal(table, before)
 
