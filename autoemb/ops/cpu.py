@@ -178,7 +178,6 @@ def _row_arguments(table: Tensor, rows: Tensor, grad: Tensor) -> tuple[int, ...]
         rows.data_ptr(),
         len(rows),
         grad.data_ptr(),
-        grad.stride(0),
         table.shape[1],
     )
 

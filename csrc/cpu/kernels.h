@@ -63,8 +63,8 @@ struct Update {
   float* table;
   int64_t table_stride;
   const int64_t* rows;  // [U], distinct but for padding
-  const float* grad;
-  int64_t grad_stride, width;
+  const float* grad;    // [U, width]
+  int64_t width;
   double learning_rate, beta_1, beta_2, eps;
   float *average, *square;  // Adam's moments [V, width]; `square` [V] is Adagrad's sum
   int32_t* steps;           // [V]
