@@ -144,7 +144,8 @@ def update_adagrad(
 ) -> None:
     """Do what :class:`autoemb.optim.RowAdagrad` does; ``total`` [V, 1] is its sum."""
     rows, grad = rows.contiguous(), grad.contiguous()
-    arguments = *_row_arguments(table, rows, grad), learning_rate, eps, total.data_ptr()
+    sums = _state_address("total", total, torch.float32, (len(table), 1))
+    arguments = *_row_arguments(table, rows, grad), learning_rate, eps, sums
     _cpu.update_adagrad(*arguments, KERNELS, _threads())
 
 
@@ -162,7 +163,11 @@ def update_adam(
 ) -> None:
     """Do what :class:`autoemb.optim.RowAdam` does; moments [V, C], ``steps`` [V, 1] int32."""
     rows, grad = rows.contiguous(), grad.contiguous()
-    state = average.data_ptr(), square.data_ptr(), steps.data_ptr()
+    state = (
+        _state_address("average", average, torch.float32, table.shape),
+        _state_address("square", square, torch.float32, table.shape),
+        _state_address("steps", steps, torch.int32, (len(table), 1)),
+    )
     arguments = *_row_arguments(table, rows, grad), learning_rate, beta_1, beta_2, eps, *state
     _cpu.update_adam(*arguments, KERNELS, _threads())
 
@@ -180,6 +185,13 @@ def _row_arguments(table: Tensor, rows: Tensor, grad: Tensor) -> tuple[int, ...]
         grad.data_ptr(),
         table.shape[1],
     )
+
+
+def _state_address(name: str, state: Tensor, dtype: torch.dtype, shape: Sequence[int]) -> int:
+    _expect(name, state, dtype, shape)
+    if not state.is_contiguous():
+        raise ValueError(f"expected {name} to be contiguous")
+    return state.data_ptr()
 
 
 def _expect(name: str, tensor: Tensor, dtype: torch.dtype, shape: Sequence[int]) -> None:

@@ -210,6 +210,35 @@ def test_what_kernels_would_misread_is_refused(name, rows, grad):
     assert torch.equal(table, before)
 
 
+@pytest.mark.parametrize("name", ["adagrad", "adam"])
+@pytest.mark.parametrize(
+    "changed",
+    [
+        lambda x: x[:-1],
+        lambda x: x.to(torch.float64),
+        lambda x: torch.cat([x, x], 1)[:, : x.shape[1]],
+    ],
+    ids=["shape", "dtype", "layout"],
+)
+def test_a_state_that_kernels_would_misread_is_refused(name, changed):
+    for key in STATE[name]:
+        optimizer, table = make(name, rows=6, width=4)
+        optimizer.update(table, torch.tensor([1]), torch.ones(1, 4))
+        before = table.detach().clone()
+        state = optimizer.state[table]
+        state[key] = changed(state[key])
+        arguments = [state[key] for key in STATE[name]]
+        group = optimizer.param_groups[0]
+        rest = [*group.get("betas", ()), group["eps"]]
+        with pytest.raises(
+            (RuntimeError, ValueError), match=r"expected (total|average|square|steps)"
+        ):
+            getattr(torch.ops.autoemb, f"update_{name}")(
+                table.detach(), torch.tensor([1]), torch.ones(1, 4), *arguments, group["lr"], *rest
+            )
+        assert torch.equal(table, before)
+
+
 def test_a_table_of_another_dtype_than_its_gradient_takes_the_reference(native):
     optimizer, table = make("sgd", rows=6, width=4, dtype=torch.bfloat16)
     expected = table.detach().clone()
