@@ -50,6 +50,15 @@ class _Call:
         average: bool,
         training: bool,
     ) -> None:
+        batch, fields = ids.shape
+        width, total = projection.shape[1], sum(dims)
+        _expect("ids", ids, torch.int64, (batch, len(tables)))
+        for table in tables:
+            _expect("table", table, torch.float32, (len(table), total))
+        _expect("weights", weights, torch.float32, (batch, fields, len(dims)))
+        _expect("projection", projection, torch.float32, (fields, width, total))
+        for name, value in (("bias", bias), ("mean", mean), ("variance", variance)):
+            _expect(name, value, torch.float32, (fields, len(dims), width))
         mean, variance = mean.contiguous(), variance.contiguous()
         projection, bias = projection.contiguous(), bias.contiguous()
         self._tensors = tables, ids, weights, projection, bias, mean, variance
@@ -59,8 +68,8 @@ class _Call:
             for columns in size_slices(dims)
         ]
         self.arguments = _cpu.Call(
-            batch=ids.shape[0],
-            width=projection.shape[1],
+            batch=batch,
+            width=width,
             dims=list(dims),
             tables=sizes,
             num_rows=[len(table) for table in tables],
@@ -129,6 +138,7 @@ def backward(
     weights_grad = torch.empty_like(weights, memory_format=torch.contiguous_format)
     new = torch.empty if batch else torch.zeros
     projection_grad, bias_grad = new(kept, *projection.shape[1:]), new(kept, *bias.shape[1:])
+    _expect("grad", grad, torch.float32, (batch, fields, projection.shape[1]))
     if grad.stride(2) != 1:
         grad = grad.contiguous()
     call = _Call(
@@ -164,7 +174,8 @@ def update_adagrad(
 ) -> None:
     """Do what :class:`autoemb.optim.RowAdagrad` does; ``total`` [V, 1] is its sum."""
     rows, grad = rows.contiguous(), grad.contiguous()
-    arguments = *_row_arguments(table, rows, grad), learning_rate, eps, total.data_ptr()
+    sums = _state_address("total", total, torch.float32, (len(table), 1))
+    arguments = *_row_arguments(table, rows, grad), learning_rate, eps, sums
     _cpu.update_adagrad(*arguments, KERNELS, _threads())
 
 
@@ -182,21 +193,43 @@ def update_adam(
 ) -> None:
     """Do what :class:`autoemb.optim.RowAdam` does; moments [V, C], ``steps`` [V, 1] int32."""
     rows, grad = rows.contiguous(), grad.contiguous()
-    state = average.data_ptr(), square.data_ptr(), steps.data_ptr()
+    state = (
+        _state_address("average", average, torch.float32, table.shape),
+        _state_address("square", square, torch.float32, table.shape),
+        _state_address("steps", steps, torch.int32, (len(table), 1)),
+    )
     arguments = *_row_arguments(table, rows, grad), learning_rate, beta_1, beta_2, eps, *state
     _cpu.update_adam(*arguments, KERNELS, _threads())
 
 
 def _row_arguments(table: Tensor, rows: Tensor, grad: Tensor) -> tuple[int, ...]:
+    _expect("table", table, torch.float32, table.shape)
+    _expect("rows", rows, torch.int64, (len(rows),))
+    _expect("grad", grad, torch.float32, (len(rows), table.shape[1]))
     return (
         table.data_ptr(),
+        len(table),
         table.stride(0),
         rows.data_ptr(),
         len(rows),
         grad.data_ptr(),
-        grad.stride(0),
         table.shape[1],
     )
+
+
+def _state_address(name: str, state: Tensor, dtype: torch.dtype, shape: Sequence[int]) -> int:
+    _expect(name, state, dtype, shape)
+    if not state.is_contiguous():
+        raise ValueError(f"expected {name} to be contiguous")
+    return state.data_ptr()
+
+
+def _expect(name: str, tensor: Tensor, dtype: torch.dtype, shape: Sequence[int]) -> None:
+    """Raise an error that names the tensor: kernels would read any memory as what they expect."""
+    if tensor.dtype != dtype:
+        raise RuntimeError(f"expected {name} of dtype {dtype} but got {tensor.dtype}")
+    if tensor.shape != shape:
+        raise ValueError(f"expected {name} of shape {[*shape]} but got {[*tensor.shape]}")
 
 
 def _threads() -> int:

@@ -53,7 +53,7 @@ struct Field {
 struct Tile {
   int64_t begin, rows;
   float* embeddings;  // [48, S]: centred
-  float* normalised;  // [N, 48, D']
+  float* normalised;  // [N, 48, D'], and room for [48, d'] of any size
   float* slope;       // [N, 48, D']: dy, then dz
   float* row;         // [2, N, D']: of the row at hand
 };
@@ -63,8 +63,8 @@ struct Update {
   float* table;
   int64_t table_stride;
   const int64_t* rows;  // [U], distinct but for padding
-  const float* grad;
-  int64_t grad_stride, width;
+  const float* grad;    // [U, width]
+  int64_t width;
   double learning_rate, beta_1, beta_2, eps;
   float *average, *square;  // Adam's moments [V, width]; `square` [V] is Adagrad's sum
   int32_t* steps;           // [V]

@@ -71,9 +71,15 @@ Call make_call(int64_t batch, int64_t width, std::vector<int64_t> dims,
 }
 
 // Each optimiser's step of rows, over threads; a row belongs to one of them.
-void update(void (*step)(const Update&, int64_t, int64_t), const Update& u, int64_t count,
-            int threads) {
+void update(void (*step)(const Update&, int64_t, int64_t), const Update& u, int64_t num_rows,
+            int64_t count, int threads) {
   constexpr int64_t kRowsAtOnce = 64;
+  for (int64_t i = 0; i < count; ++i) {
+    if (u.rows[i] < 0 || u.rows[i] >= num_rows) {
+      throw py::index_error("index out of range: row " + std::to_string(u.rows[i]) +
+                            " is not in [0, " + std::to_string(num_rows - 1) + "]");
+    }
+  }
   const int64_t parts = (count + kRowsAtOnce - 1) / kRowsAtOnce;
   const py::gil_scoped_release release;
   parallel_for(std::max(threads, 1), parts, [&](int64_t part, int) {
@@ -81,14 +87,13 @@ void update(void (*step)(const Update&, int64_t, int64_t), const Update& u, int6
   });
 }
 
-Update rows_of(Address table, int64_t table_stride, Address rows, Address grad, int64_t grad_stride,
-               int64_t width, double learning_rate) {
+Update rows_of(Address table, int64_t table_stride, Address rows, Address grad, int64_t width,
+               double learning_rate) {
   Update u{};
   u.table = pointer<float>(table);
   u.table_stride = table_stride;
   u.rows = pointer<const int64_t>(rows);
   u.grad = pointer<const float>(grad);
-  u.grad_stride = grad_stride;
   u.width = width;
   u.learning_rate = learning_rate;
   return u;
@@ -131,32 +136,32 @@ PYBIND11_MODULE(_cpu, m) {
     kernels_or_throw(kernels)->tanh(pointer<const float>(x), pointer<float>(y), count);
   });
 
-  m.def("update_sgd", [](Address table, int64_t table_stride, Address rows, int64_t count,
-                         Address grad, int64_t grad_stride, int64_t width, double learning_rate,
+  m.def("update_sgd", [](Address table, int64_t num_rows, int64_t table_stride, Address rows,
+                         int64_t count, Address grad, int64_t width, double learning_rate,
                          const std::string& kernels, int threads) {
-    const Update u = rows_of(table, table_stride, rows, grad, grad_stride, width, learning_rate);
-    update(kernels_or_throw(kernels)->update_sgd, u, count, threads);
+    const Update u = rows_of(table, table_stride, rows, grad, width, learning_rate);
+    update(kernels_or_throw(kernels)->update_sgd, u, num_rows, count, threads);
   });
-  m.def("update_adagrad", [](Address table, int64_t table_stride, Address rows, int64_t count,
-                             Address grad, int64_t grad_stride, int64_t width, double learning_rate,
+  m.def("update_adagrad", [](Address table, int64_t num_rows, int64_t table_stride, Address rows,
+                             int64_t count, Address grad, int64_t width, double learning_rate,
                              double eps, Address sum, const std::string& kernels, int threads) {
-    Update u = rows_of(table, table_stride, rows, grad, grad_stride, width, learning_rate);
+    Update u = rows_of(table, table_stride, rows, grad, width, learning_rate);
     u.eps = eps;
     u.square = pointer<float>(sum);
-    update(kernels_or_throw(kernels)->update_adagrad, u, count, threads);
+    update(kernels_or_throw(kernels)->update_adagrad, u, num_rows, count, threads);
   });
-  m.def("update_adam", [](Address table, int64_t table_stride, Address rows, int64_t count,
-                          Address grad, int64_t grad_stride, int64_t width, double learning_rate,
+  m.def("update_adam", [](Address table, int64_t num_rows, int64_t table_stride, Address rows,
+                          int64_t count, Address grad, int64_t width, double learning_rate,
                           double beta_1, double beta_2, double eps, Address average, Address square,
                           Address steps, const std::string& kernels, int threads) {
-    Update u = rows_of(table, table_stride, rows, grad, grad_stride, width, learning_rate);
+    Update u = rows_of(table, table_stride, rows, grad, width, learning_rate);
     u.beta_1 = beta_1;
     u.beta_2 = beta_2;
     u.eps = eps;
     u.average = pointer<float>(average);
     u.square = pointer<float>(square);
     u.steps = pointer<int32_t>(steps);
-    update(kernels_or_throw(kernels)->update_adam, u, count, threads);
+    update(kernels_or_throw(kernels)->update_adam, u, num_rows, count, threads);
   });
 }
 

@@ -112,8 +112,8 @@ class Pass {
     return {};
   }
 
-  // Centres and shifts; in training mode the means.
-  void centre();
+  // Centres and shifts; in training mode the means as well, unless `means` is null.
+  void centre(float* means);
   // 1 / sqrt(variance + eps)
   void set_scale(Work& work, int64_t f);
 
@@ -131,7 +131,8 @@ class Pass {
   bool gradients_;
   std::vector<Work> works_;
   std::vector<int64_t> field_of_;
-  int64_t tiles_ = 0, kept_ = 0, columns_ = 0, total_stride_ = 0, tile_floats_ = 0;
+  int64_t tiles_ = 0, kept_ = 0, columns_ = 0, tile_columns_ = 0, total_stride_ = 0;
+  int64_t tile_floats_ = 0;
   Floats tile_memory_, thread_memory_;
 };
 
@@ -141,6 +142,9 @@ Pass::Pass(const Call& call, bool twice, bool gradients)
   const int64_t total = std::accumulate(call.dims.begin(), call.dims.end(), int64_t{0});
   const int64_t vector = call.kernels->vector, padded = up(call.width, vector);
   columns_ = sizes * padded;
+  // Where values of a tile were, gradients of one size's rows come to lie, and it may be wider.
+  tile_columns_ =
+      std::max(columns_, up(*std::max_element(call.dims.begin(), call.dims.end()), vector));
   total_stride_ = up(total, 16);
   parallel_for(call.threads, call.fields, [&](int64_t f, int) { plan(call, f, works_[f]); });
   if (out_of_range().field >= 0) return;
@@ -178,11 +182,11 @@ Pass::Pass(const Call& call, bool twice, bool gradients)
     tiles_ += work.tiles;
     field_of_.insert(field_of_.end(), static_cast<size_t>(work.tiles), f);
   }
-  tile_floats_ = kTileRows * (columns_ + (gradients ? columns_ + total_stride_ : 0));
+  tile_floats_ = kTileRows * (tile_columns_ + (gradients ? columns_ + total_stride_ : 0));
   kept_ =
       twice ? std::min(tiles_, kKeptBytes / static_cast<int64_t>(sizeof(float)) / tile_floats_) : 0;
   tile_memory_ = floats(kept_ * tile_floats_);
-  const int64_t in_thread = kTileRows * (2 * columns_ + total_stride_) + 2 * columns_;
+  const int64_t in_thread = kTileRows * (tile_columns_ + columns_ + total_stride_) + 2 * columns_;
   thread_memory_ = floats(call.threads * in_thread);
   parallel_for(call.threads, call.fields,
                [&](int64_t f, int) { call.kernels->pack_by_width(works_[f].field); });
@@ -190,26 +194,26 @@ Pass::Pass(const Call& call, bool twice, bool gradients)
 
 Tile Pass::memory(int64_t tile, int thread) {
   const Work& work = work_of(tile);
-  const int64_t columns = kTileRows * columns_, embeddings = kTileRows * total_stride_;
-  float* own = thread_memory_.get() + thread * (2 * columns + embeddings + 2 * columns_);
+  const int64_t normalised = kTileRows * tile_columns_, slope = kTileRows * columns_;
+  const int64_t embeddings = kTileRows * total_stride_;
+  float* own = thread_memory_.get() + thread * (normalised + slope + embeddings + 2 * columns_);
   Tile result{};
   result.begin = (tile - work.first_tile) * kTileRows;
   result.rows = std::min(kTileRows, work.field.distinct - result.begin);
   result.row = own;
-  own += 2 * columns_;
-  result.normalised = own;
-  result.slope = own + columns;
-  result.embeddings = own + 2 * columns;
+  result.normalised = own + 2 * columns_;
+  result.slope = result.normalised + normalised;
+  result.embeddings = result.slope + slope;
   if (!kept(tile)) return result;
   result.normalised = tile_memory_.get() + tile * tile_floats_;
   if (gradients_) {
-    result.slope = result.normalised + columns;
-    result.embeddings = result.slope + columns;
+    result.slope = result.normalised + normalised;
+    result.embeddings = result.slope + slope;
   }
   return result;
 }
 
-void Pass::centre() {
+void Pass::centre(float* means) {
   const int64_t width = call_.width;
   const auto sizes = static_cast<int64_t>(call_.dims.size());
   if (!call_.training) {
@@ -261,7 +265,7 @@ void Pass::centre() {
         }
         const int64_t at = (f * sizes + n) * width + j;
         work.shift.get()[n * work.field.padded_width + j] = static_cast<float>(-rest);
-        call_.mean[at] = static_cast<float>(product + call_.bias[at]);
+        if (means != nullptr) means[at] = static_cast<float>(product + call_.bias[at]);
       }
     }
   });
@@ -293,7 +297,7 @@ OutOfRange forward(const Call& call, float* output) {
   const Kernels& kernels = *call.kernels;
   Pass pass(call, call.training, false);
   if (const OutOfRange bad = pass.out_of_range(); bad.field >= 0) return bad;
-  pass.centre();
+  pass.centre(call.mean);
   const int64_t columns = pass.columns();
   const auto project = [&](const Field& field, const Tile& tile) {
     kernels.gather(field, tile);
@@ -341,7 +345,7 @@ OutOfRange backward(const Call& call, const float* grad, int64_t grad_event_stri
   const auto sizes = static_cast<int64_t>(call.dims.size());
   Pass pass(call, embeddings, embeddings);
   if (const OutOfRange bad = pass.out_of_range(); bad.field >= 0) return bad;
-  pass.centre();
+  pass.centre(nullptr);
   const int64_t columns = pass.columns();
   for (int64_t f = 0; f < call.fields; ++f) {
     Work& work = pass.works()[f];

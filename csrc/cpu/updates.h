@@ -15,7 +15,7 @@ void update_sgd(const Update& u, int64_t begin, int64_t end) {
   for (int64_t i = begin; i < end; ++i) {
     if (is_padding(u, i)) continue;
     float* const value = u.table + u.rows[i] * u.table_stride;
-    const float* const grad = u.grad + i * u.grad_stride;
+    const float* const grad = u.grad + i * u.width;
     for (int64_t k = 0; k < u.width; ++k) value[k] -= rate * grad[k];
   }
 }
@@ -26,7 +26,7 @@ void update_adagrad(const Update& u, int64_t begin, int64_t end) {
   for (int64_t i = begin; i < end; ++i) {
     if (is_padding(u, i)) continue;
     float* const value = u.table + u.rows[i] * u.table_stride;
-    const float* const grad = u.grad + i * u.grad_stride;
+    const float* const grad = u.grad + i * u.width;
     double squares = 0;
     for (int64_t k = 0; k < u.width; ++k) squares += static_cast<double>(grad[k]) * grad[k];
     float& total = u.square[u.rows[i]];
@@ -44,7 +44,7 @@ void update_adam(const Update& u, int64_t begin, int64_t end) {
     if (is_padding(u, i)) continue;
     const int64_t row = u.rows[i];
     float* const value = u.table + row * u.table_stride;
-    const float* const grad = u.grad + i * u.grad_stride;
+    const float* const grad = u.grad + i * u.width;
     float* const average = u.average + row * u.width;
     float* const square = u.square + row * u.width;
     const int32_t step = ++u.steps[row];
