@@ -34,6 +34,9 @@ def forward(
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Compute the op; arguments and results as :func:`autoemb.ops.soft_embedding` documents."""
+    dtype = compute_dtype(projection.dtype)
+    if running_mean is not None and running_variance is not None:
+        running_mean, running_variance = running_mean.to(dtype), running_variance.to(dtype)
     inputs = tables, ids, weights, projection, bias, running_mean, running_variance
     match kernels_for(backend, tables, weights):
         case "cpu":
@@ -42,7 +45,6 @@ def forward(
             return cuda.forward(cuda.kernels, *inputs, dims, eps, average)
     batch, fields = ids.shape
     sizes, width = len(dims), projection.shape[1]
-    dtype = compute_dtype(projection.dtype)
     output = weights.new_empty(batch, fields, width)
     mean = projection.new_zeros(fields, sizes, width, dtype=dtype)
     variance = torch.zeros_like(mean)

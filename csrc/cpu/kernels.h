@@ -79,6 +79,8 @@ struct Kernels {
   void (*pack_by_width)(const Field&);
   void (*pack_by_total)(const Field&);
 
+  // sums [S] += sum over distinct ids [begin, end) of share * row
+  void (*sum_rows)(const Field&, int64_t begin, int64_t end, double* sums);
   void (*gather)(const Field&, const Tile&);
   // normalised = embeddings x projection + shift, not yet scaled
   void (*project)(const Field&, const Tile&);

@@ -100,6 +100,16 @@ void find_rows(const Call& call, Work& work) {
   }
 }
 
+// Adds the parts [tiles, columns] of a field's tiles in their order.
+template <class Number>
+std::vector<double> merged(const Work& work, const Number* parts, int64_t columns) {
+  std::vector<double> sums(static_cast<size_t>(columns), 0.0);
+  for (int64_t tile = work.first_tile; tile < work.first_tile + work.tiles; ++tile) {
+    for (int64_t j = 0; j < columns; ++j) sums[j] += parts[tile * columns + j];
+  }
+  return sums;
+}
+
 class Pass {
  public:
   // `twice`: the tiles are gone through a second time, and `gradients` if their slopes are kept.
@@ -233,26 +243,13 @@ void Pass::centre(float* means) {
   std::vector<double> parts(static_cast<size_t>(tiles_ * total), 0.0);
   parallel_for(call_.threads, tiles_, [&](int64_t tile, int) {
     const Work& work = work_of(tile);
-    const Field& field = work.field;
     const int64_t begin = (tile - work.first_tile) * kTileRows;
-    const int64_t end = std::min(begin + kTileRows, field.distinct);
-    double* part = parts.data() + tile * total;
-    for (int64_t n = 0, column = 0; n < sizes; column += field.dims[n++]) {
-      for (int64_t u = begin; u < end; ++u) {
-        const int64_t row = field.rows[n][u];
-        if (row < 0) continue;
-        const float* from = field.tables[n].base + row * field.tables[n].stride;
-        const double share = field.share[n * field.distinct + u];
-        for (int64_t k = 0; k < field.dims[n]; ++k) part[column + k] += share * from[k];
-      }
-    }
+    const int64_t end = std::min(begin + kTileRows, work.field.distinct);
+    call_.kernels->sum_rows(work.field, begin, end, parts.data() + tile * total);
   });
   parallel_for(call_.threads, call_.fields, [&](int64_t f, int) {
     Work& work = works_[f];
-    std::vector<double> mean(static_cast<size_t>(total), 0.0);
-    for (int64_t tile = work.first_tile; tile < work.first_tile + work.tiles; ++tile) {
-      for (int64_t k = 0; k < total; ++k) mean[k] += parts[tile * total + k];
-    }
+    const std::vector<double> mean = merged(work, parts.data(), total);
     for (int64_t k = 0; k < total; ++k) work.centre[k] = static_cast<float>(mean[k]);
     for (int64_t n = 0, column = 0; n < sizes; column += call_.dims[n++]) {
       for (int64_t j = 0; j < width; ++j) {
@@ -279,15 +276,6 @@ void Pass::set_scale(Work& work, int64_t f) {
       work.scale.get()[n * work.field.padded_width + j] = 1.0f / std::sqrt(variance + call_.eps);
     }
   }
-}
-
-// Adds the parts [tiles, columns] of a field's tiles in their order.
-std::vector<double> merged(const Work& work, const float* parts, int64_t columns) {
-  std::vector<double> sums(static_cast<size_t>(columns), 0.0);
-  for (int64_t tile = work.first_tile; tile < work.first_tile + work.tiles; ++tile) {
-    for (int64_t j = 0; j < columns; ++j) sums[j] += parts[tile * columns + j];
-  }
-  return sums;
 }
 
 }  // namespace

@@ -50,6 +50,34 @@ void pack_by_total(const Field& f) {
   }
 }
 
+// Asks for the rows of distinct ids at once: one by one, each would wait for memory.
+void prefetch(const Field& f, int64_t begin, int64_t end) {
+  constexpr int64_t kLine = 64 / sizeof(float);
+  for (int64_t u = begin; u < end; ++u) {
+    for (int64_t n = 0; n < f.sizes; ++n) {
+      const int64_t row = f.rows[n][u];
+      if (row < 0) continue;
+      const float* from = f.tables[n].base + row * f.tables[n].stride;
+      for (int64_t k = 0; k < f.dims[n]; k += kLine) __builtin_prefetch(from + k);
+    }
+  }
+}
+
+void sum_rows(const Field& f, int64_t begin, int64_t end, double* sums) {
+  prefetch(f, begin, end);
+  for (int64_t n = 0, column = 0; n < f.sizes; column += f.dims[n++]) {
+    double* __restrict const sum = sums + column;
+    const int64_t width = f.dims[n];
+    for (int64_t u = begin; u < end; ++u) {
+      const int64_t row = f.rows[n][u];
+      if (row < 0) continue;
+      const float* __restrict const from = f.tables[n].base + row * f.tables[n].stride;
+      const double share = f.share[n * f.distinct + u];
+      for (int64_t k = 0; k < width; ++k) sum[k] += share * from[k];
+    }
+  }
+}
+
 void gather(const Field& f, const Tile& tile) {
   for (int64_t n = 0, column = 0; n < f.sizes; column += f.dims[n++]) {
     const Table& table = f.tables[n];

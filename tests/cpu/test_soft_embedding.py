@@ -66,12 +66,12 @@ def test_an_empty_batch(case, training, run_op):
     assert not result.bias_grad.any()
 
 
-@pytest.mark.parametrize("threads", [2, 3, 8])
+@pytest.mark.parametrize("threads", [2, 5])
 @pytest.mark.parametrize("training", [True, False], ids=mode)
 @pytest.mark.parametrize(
     "case",
     [
-        Case((2, 16, 128), 2, 3000, ids="distinct"),
+        Case((2, 16, 128), 1, 2500, ids="distinct"),
         Case((1, 3, 7), 26, 500, ids="distinct"),
         Case((4, 8), 1, 500),
     ],
@@ -85,7 +85,7 @@ def test_any_number_of_threads_gives_the_same_bits(
     once = run_op(sample)
     assert_same(run_op(sample), once)
     set_threads(threads)
-    for _ in range(3):
+    for _ in range(2):
         assert_same(run_op(sample), once)
 
 
@@ -125,6 +125,23 @@ def test_one_distinct_id_in_a_batch_has_exactly_zero_gradients(make_sample, run_
     result = run_op(make_sample((2, 16, 128), 2, batch, ids="same"))
     for name in ("output", "variance", "embeddings_grad", "projection_grad", "bias_grad"):
         assert not getattr(result, name).any(), name
+
+
+def test_the_backward_pass_writes_none_of_its_inputs(make_sample, kernels):
+    # In training mode it finds the mean again, more exactly than float32 keeps it.
+    sample = make_sample((4, 8), 2, 33)
+    inputs = [x.detach() for x in (sample.weights, sample.projection, sample.bias)]
+    mean, variance = torch.full((2, 2, 2, 8), torch.nan)
+    inputs += [mean, variance.fill_(1.0)]
+    tables = [table.detach() for table in sample.tables]
+    before = [x.clone() for x in (*inputs, *tables, sample.grad)]
+    results = torch.ops.autoemb.soft_embedding_backward(
+        sample.grad, tables, sample.ids, *inputs, [4, 8], sample.eps, True, True, True, "native"
+    )
+    for value, old in zip((*inputs, *tables, sample.grad), before, strict=True):
+        assert torch.equal(value.nan_to_num(), old.nan_to_num())
+    assert mean.isnan().all()
+    assert all(x.isfinite().all() for x in results)
 
 
 @pytest.mark.parametrize("deviations", [100, 1000])
