@@ -38,13 +38,18 @@ inline void micro(const Product& p, const float* a, const float* b, float* c,
                                                 : load(c + i * p.c_row + v * kVector);
     }
   }
+  // A pointer for every third row of A: one each would not fit into the registers, and the rows
+  // after it are once and twice the stride away, which an address can say.
+  const float* rows[(R + 2) / 3];
+  for (int i = 0; i < R; i += 3) rows[i / 3] = a + i * p.a_row;
   for (int64_t k = 0; k < p.k; ++k) {
     Vector row[V];
     for (int v = 0; v < V; ++v) row[v] = load(b + k * b_row + v * kVector);
     for (int i = 0; i < R; ++i) {
-      const Vector factor = all(a[i * p.a_row + k * p.a_column]);
+      const Vector factor = all(rows[i / 3][i % 3 * p.a_row]);
       for (int v = 0; v < V; ++v) sums[i][v] += factor * row[v];
     }
+    for (int i = 0; i < R; i += 3) rows[i / 3] += p.a_column;
   }
   for (int i = 0; i < R; ++i) {
     for (int v = 0; v < V; ++v) store(c + i * p.c_row + v * kVector, sums[i][v]);

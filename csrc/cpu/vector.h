@@ -24,7 +24,17 @@ typedef float Unaligned __attribute__((vector_size(4 * AUTOEMB_VECTOR), aligned(
 
 inline Vector load(const float* from) { return *reinterpret_cast<const Unaligned*>(from); }
 inline void store(float* to, Vector value) { *reinterpret_cast<Unaligned*>(to) = value; }
-inline Vector all(float value) { return Vector{} + value; }
+// Written out, it compiles to one broadcast from memory; `Vector{} + value` adds a zero to each
+// lane.
+inline Vector all(float x) {
+#if AUTOEMB_VECTOR == 16
+  return Vector{x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x};
+#elif AUTOEMB_VECTOR == 8
+  return Vector{x, x, x, x, x, x, x, x};
+#else
+  return Vector{x, x, x, x};
+#endif
+}
 
 inline float sum_lanes(Vector value) {
   float lanes[kVector];
