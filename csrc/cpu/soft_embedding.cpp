@@ -37,6 +37,23 @@ Floats zeros(int64_t count) {
   return memory;
 }
 
+// Memory for the tiles of this thread's call at hand, kept for its next: at most kKeptForward and
+// what the threads need. Fresh memory would be paged in anew by every call, 0.3 ms of 2.4 ms at 500
+// events.
+float* reused(int64_t count) {
+  thread_local Floats memory;
+  thread_local int64_t size = 0;
+#ifdef __SANITIZE_ADDRESS__  // which sees an overrun only where memory is no longer than needed
+  size = -1;
+#endif
+  if (count > size) {
+    memory.reset();
+    memory = floats(count);
+    size = count;
+  }
+  return memory.get();
+}
+
 int64_t up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
 // One field with all that its `Field` points to.
@@ -146,7 +163,7 @@ class Pass {
   std::vector<int64_t> field_of_;
   int64_t tiles_ = 0, kept_ = 0, columns_ = 0, tile_columns_ = 0, total_stride_ = 0;
   int64_t tile_floats_ = 0;
-  Floats tile_memory_, thread_memory_;
+  float *tile_memory_ = nullptr, *thread_memory_ = nullptr;
 };
 
 Pass::Pass(const Call& call, int64_t kept_bytes, bool gradients)
@@ -197,9 +214,9 @@ Pass::Pass(const Call& call, int64_t kept_bytes, bool gradients)
   }
   tile_floats_ = kTileRows * (tile_columns_ + (gradients ? columns_ + total_stride_ : 0));
   kept_ = std::min(tiles_, kept_bytes / static_cast<int64_t>(sizeof(float)) / tile_floats_);
-  tile_memory_ = floats(kept_ * tile_floats_);
   const int64_t in_thread = kTileRows * (tile_columns_ + columns_ + total_stride_) + 2 * columns_;
-  thread_memory_ = floats(call.threads * in_thread);
+  tile_memory_ = reused(kept_ * tile_floats_ + call.threads * in_thread);
+  thread_memory_ = tile_memory_ + kept_ * tile_floats_;
   parallel_for(call.threads, call.fields,
                [&](int64_t f, int) { call.kernels->pack_by_width(works_[f].field); });
 }
@@ -208,7 +225,7 @@ Tile Pass::memory(int64_t tile, int thread) {
   const Work& work = work_of(tile);
   const int64_t normalised = kTileRows * tile_columns_, slope = kTileRows * columns_;
   const int64_t embeddings = kTileRows * total_stride_;
-  float* own = thread_memory_.get() + thread * (normalised + slope + embeddings + 2 * columns_);
+  float* own = thread_memory_ + thread * (normalised + slope + embeddings + 2 * columns_);
   Tile result{};
   result.begin = (tile - work.first_tile) * kTileRows;
   result.rows = std::min(kTileRows, work.field.distinct - result.begin);
@@ -217,7 +234,7 @@ Tile Pass::memory(int64_t tile, int thread) {
   result.slope = result.normalised + normalised;
   result.embeddings = result.slope + slope;
   if (!kept(tile)) return result;
-  result.normalised = tile_memory_.get() + tile * tile_floats_;
+  result.normalised = tile_memory_ + tile * tile_floats_;
   if (gradients_) {
     result.slope = result.normalised + normalised;
     result.embeddings = result.slope + slope;
