@@ -1,0 +1,195 @@
+#include "pass.h"
+
+#include <cmath>
+#include <numeric>
+
+#include "threads.h"
+
+namespace autoemb::cpu {
+namespace {
+
+void plan(const Call& call, int64_t f, Work& work) {
+  work.column.resize(static_cast<size_t>(call.batch));
+  for (int64_t b = 0; b < call.batch; ++b) {
+    work.column[b] = call.ids[b * call.ids_event_stride + f * call.ids_field_stride];
+  }
+  work.inverse.resize(work.column.size());
+  work.distinct = distinct(work.column.data(), work.column.size(), work.inverse.data());
+  const auto& values = work.distinct.values;
+  for (const int64_t id : {values.front(), values.back()}) {
+    if (id < 0 || id >= call.num_rows[f]) {
+      work.out_of_range = {f, id};
+      return;
+    }
+  }
+  const size_t used = values.size();
+  work.starts.assign(used + 1, 0);
+  std::partial_sum(work.distinct.counts.begin(), work.distinct.counts.end(),
+                   work.starts.begin() + 1);
+  work.order.resize(work.column.size());
+  std::vector<int64_t> next(work.starts.begin(), work.starts.end() - 1);
+  for (int64_t b = 0; b < call.batch; ++b) work.order[next[work.inverse[b]]++] = b;
+}
+
+// Rows and shares of every size; a size whose rows some ids lack has fewer events.
+void find_rows(const Call& call, Work& work) {
+  Field& field = work.field;
+  const size_t used = work.distinct.values.size();
+  work.own_rows.resize(static_cast<size_t>(field.sizes));
+  if (call.training) work.share.resize(static_cast<size_t>(field.sizes) * used);
+  for (int64_t n = 0; n < field.sizes; ++n) {
+    const int64_t* given = field.tables[n].rows;
+    if (given == nullptr) {
+      work.rows.push_back(work.distinct.values.data());
+    } else {
+      for (size_t u = 0; u < used; ++u) {
+        work.own_rows[n].push_back(given[work.order[work.starts[u]]]);
+      }
+      work.rows.push_back(work.own_rows[n].data());
+    }
+    if (!call.training) continue;
+    int64_t events = 0;
+    for (size_t u = 0; u < used; ++u) {
+      if (work.rows[n][u] >= 0) events += work.distinct.counts[u];
+    }
+    for (size_t u = 0; u < used; ++u) {
+      const auto count = static_cast<float>(work.distinct.counts[u]);
+      work.share[n * used + u] = work.rows[n][u] < 0 ? 0.0f : count / static_cast<float>(events);
+    }
+  }
+}
+
+}  // namespace
+
+Pass::Pass(const Call& call, int64_t kept_bytes, bool gradients)
+    : call_(call), gradients_(gradients), works_(static_cast<size_t>(call.fields)) {
+  const auto sizes = static_cast<int64_t>(call.dims.size());
+  const int64_t total = std::accumulate(call.dims.begin(), call.dims.end(), int64_t{0});
+  const int64_t vector = call.kernels->vector, padded = up(call.width, vector);
+  columns_ = sizes * padded;
+  // Where values of a tile were, gradients of one size's rows come to lie, and it may be wider.
+  tile_columns_ =
+      std::max(columns_, up(*std::max_element(call.dims.begin(), call.dims.end()), vector));
+  total_stride_ = up(total, 16);
+  parallel_for(call.threads, call.fields, [&](int64_t f, int) { plan(call, f, works_[f]); });
+  if (out_of_range().field >= 0) return;
+  for (int64_t f = 0; f < call.fields; ++f) {
+    Work& work = works_[f];
+    Field& field = work.field;
+    field.distinct = static_cast<int64_t>(work.distinct.values.size());
+    field.sizes = sizes;
+    field.total = total;
+    field.width = call.width;
+    field.padded_width = padded;
+    field.total_stride = total_stride_;
+    field.dims = call.dims.data();
+    field.tables = call.tables.data() + f * sizes;
+    find_rows(call, work);
+    field.rows = work.rows.data();
+    field.order = work.order.data();
+    field.starts = work.starts.data();
+    field.projection = call.projection + f * call.width * total;
+    field.share = call.training ? work.share.data() : nullptr;
+    field.weights = call.weights + f * call.weights_field_stride;
+    field.weights_event_stride = call.weights_event_stride;
+    field.weights_size_stride = call.weights_size_stride;
+    field.factor = call.average ? 1.0f / static_cast<float>(sizes) : 1.0f;
+    work.centre.assign(static_cast<size_t>(total), 0.0f);
+    field.centre = work.centre.data();
+    work.shift = zeros(columns_);
+    work.scale = zeros(columns_);
+    field.shift = work.shift.get();
+    field.scale = work.scale.get();
+    work.by_width = floats(call.kernels->packed_by_width(field));
+    field.by_width = work.by_width.get();
+    work.first_tile = tiles_;
+    work.tiles = (field.distinct + kTileRows - 1) / kTileRows;
+    tiles_ += work.tiles;
+    field_of_.insert(field_of_.end(), static_cast<size_t>(work.tiles), f);
+  }
+  tile_floats_ = kTileRows * (tile_columns_ + (gradients ? columns_ + total_stride_ : 0));
+  kept_ = std::min(tiles_, kept_bytes / static_cast<int64_t>(sizeof(float)) / tile_floats_);
+  const int64_t in_thread = kTileRows * (tile_columns_ + columns_ + total_stride_) + 2 * columns_;
+  tile_memory_ = reused(kept_ * tile_floats_ + call.threads * in_thread);
+  thread_memory_ = tile_memory_ + kept_ * tile_floats_;
+  parallel_for(call.threads, call.fields,
+               [&](int64_t f, int) { call.kernels->pack_by_width(works_[f].field); });
+}
+
+Tile Pass::memory(int64_t tile, int thread) {
+  const Work& work = work_of(tile);
+  const int64_t normalised = kTileRows * tile_columns_, slope = kTileRows * columns_;
+  const int64_t embeddings = kTileRows * total_stride_;
+  float* own = thread_memory_ + thread * (normalised + slope + embeddings + 2 * columns_);
+  Tile result{};
+  result.begin = (tile - work.first_tile) * kTileRows;
+  result.rows = std::min(kTileRows, work.field.distinct - result.begin);
+  result.row = own;
+  result.normalised = own + 2 * columns_;
+  result.slope = result.normalised + normalised;
+  result.embeddings = result.slope + slope;
+  if (!kept(tile)) return result;
+  result.normalised = tile_memory_ + tile * tile_floats_;
+  if (gradients_) {
+    result.slope = result.normalised + normalised;
+    result.embeddings = result.slope + slope;
+  }
+  return result;
+}
+
+void Pass::centre(float* means) {
+  const int64_t width = call_.width;
+  const auto sizes = static_cast<int64_t>(call_.dims.size());
+  if (!call_.training) {
+    for (int64_t f = 0; f < call_.fields; ++f) {
+      Work& work = works_[f];
+      for (int64_t n = 0; n < sizes; ++n) {
+        for (int64_t j = 0; j < width; ++j) {
+          const int64_t at = (f * sizes + n) * width + j;
+          work.shift.get()[n * work.field.padded_width + j] = call_.bias[at] - call_.mean[at];
+        }
+      }
+    }
+    return;
+  }
+  // The mean of the rows, in double: what rounding it to float loses goes into the shift.
+  const int64_t total = works_.front().field.total;
+  std::vector<double> parts(static_cast<size_t>(tiles_ * total), 0.0);
+  parallel_for(call_.threads, tiles_, [&](int64_t tile, int) {
+    const Work& work = work_of(tile);
+    const int64_t begin = (tile - work.first_tile) * kTileRows;
+    const int64_t end = std::min(begin + kTileRows, work.field.distinct);
+    call_.kernels->sum_rows(work.field, begin, end, parts.data() + tile * total);
+  });
+  parallel_for(call_.threads, call_.fields, [&](int64_t f, int) {
+    Work& work = works_[f];
+    const std::vector<double> mean = merged(work, parts.data(), total);
+    for (int64_t k = 0; k < total; ++k) work.centre[k] = static_cast<float>(mean[k]);
+    for (int64_t n = 0, column = 0; n < sizes; column += call_.dims[n++]) {
+      for (int64_t j = 0; j < width; ++j) {
+        const float* projection = work.field.projection + j * total + column;
+        double product = 0, rest = 0;
+        for (int64_t k = 0; k < call_.dims[n]; ++k) {
+          const double exact = mean[column + k];
+          product += projection[k] * exact;
+          rest += projection[k] * (exact - work.centre[column + k]);
+        }
+        const int64_t at = (f * sizes + n) * width + j;
+        work.shift.get()[n * work.field.padded_width + j] = static_cast<float>(-rest);
+        if (means != nullptr) means[at] = static_cast<float>(product + call_.bias[at]);
+      }
+    }
+  });
+}
+
+void Pass::set_scale(Work& work, int64_t f) {
+  const auto sizes = static_cast<int64_t>(call_.dims.size());
+  for (int64_t n = 0; n < sizes; ++n) {
+    for (int64_t j = 0; j < call_.width; ++j) {
+      const float variance = call_.variance[(f * sizes + n) * call_.width + j];
+      work.scale.get()[n * work.field.padded_width + j] = 1.0f / std::sqrt(variance + call_.eps);
+    }
+  }
+}
+
+}  // namespace autoemb::cpu
