@@ -107,8 +107,10 @@ class SoftEmbedding(RowModule):
             )
         if norm != "batch":
             raise ValueError(f'norm must be "batch"; got {norm!r}')
-        if chosen_backend(backend) == "native" and not (info := build_info())["native"]:
-            raise RuntimeError(f'backend="native" is not in this build: {info["reason"]}')
+        if chosen_backend(backend) == "native":
+            info = build_info()
+            if not (info["native"] or info["cuda"]):
+                raise RuntimeError(f'backend="native" is not in this build: {info["reason"]}')
         self.embedding_dims = tuple(embedding_dims)
         self.norm, self.eps, self.momentum = norm, eps, momentum
         self.average, self.backend, self.sparse = average, backend, sparse

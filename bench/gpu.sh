@@ -5,7 +5,8 @@
 #   bench/gpu.sh [PART...]   parts of bench/gpu.py to time; default: all
 #   bench/gpu.sh --dry-run   the same on a machine without a GPU, tiny, to test this script
 #
-# Needs nvcc, torch with CUDA, cmake, ninja, pybind11, numpy, pytest. The record is
+# Needs nvcc, torch with CUDA, the headers of Python, setuptools, cmake, ninja, pybind11, numpy,
+# safetensors, hypothesis, pytest. The record is
 # OUT/gpu-NAME.json; OUT is bench/results unless set. BUDGET is the seconds all of it may take,
 # COMMIT what to record for a copy without git.
 # Exit code 1: some part failed or had no time; the record says which and holds the others.
@@ -66,7 +67,16 @@ tests() { # only what asks for a GPU; without the options that need plugins
 
 sanitizer=$(command -v compute-sanitizer || echo "${CUDA_HOME:-/usr/local/cuda}/bin/compute-sanitizer")
 sanitize() { # TOOL
-  "$sanitizer" --tool "$1" --target-processes all --error-exitcode 9 --print-limit 20 \
+  local filter=() help # torch's kernels are its own matter
+  help=$("$sanitizer" --help 2>&1 || true)
+  if [[ $help == *--kernel-regex* ]]; then
+    filter=(--kernel-regex kns=autoemb)
+  elif [[ $help == *--kernel-name* ]]; then
+    filter=(--kernel-name kernel_substring=autoemb)
+  fi
+  # Without torch's cache every tensor has memory of its own, so that an overrun is one.
+  PYTORCH_NO_CUDA_MEMORY_CACHING=1 "$sanitizer" --tool "$1" --target-processes all \
+    "${filter[@]}" --report-api-errors no --error-exitcode 9 --print-limit 20 \
     "$python" -m bench.every_kernel
 }
 export -f tests sanitize

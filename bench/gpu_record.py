@@ -13,7 +13,7 @@ import xml.etree.ElementTree
 from pathlib import Path
 from typing import Any
 
-#: What a part's end in seconds and exit code means.
+#: What the exit code of a part means.
 STATUS = {0: "passed", -1: "not run", 124: "out of time", 137: "out of time"}
 SUMMARY = re.compile(r"(?:ERROR|RACECHECK) SUMMARY: .*")
 

@@ -20,6 +20,7 @@ from autoemb.experiment.methods import METHODS, build_learner
 from autoemb.experiment.recorder import STAGES, Recorder
 from autoemb.experiment.stopping import Interrupted, stop_requests
 from autoemb.files import write_json
+from autoemb.ops import check_ids
 from autoemb.streaming import Stream, checkpoint
 from autoemb.task import TASKS
 
@@ -155,7 +156,8 @@ def run(
             if time.perf_counter() - saved_at > CHECKPOINT_SECONDS:
                 save()
                 saved_at = time.perf_counter()
-    recorder.close_window()
+    recorder.close_window()  # which waits for the device
+    check_ids(learner.device)
     seconds += time.perf_counter() - start
 
     summary = {

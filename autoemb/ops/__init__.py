@@ -1,4 +1,4 @@
-"""The ops of autoemb: schemas, shapes, autograd and reference implementations."""
+"""The ops of autoemb: schemas, shapes, autograd, the specification, and what is around kernels."""
 
 from autoemb.ops.cuda import check_ids
 from autoemb.ops.native import chosen_backend

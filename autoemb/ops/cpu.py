@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from autoemb.ops.bounds import out_of_range
+from autoemb.ops.checks import expect_op, expect_state, expect_update
 from autoemb.ops.sizes import size_slices
 
 _cpu: Any = None
@@ -50,15 +51,6 @@ class _Call:
         average: bool,
         training: bool,
     ) -> None:
-        batch, fields = ids.shape
-        width, total = projection.shape[1], sum(dims)
-        _expect("ids", ids, torch.int64, (batch, len(tables)))
-        for table in tables:
-            _expect("table", table, torch.float32, (len(table), total))
-        _expect("weights", weights, torch.float32, (batch, fields, len(dims)))
-        _expect("projection", projection, torch.float32, (fields, width, total))
-        for name, value in (("bias", bias), ("mean", mean), ("variance", variance)):
-            _expect(name, value, torch.float32, (fields, len(dims), width))
         mean, variance = mean.contiguous(), variance.contiguous()
         projection, bias = projection.contiguous(), bias.contiguous()
         self._tensors = tables, ids, weights, projection, bias, mean, variance
@@ -68,8 +60,8 @@ class _Call:
             for columns in size_slices(dims)
         ]
         self.arguments = _cpu.Call(
-            batch=batch,
-            width=width,
+            batch=len(ids),
+            width=projection.shape[1],
             dims=list(dims),
             tables=sizes,
             num_rows=[len(table) for table in tables],
@@ -100,6 +92,7 @@ def forward(
     average: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Compute the op ``autoemb::soft_embedding``."""
+    expect_op(tables, ids, weights, projection, bias, (running_mean, running_variance), dims)
     batch, fields = ids.shape
     output = weights.new_empty(batch, fields, projection.shape[1])
     training = running_mean is None or running_variance is None
@@ -131,14 +124,17 @@ def backward(
     embeddings: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Compute the op ``autoemb::soft_embedding_backward``."""
+    expect_op(tables, ids, weights, projection, bias, (mean, variance), dims, grad)
     batch, fields = ids.shape
     kept = fields if embeddings else 0
     rows = ids.new_empty(kept, batch)
     embeddings_grad = projection.new_empty(kept, batch, projection.shape[2])
     weights_grad = torch.empty_like(weights, memory_format=torch.contiguous_format)
-    new = torch.empty if batch else torch.zeros
-    projection_grad, bias_grad = new(kept, *projection.shape[1:]), new(kept, *bias.shape[1:])
-    _expect("grad", grad, torch.float32, (batch, fields, projection.shape[1]))
+    projection_grad = projection.new_empty(kept, *projection.shape[1:])
+    bias_grad = bias.new_empty(kept, *bias.shape[1:])
+    if batch == 0:
+        projection_grad.zero_()
+        bias_grad.zero_()
     if grad.stride(2) != 1:
         grad = grad.contiguous()
     call = _Call(
@@ -174,8 +170,8 @@ def update_adagrad(
 ) -> None:
     """Do what :class:`autoemb.optim.RowAdagrad` does; ``total`` [V, 1] is its sum."""
     rows, grad = rows.contiguous(), grad.contiguous()
-    sums = _state_address("total", total, torch.float32, (len(table), 1))
-    arguments = *_row_arguments(table, rows, grad), learning_rate, eps, sums
+    expect_state("total", total, table.device, torch.float32, (len(table), 1))
+    arguments = *_row_arguments(table, rows, grad), learning_rate, eps, total.data_ptr()
     _cpu.update_adagrad(*arguments, KERNELS, _threads())
 
 
@@ -193,19 +189,16 @@ def update_adam(
 ) -> None:
     """Do what :class:`autoemb.optim.RowAdam` does; moments [V, C], ``steps`` [V, 1] int32."""
     rows, grad = rows.contiguous(), grad.contiguous()
-    state = (
-        _state_address("average", average, torch.float32, table.shape),
-        _state_address("square", square, torch.float32, table.shape),
-        _state_address("steps", steps, torch.int32, (len(table), 1)),
-    )
+    expect_state("average", average, table.device, torch.float32, table.shape)
+    expect_state("square", square, table.device, torch.float32, table.shape)
+    expect_state("steps", steps, table.device, torch.int32, (len(table), 1))
+    state = average.data_ptr(), square.data_ptr(), steps.data_ptr()
     arguments = *_row_arguments(table, rows, grad), learning_rate, beta_1, beta_2, eps, *state
     _cpu.update_adam(*arguments, KERNELS, _threads())
 
 
 def _row_arguments(table: Tensor, rows: Tensor, grad: Tensor) -> tuple[int, ...]:
-    _expect("table", table, torch.float32, table.shape)
-    _expect("rows", rows, torch.int64, (len(rows),))
-    _expect("grad", grad, torch.float32, (len(rows), table.shape[1]))
+    expect_update(table, rows, grad)
     return (
         table.data_ptr(),
         len(table),
@@ -215,21 +208,6 @@ def _row_arguments(table: Tensor, rows: Tensor, grad: Tensor) -> tuple[int, ...]
         grad.data_ptr(),
         table.shape[1],
     )
-
-
-def _state_address(name: str, state: Tensor, dtype: torch.dtype, shape: Sequence[int]) -> int:
-    _expect(name, state, dtype, shape)
-    if not state.is_contiguous():
-        raise ValueError(f"expected {name} to be contiguous")
-    return state.data_ptr()
-
-
-def _expect(name: str, tensor: Tensor, dtype: torch.dtype, shape: Sequence[int]) -> None:
-    """Raise an error that names the tensor: kernels would read any memory as what they expect."""
-    if tensor.dtype != dtype:
-        raise RuntimeError(f"expected {name} of dtype {dtype} but got {tensor.dtype}")
-    if tensor.shape != shape:
-        raise ValueError(f"expected {name} of shape {[*shape]} but got {[*tensor.shape]}")
 
 
 def _threads() -> int:

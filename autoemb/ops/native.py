@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import cache
 from typing import Literal
 
 import torch
@@ -65,7 +66,13 @@ def has_cuda_kernels(device: torch.device) -> bool:
     False
     """
     reference = chosen_backend("auto") == "reference"
-    return device.type == cuda.DEVICE and cuda.COMPILED and not reference
+    usable = device.type == cuda.DEVICE and cuda.COMPILED and not _is_too_old(device)
+    return usable and not reference
+
+
+@cache
+def _is_too_old(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0)
 
 
 def _obstacle(tables: Sequence[Tensor], values: Tensor) -> str | None:
@@ -77,6 +84,8 @@ def _obstacle(tables: Sequence[Tensor], values: Tensor) -> str | None:
         return f"the native CPU kernels are not built ({cpu.IMPORT_ERROR})"
     if device == cuda.DEVICE and not cuda.COMPILED:
         return f"the CUDA kernels are not built ({cuda.IMPORT_ERROR})"
+    if device == cuda.DEVICE and _is_too_old(values.device):
+        return "the CUDA kernels need compute capability 8.0"
     if values.dtype != torch.float32 or any(table.dtype != torch.float32 for table in tables):
         return f"the native kernels compute in torch.float32, and this is {values.dtype}"
     if any(table.dim() != 2 or table.stride(1) != 1 for table in tables):

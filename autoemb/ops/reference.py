@@ -1,4 +1,4 @@
-"""The soft multi-size embedding of one field in plain PyTorch: the specification and the CPU path.
+"""The soft multi-size embedding of one field in plain PyTorch: the specification of the kernels.
 
 Equations refer to the AutoEmb paper. Shapes: U distinct ids in a batch of B events, N sizes
 ``dims``, S = sum(dims), D = output width.
@@ -85,6 +85,17 @@ def normalise(
     return centred * scale, scale, mean, variance
 
 
+def sum_events(events: Tensor, plan: Plan, distinct: int) -> Tensor:
+    """Sum [N, B, D] over the events of each distinct id: [N, U, D], in a fixed order."""
+    if events.device.type == "cpu":
+        sums = events.new_zeros(events.shape[0], distinct, events.shape[2])
+        return sums.index_add_(1, plan.inverse, events)
+    # index_add_ adds by atomics on a GPU, in another order every time; this sorts.
+    rows = events.transpose(0, 1).flatten(1)  # [B, N * D]
+    sums: Tensor = torch.ops.aten.embedding_dense_backward(rows, plan.inverse, distinct, -1, False)
+    return sums.unflatten(1, (events.shape[0], -1)).transpose(0, 1)
+
+
 def backward_weights(grad: Tensor, activation: Tensor, inverse: Tensor, average: bool) -> Tensor:
     """Return d loss / d weights [B, N] = <G_b, t_n[id_b]> (1/N) for G = ``grad`` [B, D]."""
     spread = activation.index_select(1, inverse)  # [N, B, D]
@@ -112,8 +123,7 @@ def backward_embeddings(
     (1e-15) would be turned into steps of the learning rate by Adam.
     """
     scaled = (weights / len(dims) if average else weights).t()  # [N, B]
-    events = scaled.unsqueeze(2) * grad  # [N, B, D]
-    summed = torch.zeros_like(activation).index_add_(1, plan.inverse, events)
+    summed = sum_events(scaled.unsqueeze(2) * grad, plan, len(embeddings))  # [N, U, D]
     dy = torch.ops.aten.tanh_backward(summed, activation)  # [N, U, D]
     if training:
         share = (plan.counts.to(dy.dtype) / len(plan.inverse)).unsqueeze(1)  # [U, 1]
@@ -172,7 +182,7 @@ def double_backward(
     t = tanh(y)
     factor = 1 / len(dims) if average else 1.0
     scaled = (weights * factor).t().unsqueeze(2)  # [N, B, 1]
-    summed = torch.zeros_like(t).index_add_(1, plan.inverse, scaled * grad)  # [N, U, D]
+    summed = sum_events(scaled * grad, plan, len(embeddings))  # [N, U, D]
     slope = 1 - t.square()
     dy = summed * slope
 
@@ -201,8 +211,7 @@ def double_backward(
 
     summed_2 = dy_2 * slope
     scaled_cot = (weights_cot * factor).t().unsqueeze(2)  # [N, B, 1]
-    t_2 = -2 * t * summed * dy_2
-    t_2.index_add_(1, plan.inverse, scaled_cot * grad)
+    t_2 = sum_events(scaled_cot * grad, plan, len(embeddings)) - 2 * t * summed * dy_2
     y_2 = y_2 + t_2 * slope
     spread_t, spread_2 = t.index_select(1, plan.inverse), summed_2.index_select(1, plan.inverse)
     grad_2 = (scaled_cot * spread_t + scaled * spread_2).sum(0)

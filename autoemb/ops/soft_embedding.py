@@ -308,9 +308,13 @@ def soft_embedding(
     Raises
     ------
     IndexError
-        If an id is outside its table; names the field.
+        If an id is outside its table; names the field. The CUDA kernels treat it as an id without
+        rows and raise at a later call, or in :func:`check_ids`.
     RuntimeError
-        For ``backend="native"`` where there are no kernels for these tensors.
+        For ``backend="native"`` where there are no kernels for these tensors, and for a tensor
+        whose device or dtype does not fit the others.
+    ValueError
+        For a tensor whose shape does not fit the others.
 
     Examples
     --------

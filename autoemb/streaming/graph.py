@@ -11,6 +11,7 @@ import gc
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Generic, Protocol, TypeVar
 
 import torch
@@ -48,7 +49,7 @@ class CudaGraph(Generic[T]):
             torch.cuda.device(device),
             torch.cuda.graph(
                 self._graph,
-                stream=torch.cuda.Stream(device),  # type: ignore[no-untyped-call]
+                stream=_capture_stream(device),
                 capture_error_mode="thread_local",
             ),
         ):
@@ -57,6 +58,12 @@ class CudaGraph(Generic[T]):
     def replay(self) -> None:
         """Launch the graph on the current stream."""
         self._graph.replay()
+
+
+@cache
+def _capture_stream(device: torch.device) -> torch.cuda.Stream:
+    """Return one stream for all captures: cuBLAS keeps a workspace for each it ever met."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 class StepGraph(Generic[T]):
@@ -112,7 +119,11 @@ class StepGraph(Generic[T]):
             self.forget()
             self._packed = packed.clone()
             inputs = layout.unpack(self._packed)
-            self._graph = self._capture(lambda: self.function(inputs), self.device)
+            try:
+                self._graph = self._capture(lambda: self.function(inputs), self.device)
+            except RuntimeError as error:
+                self._give_up(f"the capture failed: {error}")
+                return self.function(inputs)
             self._layout = layout
         self._packed.copy_(packed)
         self._graph.replay()
@@ -124,12 +135,14 @@ class StepGraph(Generic[T]):
         with _synchronizations(self.device) as found:
             result = self.function(inputs)
         if not torch.equal(before, _random_state(self.device)):
-            self._obstacle = "it draws random numbers"
+            self._give_up("it draws random numbers")
         elif found:
-            self._obstacle = f"it makes the host wait for the device ({found[0]})"
-        if self._obstacle is not None:
-            warnings.warn(f"no CUDA graph of this step: {self._obstacle}", stacklevel=2)
+            self._give_up(f"it makes the host wait for the device ({found[0]})")
         return result
+
+    def _give_up(self, obstacle: str) -> None:
+        self._obstacle = obstacle
+        warnings.warn(f"no CUDA graph of this step: {obstacle}", stacklevel=4)
 
 
 def _copy(value: T) -> T:

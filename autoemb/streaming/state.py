@@ -50,9 +50,9 @@ class _FieldState:
 
     def __init__(self, sizes: int, device: torch.device) -> None:
         self.count = torch.zeros(0, dtype=torch.int64, device=device)
-        self.last_loss = torch.zeros(0, device=device)
-        self.mean_loss = torch.zeros(0, device=device)
-        self.weights = torch.zeros(0, sizes, device=device)
+        self.last_loss = torch.zeros(0, dtype=torch.float32, device=device)
+        self.mean_loss = torch.zeros(0, dtype=torch.float32, device=device)
+        self.weights = torch.zeros(0, sizes, dtype=torch.float32, device=device)
 
     def grow(self, rows: int) -> None:
         missing = rows - len(self.count)

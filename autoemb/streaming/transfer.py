@@ -35,7 +35,7 @@ class Upload:
 
     def __call__(self, layout: Layout, tensors: Sequence[Tensor]) -> Tensor:
         """Return the packed tensors [layout.nbytes] on the device, for the current stream."""
-        pinned = torch.empty(layout.nbytes, dtype=torch.uint8, pin_memory=True)
+        pinned = torch.empty(layout.nbytes, dtype=torch.uint8, device="cpu", pin_memory=True)
         layout.pack(tensors, out=pinned)
         with torch.cuda.stream(self._stream):
             # PyTorch keeps both buffers from being used again before their streams are done.
@@ -89,7 +89,7 @@ class Download(Generic[T]):
         if self._stream is None:
             self._stream = torch.cuda.Stream(packed.device)  # type: ignore[no-untyped-call]
         self._stream.wait_stream(torch.cuda.current_stream(packed.device))
-        buffer = torch.empty(layout.nbytes, dtype=torch.uint8, pin_memory=True)
+        buffer = torch.empty(layout.nbytes, dtype=torch.uint8, device="cpu", pin_memory=True)
         with torch.cuda.stream(self._stream):
             buffer.copy_(packed, non_blocking=True)
             packed.record_stream(self._stream)

@@ -1,6 +1,5 @@
 // Which instruction set to use is decided by the CPU at hand, never by the one that compiled.
 #include <cstring>
-#include <initializer_list>
 
 #include "kernels.h"
 
@@ -24,13 +23,6 @@ const Kernels* kernels_named(const char* name) {
   if (std::strcmp(name, kAvx2.name) == 0) return has_avx2() ? &kAvx2 : nullptr;
 #endif
   return std::strcmp(name, kBaseline.name) == 0 ? &kBaseline : nullptr;
-}
-
-const Kernels* best_kernels() {
-  for (const char* name : {"avx512", "avx2"}) {
-    if (const Kernels* found = kernels_named(name)) return found;
-  }
-  return &kBaseline;
 }
 
 }  // namespace autoemb::cpu

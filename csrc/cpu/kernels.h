@@ -1,5 +1,5 @@
 // The native CPU kernels: what a tile of distinct ids needs, and the table of functions that each
-// instruction set fills (tiles.cpp is compiled once for each). No torch here.
+// instruction set fills (isa.cpp is compiled once for each). No torch here.
 #pragma once
 
 #include <cstddef>
@@ -100,8 +100,7 @@ struct Kernels {
   void (*update_adam)(const Update&, int64_t begin, int64_t end);
 };
 
-// The fastest that this CPU runs, or the one with that name (null: none such here).
-const Kernels* best_kernels();
+// Those with that name; null: none such on this CPU.
 const Kernels* kernels_named(const char* name);
 
 extern const Kernels kBaseline;

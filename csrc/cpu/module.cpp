@@ -102,7 +102,6 @@ Update rows_of(Address table, int64_t table_stride, Address rows, Address grad, 
 }  // namespace
 
 PYBIND11_MODULE(_cpu, m) {
-  m.attr("compiler") = AUTOEMB_COMPILER;
   std::vector<std::string> names;
   for (const char* name : {"avx512", "avx2", "baseline"}) {
     if (kernels_named(name) != nullptr) names.emplace_back(name);

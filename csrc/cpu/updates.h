@@ -1,5 +1,5 @@
 // Optimiser steps of distinct rows, in one pass over row, gradient and state. The arithmetic is
-// that of autoemb/optim.py, rounding included but for fused multiply-adds.
+// that of autoemb/ops/updates.py, rounding included but for fused multiply-adds.
 #pragma once
 
 #include "kernels.h"

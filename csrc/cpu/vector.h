@@ -1,6 +1,6 @@
 // Vectors of as many floats as the instruction set at hand takes, and functions of them.
 // Everything is static: code compiled for one instruction set must never be merged with another's,
-// which is also why no template of the standard library is used here or in tiles.cpp.
+// which is also why no template of the standard library is used here or in tiles.h.
 #pragma once
 
 #include <cstdint>

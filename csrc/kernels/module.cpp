@@ -1,5 +1,5 @@
 // autoemb._cuda, and autoemb._emulated for tests without a GPU: the kernels as functions of plain
-// addresses (tensor.data_ptr()) and a stream. Python allocates, by autoemb/ops/cuda.py.
+// addresses (tensor.data_ptr()) and a stream. Python allocates, by autoemb/ops/cuda.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -100,13 +100,8 @@ void gradients(const Batch& batch, const Normaliser& normaliser, const Plan& pla
   const Mode mode = to_mode(mode_name);
   const Stream stream = to_stream(stream_address);
   const Tiling tiling = distinct_tiling(batch);
-  const Segments segments{plan.rows,
-                          plan.starts,
-                          plan.order,
-                          plan.used,
-                          strided(weights),
-                          strided(grad),
-                          at<const float>(windows_memory),
+  const Segments segments{plan.starts,           plan.order,    plan.used,
+                          strided(weights),      strided(grad), at<const float>(windows_memory),
                           batch.events / kWindow};
   const Sums sums{at<float>(sums_memory[0]), at<float>(sums_memory[1]), at<float>(sums_memory[2]),
                   at<float>(sums_memory[3]), at<float>(sums_memory[4]), at<float>(sums_memory[5])};
@@ -123,16 +118,17 @@ void gradients(const Batch& batch, const Normaliser& normaliser, const Plan& pla
 }
 
 UpdateParams update(Address table, int64_t table_stride, Address rows, int num_rows, Address grad,
-                    int64_t grad_stride, int width, double learning_rate) {
+                    int width, double learning_rate, int64_t table_rows, Address error) {
   UpdateParams params{};
   params.table = at<float>(table);
   params.table_stride = table_stride;
   params.rows = at<const int64_t>(rows);
   params.num_rows = num_rows;
   params.grad = at<const float>(grad);
-  params.grad_stride = grad_stride;
   params.width = width;
   params.learning_rate = learning_rate;
+  params.table_rows = table_rows;
+  params.error = at<int64_t>(error);
   return params;
 }
 
@@ -233,8 +229,8 @@ PYBIND11_MODULE(AUTOEMB_MODULE, m) {
 
   py::class_<UpdateParams>(m, "Rows", py::module_local())
       .def(py::init(&update), py::arg("table"), py::arg("table_stride"), py::arg("rows"),
-           py::arg("num_rows"), py::arg("grad"), py::arg("grad_stride"), py::arg("width"),
-           py::arg("learning_rate"));
+           py::arg("num_rows"), py::arg("grad"), py::arg("width"), py::arg("learning_rate"),
+           py::arg("table_rows"), py::arg("error"));
   m.def("update_sgd",
         [](const UpdateParams& rows, Address stream) { update_sgd(rows, to_stream(stream)); });
   m.def("update_adagrad", [](UpdateParams rows, Address sum, double eps, Address stream) {
@@ -252,12 +248,13 @@ PYBIND11_MODULE(AUTOEMB_MODULE, m) {
     rows.eps = eps;
     update_adam(rows, to_stream(stream));
   });
-  m.def("record", [](const Plan& distinct, int events, Address loss, double decay, Address count,
-                     Address last_loss, Address mean_loss, Address stream) {
-    record({distinct, at<const float>(loss), decay, at<int64_t>(count), at<float>(last_loss),
-            at<float>(mean_loss), events},
-           to_stream(stream));
-  });
+  m.def("record",
+        [](const Plan& distinct, int events, Address loss, double decay, Address count,
+           Address last_loss, Address mean_loss, int64_t num_rows, Address error, Address stream) {
+          record({distinct, at<const float>(loss), decay, at<int64_t>(count), at<float>(last_loss),
+                  at<float>(mean_loss), num_rows, at<int64_t>(error), events},
+                 to_stream(stream));
+        });
 }
 
 }  // namespace autoemb

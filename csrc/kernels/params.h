@@ -158,8 +158,7 @@ struct SortedParams {
 
 // Gradient of the output with what weighs it, summed per distinct id.
 struct Segments {
-  const int64_t* rows;  // as in Plan
-  const int64_t* starts;
+  const int64_t* starts;  // as in Plan
   const int64_t* order;
   const int64_t* used;
   Strided weights;
@@ -226,8 +225,9 @@ struct UpdateParams {
   int64_t table_stride;
   const int64_t* rows;  // [num_rows], distinct; one that repeats the one before it is padding
   const float* grad;    // [num_rows, width]
-  int64_t grad_stride;
   double learning_rate;
+  int64_t table_rows;  // V; a row number outside is reported and passed over
+  int64_t* error;      // as Batch's
   int num_rows;
   int width;
   double eps, beta_1, beta_2;
@@ -244,6 +244,8 @@ struct RecordParams {
   int64_t* count;
   float* last_loss;
   float* mean_loss;
+  int64_t num_rows;  // V; a row number outside is reported and passed over
+  int64_t* error;    // as Batch's
   int events;
 };
 

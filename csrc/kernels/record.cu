@@ -1,6 +1,6 @@
 // The counters of the streaming loop (csrc/runtime/record.cpp) on the device, to the same bit: a
 // warp owns a distinct id and goes through its events in their order.
-#include "device.cuh"
+#include "storage.cuh"
 #include "tiling.h"
 
 namespace autoemb {
@@ -14,6 +14,10 @@ __global__ void __launch_bounds__(kRecordThreads)
   const int i = blockIdx.x * kIdsPerBlock + warp();
   if (i >= p.events || p.plan.counts[i] == 0) return;
   const int64_t row = p.plan.rows[i], begin = p.plan.starts[i], end = p.plan.starts[i + 1];
+  if (row < 0 || row >= p.num_rows) {
+    if (lane() == 0) report(p.error, 0, row, p.num_rows, i);
+    return;
+  }
   const int64_t count = p.count[row];
   float mean = p.mean_loss[row], loss = 0.0f;
   for (int64_t first = begin; first < end; first += kWarp) {

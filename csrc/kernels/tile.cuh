@@ -13,7 +13,7 @@ constexpr int kWarps = kThreads / kWarp;
 constexpr int kFragments = 2;
 using Tile = Accumulator<kFragments>;
 
-// Warps are 2 x 4: 16 rows and 16 columns each. A thread's rows are strip_row() and 8 below it.
+// Warps are 2 x 4: 16 rows and 16 columns each. A thread's rows are tile_row() and 8 below it.
 __device__ inline int strip() { return warp() % 2; }
 __device__ inline int tile_row() { return 16 * strip() + Tile::row(); }
 __device__ inline int warp_column() { return 16 * (warp() / 2); }

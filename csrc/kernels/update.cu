@@ -1,6 +1,6 @@
-// Optimisers on the distinct rows of a batch: the arithmetic of autoemb/optim.py in one pass. A
-// warp owns a row; nothing else of the table is read or written.
-#include "device.cuh"
+// Optimisers on the distinct rows of a batch: the arithmetic of autoemb/ops/updates.py in one pass.
+// A warp owns a row; nothing else of the table is read or written.
+#include "storage.cuh"
 #include "tiling.h"
 
 namespace autoemb {
@@ -13,7 +13,10 @@ constexpr int kRowsPerBlock = kUpdateThreads / kWarp;
 __device__ int64_t own_row(const UpdateParams& p, int& i) {
   i = blockIdx.x * kRowsPerBlock + warp();
   if (i >= p.num_rows || (i > 0 && p.rows[i] == p.rows[i - 1])) return -1;
-  return p.rows[i];
+  const int64_t row = p.rows[i];
+  if (row >= 0 && row < p.table_rows) return row;
+  if (lane() == 0) report(p.error, 0, row, p.table_rows, i);
+  return -1;
 }
 
 __global__ void __launch_bounds__(kUpdateThreads)
@@ -22,7 +25,7 @@ __global__ void __launch_bounds__(kUpdateThreads)
   const int64_t row = own_row(p, i);
   if (row < 0) return;
   float* values = p.table + row * p.table_stride;
-  const float* grad = p.grad + i * p.grad_stride;
+  const float* grad = p.grad + static_cast<int64_t>(i) * p.width;
   const float rate = static_cast<float>(p.learning_rate);
   for (int k = lane(); k < p.width; k += kWarp) values[k] -= rate * grad[k];
 }
@@ -33,7 +36,7 @@ __global__ void __launch_bounds__(kUpdateThreads)
   const int64_t row = own_row(p, i);
   if (row < 0) return;
   float* values = p.table + row * p.table_stride;
-  const float* grad = p.grad + i * p.grad_stride;
+  const float* grad = p.grad + static_cast<int64_t>(i) * p.width;
   float squares = 0.0f;
   for (int k = lane(); k < p.width; k += kWarp) squares += grad[k] * grad[k];
   const float total = p.sum[row] + sum_lanes(squares, kWarp - 1) / static_cast<float>(p.width);
@@ -52,7 +55,7 @@ __global__ void __launch_bounds__(kUpdateThreads)
   float* values = p.table + row * p.table_stride;
   float* averages = p.average + row * p.width;
   float* squares = p.square + row * p.width;
-  const float* grad = p.grad + i * p.grad_stride;
+  const float* grad = p.grad + static_cast<int64_t>(i) * p.width;
   const int32_t step = p.step[row] + 1;
   __syncwarp();  // all lanes have read the step
   if (lane() == 0) p.step[row] = step;

@@ -116,7 +116,7 @@ def test_a_table_of_more_than_2_31_numbers(make_sample, run_op, assert_same):
         ("projection", lambda x: x.double(), r"expected projection of dtype torch\.float32"),
         ("bias", lambda x: x[:, :, :-1], "expected bias of shape"),
         ("bias", lambda x: x.double(), r"expected bias of dtype torch\.float32"),
-        ("tables", lambda x: [x[0], x[1][:, :-1]], "expected table of shape"),
+        ("tables", lambda x: [x[0], x[1][:, :-1]], "expected table of field 1 of shape"),
         ("grad", lambda x: x[:-1], "expected grad of shape"),
         ("grad", lambda x: x.double(), r"expected grad of dtype torch\.float32"),
     ],

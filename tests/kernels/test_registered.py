@@ -130,3 +130,45 @@ def test_native_names_what_is_missing(monkeypatch):
     values = torch.zeros(2, device="meta")
     with pytest.raises(RuntimeError, match=r"CUDA kernels are not built \(no module\)"):
         native.kernels_for("native", [], values)
+
+
+@pytest.mark.parametrize(
+    ("name", "changed", "message"),
+    [
+        ("ids", lambda x: x.int(), r"expected ids of dtype torch\.int64"),
+        ("weights", lambda x: x[..., :1], "expected weights of shape"),
+        ("projection", lambda x: x.double(), r"expected projection of dtype"),
+        ("bias", lambda x: x[:, :, :-1], "expected bias of shape"),
+        ("tables", lambda x: [x[0], x[1][:, :-1]], "expected table of field 1 of shape"),
+        ("projection", lambda x: x.to("meta"), "expected projection on cpu but got it on meta"),
+        ("tables", lambda x: [x[0], x[1].to("meta")], "expected table of field 1 on cpu"),
+    ],
+)
+def test_tensors_that_kernels_would_misread_are_named(
+    make_sample, on_kernels, name, changed, message
+):
+    sample = make_sample((4, 8), 2, 33)
+    setattr(sample, name, changed(getattr(sample, name)))
+    on_kernels()
+    positional, named = sample.arguments()
+    with pytest.raises((RuntimeError, ValueError), match=message):
+        native_forward(*positional, **named)
+
+
+def native_forward(tables, ids, weights, projection, bias, running, *, dims, eps, average):
+    return cuda.forward(
+        cuda.kernels, tables, ids, weights, projection, bias, None, None, dims, eps, average
+    )
+
+
+def test_the_newer_precision_switch_is_read_too(make_sample, on_kernels):
+    on_kernels()
+    positional, named = make_sample((4, 8), 2, 33).arguments()
+    exact = soft_embedding(*positional, **named).output
+    before = torch.backends.cuda.matmul.fp32_precision
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+    try:
+        rounded = soft_embedding(*positional, **named).output
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = before
+    assert (rounded - exact).abs().max() < 2e-3

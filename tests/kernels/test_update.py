@@ -66,3 +66,30 @@ def test_rows_of_a_wider_table(target):
     wide = torch.zeros(6, 8, device=target.device)
     apply(target, "sgd", wide[:, 2:7], torch.tensor([4]), torch.ones(1, 10)[:, ::2], [], 1.0)
     assert wide[4].tolist() == [0, 0, -1, -1, -1, -1, -1, 0]
+
+
+@pytest.mark.parametrize("bad", [-1, 6])
+def test_a_row_out_of_range_is_raised_later_and_touches_nothing(target, bad):
+    table = torch.zeros(6, 5, device=target.device)
+    apply(target, "sgd", table, torch.tensor([2, bad]), torch.ones(2, 5), [], 1.0)
+    if target.device.type == "cuda":
+        torch.cuda.synchronize()
+    with pytest.raises(IndexError, match=rf"id {bad} is not in \[0, 5\]"):
+        cuda.check_ids(target.device)
+    assert table.sum() == -5
+
+
+@pytest.mark.parametrize(
+    ("rows", "grad", "message"),
+    [
+        (torch.tensor([2], dtype=torch.int32), torch.ones(1, 5), r"expected rows of dtype"),
+        (torch.tensor([2]), torch.ones(2, 5), r"expected grad of shape \[1, 5\]"),
+        (torch.tensor([2]), torch.ones(1, 5).double(), r"expected grad of dtype"),
+    ],
+)
+def test_what_kernels_would_misread_is_refused(target, rows, grad, message):
+    table = torch.zeros(6, 5, device=target.device)
+    with pytest.raises((RuntimeError, ValueError), match=message):
+        apply(target, "sgd", table, rows, grad, [], 1.0)
+    with pytest.raises(RuntimeError, match="each row in memory of its own"):
+        apply(target, "sgd", table[:1].expand(6, 5), torch.tensor([2]), torch.ones(1, 5), [], 1.0)

@@ -109,6 +109,18 @@ def test_backward_gives_distinct_rows_padded_by_the_last_with_zero_gradients(sam
         assert not embeddings_grad[f, len(expected) :].any()
 
 
+@pytest.mark.parametrize("backend", ["reference", "native"])
+def test_another_default_dtype_changes_nothing(make_sample, backend):
+    sample = make_sample((1, 3), 2, 33).to(torch.float32)
+    expected = gradients(soft_embedding, sample, backend=backend)
+    torch.set_default_dtype(torch.float64)
+    try:
+        actual = gradients(soft_embedding, sample, backend=backend)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(map(torch.equal, actual, expected))
+
+
 @pytest.mark.parametrize("average", [True, False])
 def test_bias_gradient_in_training_is_exactly_zero(make_sample, average):
     sample = make_sample((1, 3, 7), 2, 33, average=average)

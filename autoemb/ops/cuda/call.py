@@ -12,7 +12,7 @@ from torch import Tensor
 from autoemb.ops.cuda.errors import check_ids, error_memory
 from autoemb.ops.sizes import size_slices
 
-_MODES = {"highest": "ieee", "high": "tf32", "medium": "bf16"}
+_MODES = {"highest": "ieee", "high": "tf32", "medium": "bf16", "tf32": "tf32"}
 
 
 def address(tensor: Tensor | None) -> int:
@@ -36,22 +36,20 @@ def capturing(device: torch.device) -> bool:
 
 
 def mode_name() -> str:
-    """Return how kernels multiply, by torch's own switch for float32 products."""
-    return _MODES[torch.get_float32_matmul_precision()]
+    """Return how kernels multiply, by torch's own switch for float32 products.
+
+    That is ``torch.set_float32_matmul_precision``, or the newer ``fp32_precision``: once that was
+    used, torch refuses to read the other.
+    """
+    try:
+        return _MODES[torch.get_float32_matmul_precision()]
+    except RuntimeError:
+        return _MODES.get(torch.backends.cuda.matmul.fp32_precision, "ieee")
 
 
 def strided(tensor: Tensor) -> tuple[int, Sequence[int]]:
     """Return the address with the strides."""
     return tensor.data_ptr(), tensor.stride()
-
-
-def check_device(reference: Tensor, **tensors: Tensor) -> None:
-    """Raise RuntimeError that names a tensor on another device than ``reference``."""
-    for name, tensor in tensors.items():
-        if tensor.device != reference.device:
-            raise RuntimeError(
-                f"expected {name} on {reference.device} but got it on {tensor.device}"
-            )
 
 
 class Call:
@@ -75,8 +73,7 @@ class Call:
         self.ids, self.row_numbers = ids, row_numbers
         self.projection = None if projection is None else projection.contiguous()
         self.width = 1 if projection is None else projection.shape[1]
-        # Rows may lie at any distance, the numbers of one row may not.
-        self.tables = [t if t.stride(1) == 1 else t.contiguous() for t in tables]
+        self.tables = tables
         slots = [
             (
                 table.data_ptr() + table.element_size() * columns.start,

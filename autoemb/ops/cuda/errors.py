@@ -21,12 +21,12 @@ def error_memory(device: torch.device) -> Tensor:
         if device not in _errors:
             # Pinned memory is the device's too, under the same address.
             pinned = device.type == "cuda"
-            _errors[device] = torch.zeros(4, dtype=torch.int64, pin_memory=pinned)
+            _errors[device] = torch.zeros(4, dtype=torch.int64, device="cpu", pin_memory=pinned)
         return _errors[device]
 
 
 def check_ids(device: torch.device) -> None:
-    """Raise IndexError if kernels on this device have met an id out of range, once.
+    """Raise IndexError if kernels on this device have met an id out of range since the last look.
 
     Without waiting for the device: kernels that still run are seen by a later call.
 

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autoemb.ops.cuda.call import Call, address, check_device, mode_name, on_device, strided
+from autoemb.ops.checks import expect_op
+from autoemb.ops.cuda.call import Call, address, mode_name, on_device, strided
 from autoemb.ops.cuda.plan import distinct_of, plan_addresses
 
 
@@ -48,11 +49,13 @@ def forward(
     ValueError
         For more sizes, or wider ones, than the kernels take.
     """
-    check_device(ids, weights=weights, projection=projection, bias=bias)
+    expect_op(tables, ids, weights, projection, bias, (running_mean, running_variance), dims)
     with on_device(ids.device):
         call = Call(kernels, tables, ids, dims, projection, row_numbers)
         output = call.floats(call.events, call.fields, call.width)
         if call.events == 0:
+            if running_mean is not None and running_variance is not None:
+                return output, running_mean.clone(), running_variance.clone()
             zeros = torch.zeros_like(call.statistic())
             return output, zeros, zeros.clone()
         bias = bias.contiguous()
@@ -102,7 +105,7 @@ def backward(
     As the op ``autoemb::soft_embedding_backward`` does; grad, ids and weights with any strides.
     Raises as :func:`forward` does.
     """
-    check_device(ids, grad=grad, weights=weights, projection=projection, bias=bias)
+    expect_op(tables, ids, weights, projection, bias, (mean, variance), dims, grad)
     with on_device(ids.device):
         call = Call(kernels, tables, ids, dims, projection, row_numbers)
         kept = call.fields if embeddings else 0

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from autoemb.ops.cuda.call import address, check_device, on_device, stream_of
+from autoemb.ops.checks import expect_state, expect_update
+from autoemb.ops.cuda.call import address, on_device, stream_of
+from autoemb.ops.cuda.errors import error_memory
 
 
 def _rows(
     kernels: Any, table: Tensor, rows: Tensor, grad: Tensor, learning_rate: float
 ) -> tuple[Any, int]:
-    check_device(table, rows=rows, grad=grad)
+    expect_update(table, rows, grad)
     arguments = kernels.Rows(
         table=table.data_ptr(),
         table_stride=table.stride(0),
         rows=rows.data_ptr(),
         num_rows=len(rows),
         grad=grad.data_ptr(),
-        grad_stride=grad.stride(0),
         width=table.shape[1],
         learning_rate=learning_rate,
+        table_rows=len(table),
+        error=error_memory(table.device).data_ptr(),
     )
     return arguments, stream_of(table.device)
 
@@ -56,6 +60,7 @@ def update_adagrad(
 ) -> None:
     """Update rows as :class:`autoemb.optim.RowAdagrad` does; ``total`` [V, 1] is its ``sum``."""
     rows, grad = rows.contiguous(), grad.contiguous()
+    expect_state("total", total, table.device, torch.float32, (len(table), 1))
     with on_device(table.device):
         arguments, stream = _rows(kernels, table, rows, grad, learning_rate)
         kernels.update_adagrad(arguments, total.data_ptr(), eps, stream)
@@ -79,6 +84,9 @@ def update_adam(
     ``average`` and ``square`` [V, S] and ``steps`` [V, 1], int32, are its state, contiguous.
     """
     rows, grad = rows.contiguous(), grad.contiguous()
+    expect_state("average", average, table.device, torch.float32, table.shape)
+    expect_state("square", square, table.device, torch.float32, table.shape)
+    expect_state("steps", steps, table.device, torch.int32, (len(table), 1))
     with on_device(table.device):
         arguments, stream = _rows(kernels, table, rows, grad, learning_rate)
         state = map(address, (average, square, steps))
@@ -110,7 +118,15 @@ def record(
     count, last_loss, mean_loss : Tensor[V]
         Counters of the field's rows: int64, float32, float32.
     """
-    check_device(rows, loss=loss, count=count, last_loss=last_loss, mean_loss=mean_loss)
+    device, batch, known = rows.device, len(loss), count.shape
+    plan = (("rows", rows), ("counts", counts), ("order", order))
+    for name, tensor in plan:
+        expect_state(name, tensor, device, torch.int64, (batch,))
+    expect_state("starts", starts, device, torch.int64, (batch + 1,))
+    expect_state("loss", loss, device, torch.float32, (batch,))
+    expect_state("count", count, device, torch.int64, known)
+    expect_state("last_loss", last_loss, device, torch.float32, known)
+    expect_state("mean_loss", mean_loss, device, torch.float32, known)
     if len(loss) == 0:
         return
     with on_device(loss.device):
@@ -120,5 +136,7 @@ def record(
             loss.data_ptr(),
             decay,
             *map(address, (count, last_loss, mean_loss)),
+            len(count),
+            error_memory(loss.device).data_ptr(),
             stream_of(loss.device),
         )
