@@ -1,4 +1,4 @@
-"""The tolerances of every test that compares numbers, and a compiler that shows its graphs."""
+"""The tolerances of every test that compares numbers, samples, a compiler that shows graphs."""
 
 import os
 
@@ -7,6 +7,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
+
+from tests.samples import Case, draw
 
 # Largest error allowed, as a share of the largest number expected (or of 1 where that is smaller),
 # by the dtype of the result. Sums of terms of mixed sign lose digits relative to their terms, not
@@ -55,6 +57,22 @@ def assert_near():
         assert error <= allowed, f"error {error:.2g}, allowed {allowed:.2g}"  # NaN fails too
 
     return check
+
+
+@pytest.fixture(scope="session")
+def sample_dtype():
+    """The dtype that make_sample draws."""
+    return torch.float32
+
+
+@pytest.fixture(scope="session")
+def make_sample(sample_dtype):
+    """Draw a sample of the op's inputs by the fields of a Case."""
+
+    def make(*args, training=True, seed=0, **kwargs):
+        return draw(Case(*args, **kwargs), training, sample_dtype, seed)
+
+    return make
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from autoemb.ops import cpu
-from tests.ops.conftest import Case, draw
 
 GRADIENTS = "embeddings_grad", "weights_grad", "projection_grad", "bias_grad", "rows"
 
@@ -57,16 +56,6 @@ def run_op(kernels):
         return SimpleNamespace(output=output, mean=mean, variance=variance, **results)
 
     return run
-
-
-@pytest.fixture(scope="session")
-def make_sample():
-    """Draw a float32 sample by the fields of a Case."""
-
-    def make(*args, training=True, seed=0, **kwargs):
-        return draw(Case(*args, **kwargs), training, torch.float32, seed)
-
-    return make
 
 
 @pytest.fixture(scope="session")

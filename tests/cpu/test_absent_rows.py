@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from autoemb.ops import cpu
-from tests.cpu.exact import check
-from tests.ops.conftest import mode
+from tests.naive import check
+from tests.samples import mode
 
 
 @pytest.fixture

@@ -4,17 +4,8 @@ import pytest
 import torch
 
 from autoemb.ops import cpu, soft_embedding
-from tests.cpu.exact import check
-from tests.ops.conftest import mode
-
-
-def spread(x, rows, columns, offset=0):
-    """The same numbers further apart in memory, among NaN, ``offset`` numbers from its start."""
-    shape = *x.shape[:-2], rows * x.shape[-2], columns * x.shape[-1]
-    memory = x.new_empty(offset + torch.Size(shape).numel())
-    if memory.is_floating_point():
-        memory.fill_(torch.nan)
-    return memory[offset:].view(shape)[..., ::rows, ::columns].copy_(x.detach())
+from tests.naive import check, spread
+from tests.samples import mode
 
 
 @pytest.mark.parametrize("training", [True, False], ids=mode)

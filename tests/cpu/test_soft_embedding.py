@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from tests.cpu.exact import check
-from tests.kernels.test_soft_embedding import naive, shift_rows
-from tests.ops.conftest import EMPTY, POPULATED, Case, draw, mode
+from tests.naive import check, exact, shift_rows, stretch_rows
+from tests.samples import EMPTY, POPULATED, Case, draw, mode
 
 # Widths that vectors of 4, 8 and 16 floats do not divide, sizes beyond the output width, and more
 # distinct ids than a tile holds, or the work memory that is kept between two passes.
@@ -156,7 +155,7 @@ def test_statistics_where_the_mean_is_many_deviations(
             table /= deviations / 100
             for columns, width in zip(table.split(sample.dims, 1), sample.dims, strict=True):
                 columns += 125 / width**0.5 * (1 - 100 / deviations)
-    result, expected = run_op(sample), naive(sample)
+    result, expected = run_op(sample), exact(sample)
     ratio = (expected["mean"] / expected["variance"].sqrt()).median()
     assert deviations / 2 < ratio < 2 * deviations
     for name in ("mean", "variance"):
@@ -166,17 +165,9 @@ def test_statistics_where_the_mean_is_many_deviations(
 
 @pytest.mark.parametrize("width", [2, 16, 128])
 def test_statistics_where_embeddings_nearly_lie_on_a_line(make_sample, run_op, width, assert_near):
-    # Rows spread 1,000 times wider along one direction, to which every output is orthogonal.
     sample = make_sample((width,), 1, 500, ids="distinct")
-    generator = torch.Generator().manual_seed(1)
-    line = torch.randn(width, generator=generator, dtype=torch.float64)
-    line /= line.norm()
-    with torch.no_grad():
-        along = torch.randn(len(sample.tables[0]), 1, generator=generator, dtype=torch.float64)
-        sample.tables[0] += 1000 * along * line
-        across = sample.projection.double()
-        sample.projection.copy_(across - (across @ line).unsqueeze(2) * line)
-    result, expected = run_op(sample), naive(sample)
+    stretch_rows(sample)
+    result, expected = run_op(sample), exact(sample)
     ratio = (result.variance / expected["variance"]).to(torch.float32)
     assert_near(ratio, torch.ones_like(ratio), "statistics")
 

@@ -14,7 +14,6 @@ import pytest
 import torch
 
 from autoemb.ops import cuda
-from tests.ops.conftest import Case, draw
 
 ROOT = Path(__file__).parents[2]
 
@@ -141,13 +140,3 @@ def run_op(target):
         )
 
     return run_op
-
-
-@pytest.fixture(scope="session")
-def make_sample():
-    """Draw a float32 sample by the fields of a Case."""
-
-    def make(*args, training=True, seed=0, **kwargs):
-        return draw(Case(*args, **kwargs), training, torch.float32, seed)
-
-    return make

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from autoemb.ops import cuda
-from tests.ops.conftest import EMPTY, POPULATED, Case, draw
-from tests.ops.conftest import mode as mode_name
-from tests.ops.test_soft_embedding import naive_z
+from tests import naive
+from tests.naive import exact, shift_rows, spread, stretch_rows
+from tests.samples import EMPTY, POPULATED, Case, draw
+from tests.samples import mode as mode_name
 
 MORE = [
     Case((16, 64, 256), 2, 100),
@@ -19,68 +20,11 @@ EVERY = POPULATED + [
     for case in MORE
     for training in (True, False)
 ]
-GRADIENTS = ["weights_grad", "projection_grad", "bias_grad"]
-
-
-def naive(sample, row_numbers=None):
-    """Eqs. 1, 2 and 7 over the events that have a row, with gradients by autograd."""
-    sample = sample.to(torch.float64)
-    positional, _ = sample.arguments()
-    tables, ids, weights, projection, bias, running = positional
-    ones = torch.ones(len(tables), len(sample.dims), len(ids), dtype=torch.bool)
-    has_row = ones if row_numbers is None else row_numbers >= 0
-    output, mean, variance = [], [], []
-    for f, sizes in enumerate(naive_z(tables, ids, projection, bias, sample.dims)):
-        total = torch.zeros_like(sizes[0])
-        for n, z in enumerate(sizes):
-            present = has_row[f, n]
-            if running is None:
-                mean.append(z[present].mean(0))
-                variance.append(z[present].var(0, correction=0))
-            else:
-                mean.append(running[0][f, n])
-                variance.append(running[1][f, n])
-            y = (z - mean[-1]) * (variance[-1] + sample.eps).rsqrt()
-            total = total + (weights[:, f, n] * present).unsqueeze(1) * torch.tanh(y)
-        output.append(total / len(sample.dims) if sample.average else total)
-    output = torch.stack(output, 1)
-    *tables_grad, weights_grad, projection_grad, bias_grad = torch.autograd.grad(
-        output, sample.leaves, sample.grad
-    )
-    shape = len(tables), len(sample.dims), -1
-    return {
-        "output": output,
-        "mean": torch.stack(mean).view(shape),
-        "variance": torch.stack(variance).view(shape),
-        "tables_grad": tables_grad,
-        "weights_grad": weights_grad,
-        "projection_grad": projection_grad,
-        "bias_grad": bias_grad,
-    }
-
-
-def tables_grad(sample, result):
-    """Gradients of distinct rows, spread over the tables; rows are ascending, padding is zero."""
-    grads = []
-    for f, table in enumerate(sample.tables):
-        rows = sample.ids[:, f].unique()
-        padding = rows[-1:].expand(len(sample.ids) - len(rows))
-        assert torch.equal(result.rows[f], torch.cat([rows, padding]))
-        assert not result.embeddings_grad[f, len(rows) :].any()
-        grad = torch.zeros_like(table)
-        grads.append(grad.index_copy(0, rows, result.embeddings_grad[f, : len(rows)]))
-    return grads
 
 
 def check(sample, result, assert_near, mode="ieee", row_numbers=None):
-    expected = naive(sample, row_numbers)
-    values, gradients = ("ieee values", "ieee gradients") if mode == "ieee" else (mode, mode)
-    for name in ("output", "mean", "variance"):
-        assert_near(getattr(result, name), expected[name], values)
-    for name in GRADIENTS:
-        assert_near(getattr(result, name), expected[name], gradients)
-    for actual, exact in zip(tables_grad(sample, result), expected["tables_grad"], strict=True):
-        assert_near(actual, exact, gradients)
+    kinds = ("ieee values", "ieee gradients") if mode == "ieee" else (mode, mode)
+    naive.check(sample, result, assert_near, row_numbers, kinds)
 
 
 @pytest.fixture(params=EVERY)
@@ -113,8 +57,7 @@ def test_every_mode_against_naive(
 
 def test_a_mode_is_that_of_torch(make_sample, run_op, mode):
     sample = make_sample((32,), 1, 40, ids="distinct")
-    exact = naive(sample)["output"]
-    error = (run_op(sample).output - exact).abs().max()
+    error = (run_op(sample).output - exact(sample)["output"]).abs().max()
     low, high = {"ieee": (0, 1e-5), "tf32": (1e-5, 2e-3), "bf16": (2e-3, 3e-2)}[mode]
     assert low <= error < high
 
@@ -161,11 +104,6 @@ def test_inputs_of_any_strides(make_sample, run_op, training):
     sample = make_sample((4, 8), 2, 70, training=training)
     expected = vars(run_op(sample))
 
-    def spread(x, rows, columns):
-        wide = torch.full((*x.shape[:-2], rows * x.shape[-2], columns * x.shape[-1]), torch.nan)
-        view = wide[..., ::rows, ::columns]
-        return view.copy_(x.detach())
-
     with torch.no_grad():
         sample.tables = [spread(sample.tables[0], 3, 1), spread(sample.tables[1], 1, 2)]
         sample.weights, sample.grad = spread(sample.weights, 2, 2), spread(sample.grad, 1, 3)
@@ -175,20 +113,11 @@ def test_inputs_of_any_strides(make_sample, run_op, training):
         assert torch.equal(value, expected[name]), name
 
 
-def shift_rows(sample):
-    """Give z a mean of 100 standard deviations."""
-    with torch.no_grad():
-        sample.projection.abs_()  # one sign, so that the shift of the rows reaches z whole
-        for table in sample.tables:
-            for columns, width in zip(table.split(sample.dims, 1), sample.dims, strict=True):
-                columns += 125 / width**0.5
-
-
 @pytest.mark.parametrize("batch", [33, 500])
 def test_statistics_where_the_mean_is_100_deviations(make_sample, run_op, batch, assert_near):
     sample = make_sample((2, 16, 128), 2, batch, ids="distinct")
     shift_rows(sample)
-    result, expected = run_op(sample), naive(sample)
+    result, expected = run_op(sample), exact(sample)
     assert 50 < (expected["mean"] / expected["variance"].sqrt()).median() < 200
     for name in ("mean", "variance"):
         ratio = (getattr(result, name) / expected[name]).to(torch.float32)
@@ -198,7 +127,7 @@ def test_statistics_where_the_mean_is_100_deviations(make_sample, run_op, batch,
 def test_rounding_sees_rows_without_their_common_shift(make_sample, run_op, mode, assert_near):
     sample = make_sample((2, 16, 128), 2, 200, ids="distinct")
     shift_rows(sample)
-    result, expected = run_op(sample), naive(sample)
+    result, expected = run_op(sample), exact(sample)
     kind = "statistics" if mode == "ieee" else mode
     assert_near(result.output, expected["output"], kind)
     assert_near(result.weights_grad, expected["weights_grad"], kind)
@@ -206,17 +135,9 @@ def test_rounding_sees_rows_without_their_common_shift(make_sample, run_op, mode
 
 @pytest.mark.parametrize("width", [2, 16, 128])
 def test_statistics_where_embeddings_nearly_lie_on_a_line(make_sample, run_op, width, assert_near):
-    # Rows spread 1,000 times wider along one direction, to which every output is orthogonal.
     sample = make_sample((width,), 1, 500, ids="distinct")
-    generator = torch.Generator().manual_seed(1)
-    line = torch.randn(width, generator=generator, dtype=torch.float64)
-    line /= line.norm()
-    with torch.no_grad():
-        along = torch.randn(len(sample.tables[0]), 1, generator=generator, dtype=torch.float64)
-        sample.tables[0] += 1000 * along * line
-        across = sample.projection.double()
-        sample.projection.copy_(across - (across @ line).unsqueeze(2) * line)
-    result, expected = run_op(sample), naive(sample)
+    stretch_rows(sample)
+    result, expected = run_op(sample), exact(sample)
     ratio = (result.variance / expected["variance"]).to(torch.float32)
     assert_near(ratio, torch.ones_like(ratio), "statistics")
 
@@ -268,7 +189,15 @@ def test_reruns_are_equal_to_the_bit_whatever_thread_comes_first(make_sample, ru
             assert torch.equal(value, first[name]), name
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize(
+    ("target", "seed"),
+    [
+        (target, seed)
+        for target, count in (("emulated", 20), ("cuda", 100))
+        for seed in range(count)
+    ],
+    indirect=["target"],
+)
 def test_random_shapes(make_sample, run_op, seed, assert_near):
     generator = torch.Generator().manual_seed(seed)
 

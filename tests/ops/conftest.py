@@ -1,148 +1,14 @@
-"""Sample inputs of the op: its odd cases are all here."""
-
-from dataclasses import dataclass, replace
+"""Samples in float64: what the op promises is checked without the rounding of float32."""
 
 import pytest
 import torch
 
-EPS = 1e-5
+from tests.samples import EMPTY, POPULATED, Case, draw, mode
 
 
-@dataclass(frozen=True)
-class Case:
-    dims: tuple[int, ...]
-    fields: int
-    batch: int
-    ids: str = "repeated"  # or "distinct", "same"
-    layout: str = "contiguous"  # or "strided": no input is contiguous
-    average: bool = True
-
-    def __str__(self):
-        dims = ".".join(map(str, self.dims))
-        average = "" if self.average else "-sum"
-        return f"{dims}-F{self.fields}-B{self.batch}-{self.ids}-{self.layout}{average}"
-
-
-CASES = [
-    Case((2, 16, 128), 2, 500),
-    Case((2, 16, 128), 26, 33, layout="strided"),
-    Case((2, 16, 128), 1, 2, ids="distinct"),
-    Case((8,), 1, 31),
-    Case((8,), 2, 33, ids="same"),
-    Case((8,), 1, 1),
-    Case((4, 8), 2, 31, layout="strided"),
-    Case((4, 8), 2, 2, ids="same"),
-    Case((4, 8), 1, 500, ids="same", average=False),
-    Case((1, 3, 7), 26, 31, ids="distinct"),
-    Case((1, 3, 7), 2, 33, average=False),
-    Case((1, 3, 7), 2, 1, layout="strided"),
-    Case((2, 2), 1, 500, layout="strided"),
-    Case((2, 2), 2, 2),
-]
-EMPTY = [Case((2, 16, 128), 2, 0), Case((8,), 1, 0), Case((1, 3, 7), 26, 0, layout="strided")]
-
-
-@dataclass
-class Sample:
-    """Inputs of one call, and the gradient of a loss for its output."""
-
-    tables: list[torch.Tensor]
-    ids: torch.Tensor
-    weights: torch.Tensor
-    projection: torch.Tensor
-    bias: torch.Tensor
-    running: tuple[torch.Tensor, torch.Tensor] | None  # None: training mode
-    grad: torch.Tensor
-    dims: tuple[int, ...]
-    average: bool = True
-    eps: float = EPS
-
-    @property
-    def leaves(self):
-        return [*self.tables, self.weights, self.projection, self.bias]
-
-    def arguments(self):
-        """Return what soft_embedding takes."""
-        positional = (
-            self.tables,
-            self.ids,
-            self.weights,
-            self.projection,
-            self.bias,
-            self.running,
-        )
-        return positional, {"dims": self.dims, "eps": self.eps, "average": self.average}
-
-    def to(self, dtype):
-        """Return fresh leaves in another dtype; statistics stay at least float32."""
-        statistics = torch.promote_types(dtype, torch.float32)
-
-        def leaf(x):
-            return x.detach().to(dtype).requires_grad_(x.requires_grad)
-
-        return replace(
-            self,
-            tables=[leaf(table) for table in self.tables],
-            weights=leaf(self.weights),
-            projection=leaf(self.projection),
-            bias=leaf(self.bias),
-            running=self.running and tuple(x.to(statistics) for x in self.running),
-            grad=self.grad.to(dtype),
-        )
-
-
-def draw(case: Case, training: bool, dtype=torch.float64, seed=0) -> Sample:
-    generator = torch.Generator().manual_seed(seed)
-
-    def normal(*shape):
-        return strided(torch.randn(*shape, generator=generator, dtype=torch.float64)).to(dtype)
-
-    def strided(x):
-        if case.layout == "contiguous":
-            return x
-        wide = x.new_zeros(*x.shape[:-1], 2 * x.shape[-1])
-        wide[..., ::2] = x
-        return wide[..., ::2]
-
-    fields, sizes, width, total = case.fields, len(case.dims), case.dims[-1], sum(case.dims)
-    rows = [max(case.batch, 5) + f for f in range(fields)]
-    if case.ids == "distinct":
-        columns = [torch.randperm(n, generator=generator)[: case.batch] for n in rows]
-    elif case.ids == "same":
-        columns = [torch.full((case.batch,), n - 1) for n in rows]
-    else:  # about 5 ids that come back
-        columns = [
-            torch.randint(0, n, (5,), generator=generator)[
-                torch.randint(0, 5, (case.batch,), generator=generator)
-            ]
-            for n in rows
-        ]
-    ids = strided(torch.stack(columns, 1))
-    running = normal(fields, sizes, width), normal(fields, sizes, width).exp()
-    return Sample(
-        tables=[normal(n, total).requires_grad_() for n in rows],
-        ids=ids,
-        weights=strided(normal(case.batch, fields, sizes).softmax(2)).requires_grad_(),
-        projection=normal(fields, width, total).requires_grad_(),
-        bias=normal(fields, sizes, width).requires_grad_(),
-        running=None if training else tuple(x.to(torch.float64) for x in running),
-        grad=normal(case.batch, fields, width),
-        dims=case.dims,
-        average=case.average,
-    )
-
-
-def mode(training):
-    return "train" if training else "eval"
-
-
-# A batch of one has no variance: in training mode the module refuses it.
-POPULATED = [
-    pytest.param((case, training), id=f"{case}-{mode(training)}")
-    for case in CASES
-    for training in (True, False)
-    if case.batch > 1 or not training
-]
+@pytest.fixture(scope="session")
+def sample_dtype():
+    return torch.float64
 
 
 @pytest.fixture(params=POPULATED)
@@ -165,13 +31,3 @@ def training(request):
 def small(training):
     """Few numbers, ids that repeat: for checks that differentiate number by number."""
     return draw(Case((1, 3), 2, 6), training)
-
-
-@pytest.fixture(scope="session")
-def make_sample():
-    """Draw a sample by the fields of a Case."""
-
-    def make(*args, training=True, dtype=torch.float64, seed=0, **kwargs):
-        return draw(Case(*args, **kwargs), training, dtype, seed)
-
-    return make

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from autoemb.ops import soft_embedding
-from tests.ops.conftest import Case, draw
+from tests.samples import Case, draw
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
@@ -81,6 +81,17 @@ def test_a_graph_replays_the_bits_of_a_call(case):
     assert all(torch.equal(a, b) for a, b in zip(captured, call(), strict=True))
 
 
+def test_reruns_of_second_derivatives_are_equal_to_the_bit():
+    sample = draw(Case((2, 16, 128), 2, 128), True, torch.float32)  # five ids for all events
+    positional, named, leaves = on_device(sample)
+    call = positional, named, leaves, sample.grad.to(DEVICE), "native"
+    once, again = (first_and_second(*call)[2] for _ in range(2))
+    for one, other in zip(once, again, strict=True):
+        assert (one is None) == (other is None)
+        assert one is None or torch.equal(one, other)
+
+
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 def test_nothing_waits_for_the_device():
     sample = draw(CASES[0], True, torch.float32)
     positional, named, leaves = on_device(sample)

@@ -4,48 +4,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.nn import functional
 
 from autoemb.ops import distinct, soft_embedding
+from tests.naive import exact, naive, shift_rows, stretch_rows
 
 few = settings(max_examples=20, deadline=None, derandomize=True)
 seeds = st.integers(0, 2**32 - 1)
 
 
-def naive_z(tables, ids, projection, bias, dims):
-    """Eq. 1 event by event: [B, D] for every field and size."""
-    columns = [table.split(dims, 1) for table in tables]
-    matrices = [matrix.split(dims, 1) for matrix in projection]
-    return [
-        [
-            functional.linear(
-                functional.embedding(ids[:, f], columns[f][n]), matrices[f][n], bias[f, n]
-            )
-            for n in range(len(dims))
-        ]
-        for f in range(len(tables))
-    ]
-
-
-def naive(tables, ids, weights, projection, bias, running, *, dims, eps, average):
-    """Eqs. 1, 2 and 7 from torch's own functions, with no distinct ids."""
-    fields = []
-    for f, sizes in enumerate(naive_z(tables, ids, projection, bias, dims)):
-        total = torch.zeros_like(sizes[0])
-        for n, z in enumerate(sizes):
-            mean, variance = (
-                (None, None) if running is None else (running[0][f, n], running[1][f, n])
-            )
-            y = functional.batch_norm(z, mean, variance, training=running is None, eps=eps)
-            total = total + weights[:, f, n].unsqueeze(1) * torch.tanh(y)
-        fields.append(total / len(dims) if average else total)
-    return torch.stack(fields, 1)
-
-
 def apply(function, sample, **changes):
     positional, named = sample.arguments()
-    result = function(*positional, **named | changes)
-    return result if isinstance(result, torch.Tensor) else result.output
+    return function(*positional, **named | changes).output
 
 
 def gradients(function, sample, **changes):
@@ -87,14 +56,9 @@ def test_gradients_of_gradients_equal_naive(sample, assert_near):
 
 def test_statistics_are_those_the_batch_was_normalised_with(sample, assert_near):
     positional, named = sample.arguments()
-    result = soft_embedding(*positional, **named)
-    expected = sample.running
-    if expected is None:
-        z = naive_z(sample.tables, sample.ids, sample.projection, sample.bias, sample.dims)
-        z = torch.stack([torch.stack(sizes) for sizes in z])  # [F, N, B, D]
-        expected = z.mean(2), z.var(2, correction=0)
-    assert_near(result.mean, expected[0])
-    assert_near(result.variance, expected[1])
+    result, expected = (f(*positional, **named) for f in (soft_embedding, naive))
+    assert_near(result.mean, expected.mean)
+    assert_near(result.variance, expected.variance)
     assert not any(x.requires_grad for x in result[1:])
 
 
@@ -196,44 +160,28 @@ def test_low_precision_against_naive_in_float64(
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("batch", [33, 500])
 def test_statistics_where_the_mean_is_100_deviations(make_sample, dtype, batch, assert_near):
-    dims = (2, 16, 128)
-    sample = make_sample(dims, 2, batch, ids="distinct")
-    with torch.no_grad():
-        sample.projection.abs_()  # one sign, so that the shift of the rows reaches z whole
-        for table in sample.tables:
-            for columns, width in zip(table.split(dims, 1), dims, strict=True):
-                columns += 125 / width**0.5
+    sample = make_sample((2, 16, 128), 2, batch, ids="distinct")
+    shift_rows(sample)
     sample = sample.to(dtype)
     positional, named = sample.arguments()
-    result = soft_embedding(*positional, **named)
-    exact = sample.to(torch.float64)
-    z = naive_z(exact.tables, exact.ids, exact.projection, exact.bias, dims)
-    z = torch.stack([torch.stack(sizes) for sizes in z]).detach()
-    mean, variance = z.mean(2), z.var(2, correction=0)
-    assert 50 < (mean / variance.sqrt()).median() < 200
-    for actual, expected in ((result.mean, mean), (result.variance, variance)):
+    result, expected = soft_embedding(*positional, **named), exact(sample)
+    assert 50 < (expected["mean"] / expected["variance"].sqrt()).median() < 200
+    for name in ("mean", "variance"):
+        actual = getattr(result, name)
         assert actual.dtype == torch.promote_types(dtype, torch.float32)
-        ratio = (actual / expected).to(actual.dtype)
-        assert_near(ratio, torch.ones_like(expected), "statistics")
+        ratio = (actual / expected[name]).to(actual.dtype)
+        assert_near(ratio, torch.ones_like(ratio), "statistics")
 
 
 @pytest.mark.parametrize("width", [2, 16, 128])
 def test_statistics_where_embeddings_nearly_lie_on_a_line(make_sample, width, assert_near):
-    # Rows spread 1,000 times wider along one direction, to which every output is orthogonal:
-    # variances from the covariance of the rows (condition 1e6) would be off by 4e-3 and more.
+    # Variances from the covariance of the rows (condition 1e6) would be off by 4e-3 and more.
     sample = make_sample((width,), 1, 500, ids="distinct")
-    generator = torch.Generator().manual_seed(1)
-    line = functional.normalize(torch.randn(width, generator=generator, dtype=torch.float64), dim=0)
-    with torch.no_grad():
-        along = torch.randn(len(sample.tables[0]), 1, generator=generator, dtype=torch.float64)
-        sample.tables[0] += 1000 * along * line
-        sample.projection -= (sample.projection @ line).unsqueeze(2) * line
+    stretch_rows(sample)
     sample = sample.to(torch.float32)
     positional, named = sample.arguments()
-    result = soft_embedding(*positional, **named)
-    exact = sample.to(torch.float64)
-    ((z,),) = naive_z(exact.tables, exact.ids, exact.projection, exact.bias, (width,))
-    ratio = (result.variance[0, 0] / z.detach().var(0, correction=0)).to(torch.float32)
+    result, expected = soft_embedding(*positional, **named), exact(sample)
+    ratio = (result.variance / expected["variance"]).to(torch.float32)
     assert_near(ratio, torch.ones_like(ratio), "statistics")
 
 

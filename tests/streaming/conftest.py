@@ -10,11 +10,20 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from autoemb.bilevel.hypergradient import KINDS
 from autoemb.experiment import RunConfig, methods
 from autoemb.streaming import Events, learner
 from autoemb.streaming.graph import StepGraph
 
 BATCH = 6
+CASES = [
+    *[(method, {}) for method in methods.METHODS],
+    *[("autoemb", {"hypergradient": kind}) for kind in KINDS[1:]],
+    ("darts", {"hypergradient": "exact", "validation": "last-batch"}),
+    *[(method, {"optimizer": o}) for method in ("sam", "darts") for o in ("adagrad", "sgd")],
+    ("autoemb", {"selection": "hard"}),
+    ("sam", {"task": "classification"}),
+]
 
 
 @pytest.fixture
@@ -49,6 +58,29 @@ def make_batches():
         return batches
 
     return make
+
+
+@pytest.fixture
+def stream(make_batches):
+    """Batches after which tables grow, a short one, and full ones again."""
+    batches = [*make_batches(12), *make_batches(12, seed=1)]
+    short = batches[20]
+    batches[20] = Events([ids[:3] for ids in short.ids], short.label[:3], short.timestamp[:3])
+    return batches
+
+
+@pytest.fixture(params=CASES, ids=lambda case: "-".join([case[0], *case[1].values()]))
+def case(request):
+    """A method and its options."""
+    return request.param
+
+
+@pytest.fixture
+def case_stream(case, stream):
+    """The stream with labels of the case's task."""
+    if case[1].get("task") != "classification":
+        return stream
+    return [events._replace(label=(events.label * 5).long().clamp(0, 4)) for events in stream]
 
 
 def tensors_in(values):

@@ -7,7 +7,7 @@ from torch import nn
 from autoemb.experiment import RunConfig, methods
 from autoemb.experiment.methods import METHODS
 from autoemb.experiment.recorder import Recorder
-from autoemb.streaming import Events, checkpoint
+from autoemb.streaming import checkpoint
 from autoemb.streaming.graph import WARM_UP
 from autoemb.streaming.packed import Layout
 from autoemb.streaming.state import encode_popularity, popularity_bucket
@@ -15,24 +15,6 @@ from autoemb.streaming.transfer import Download, Upload
 from autoemb.task import TASKS
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-
-CASES = [
-    *[(method, {}) for method in METHODS],
-    ("autoemb", {"hypergradient": "finite-difference"}),
-    ("autoemb", {"hypergradient": "exact"}),
-    ("darts", {"hypergradient": "exact", "validation": "last-batch"}),
-    *[(method, {"optimizer": o}) for method in ("sam", "darts") for o in ("adagrad", "sgd")],
-    ("autoemb", {"selection": "hard"}),
-]
-
-
-@pytest.fixture
-def stream(make_batches):
-    """Batches after which tables grow, a short one, and full ones again."""
-    batches = [*make_batches(12), *make_batches(12, seed=1)]
-    short = batches[20]
-    batches[20] = Events([ids[:3] for ids in short.ids], short.label[:3], short.timestamp[:3])
-    return batches
 
 
 @pytest.fixture
@@ -56,12 +38,11 @@ def build(make_learner):
     return make
 
 
-@pytest.mark.parametrize(("method", "options"), CASES)
-def test_replays_give_the_bits_of_steps_run_one_by_one(build, stream, changes, method, options):
-    results = []
+def test_replays_give_the_bits_of_steps_run_one_by_one(build, case, case_stream, changes):
+    (method, options), results = case, []
     for graph in (True, False, True):
         learner, graphs = build(method, graph, **options)
-        steps = [learner.learn(events) for events in stream]
+        steps = [learner.learn(events) for events in case_stream]
         results.append({"steps": steps, "learner": learner.state_dict()})
         assert len(graphs) >= 2 * graph  # tables grew between two of them
     assert changes(results[0], results[1]) == []

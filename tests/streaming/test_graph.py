@@ -16,41 +16,11 @@ from autoemb.streaming import Events, checkpoint
 from autoemb.streaming.graph import WARM_UP, StepGraph
 from autoemb.streaming.packed import Layout
 
-CASES = [
-    *[(method, {}) for method in METHODS],
-    *[("autoemb", {"hypergradient": kind}) for kind in KINDS[1:]],
-    ("darts", {"hypergradient": "exact", "validation": "last-batch"}),
-    *[(method, {"optimizer": o}) for method in ("sam", "darts") for o in ("adagrad", "sgd")],
-    ("autoemb", {"selection": "hard"}),
-    ("sam", {"task": "classification"}),
-]
 
-
-def batches_with_growth(make_batches):
-    """Batches after which tables grow, a short one, and full ones again."""
-    batches = [*make_batches(12), *make_batches(12, seed=1)]
-    batches[20] = Events(
-        [ids[:3] for ids in batches[20].ids], batches[20].label[:3], batches[20].timestamp[:3]
-    )
-    return batches
-
-
-@pytest.fixture
-def stream(make_batches):
-    return batches_with_growth(make_batches)
-
-
-def task_labels(stream, options):
-    if options.get("task") != "classification":
-        return stream
-    return [events._replace(label=(events.label * 5).long().clamp(0, 4)) for events in stream]
-
-
-@pytest.mark.parametrize(("method", "options"), CASES)
 def test_replays_give_the_bits_of_steps_run_one_by_one(
-    make_graphed, make_learner, stream, changes, method, options
+    make_graphed, make_learner, case, case_stream, changes
 ):
-    stream = task_labels(stream, options)
+    (method, options), stream = case, case_stream
     graphed, graphs = make_graphed(method, **options)
     steps = [graphed.learn(events) for events in stream]
     plain = make_learner(method, **options)  # which seeds the random numbers of new rows again
@@ -61,9 +31,8 @@ def test_replays_give_the_bits_of_steps_run_one_by_one(
     assert sum(graph.replays for graph in graphs) >= 8
 
 
-@pytest.mark.parametrize(("method", "options"), CASES)
-def test_padded_plans_change_no_result(make_learner, stream, flat, pad_plans, method, options):
-    stream = task_labels(stream, options)
+def test_padded_plans_change_no_result(make_learner, case, case_stream, flat, pad_plans):
+    (method, options), stream = case, case_stream
     trimmed = make_learner(method, **options)
     expected = [trimmed.learn(events) for events in stream]
     pad_plans()
