@@ -48,6 +48,8 @@ def expect_op(
     expect("ids", ids, device, torch.int64, (batch, fields))
     for f, table in enumerate(tables):
         expect(f"table of field {f}", table, device, real, (len(table), sum(dims)))
+        if table.stride(1) != 1:
+            raise RuntimeError(f"expected table of field {f} to hold rows that are contiguous")
     expect("weights", weights, device, real, (batch, fields, len(dims)))
     expect("projection", projection, device, real, (fields, width, sum(dims)))
     for name, value in zip(("bias", "mean", "variance"), (bias, *statistics), strict=True):

@@ -92,8 +92,9 @@ def sum_events(events: Tensor, plan: Plan, distinct: int) -> Tensor:
         return sums.index_add_(1, plan.inverse, events)
     # index_add_ adds by atomics on a GPU, in another order every time; this sorts.
     rows = events.transpose(0, 1).flatten(1)  # [B, N * D]
-    sums: Tensor = torch.ops.aten.embedding_dense_backward(rows, plan.inverse, distinct, -1, False)
-    return sums.unflatten(1, (events.shape[0], -1)).transpose(0, 1)
+    flat = torch.ops.aten.embedding_dense_backward(rows, plan.inverse, distinct, -1, False)
+    result: Tensor = flat.view(distinct, *events.shape[::2]).transpose(0, 1)
+    return result
 
 
 def backward_weights(grad: Tensor, activation: Tensor, inverse: Tensor, average: bool) -> Tensor:

@@ -105,7 +105,7 @@ def test_inputs_of_any_strides(make_sample, run_op, training):
     expected = vars(run_op(sample))
 
     with torch.no_grad():
-        sample.tables = [spread(sample.tables[0], 3, 1), spread(sample.tables[1], 1, 2)]
+        sample.tables = [spread(sample.tables[0], 3, 1), spread(sample.tables[1], 2, 1)]
         sample.weights, sample.grad = spread(sample.weights, 2, 2), spread(sample.grad, 1, 3)
         sample.projection, sample.bias = spread(sample.projection, 1, 2), spread(sample.bias, 2, 1)
         sample.ids = sample.ids.t().contiguous().t()
@@ -263,9 +263,9 @@ def test_tensors_on_other_devices_are_refused_by_name(make_sample, target):
     sample = make_sample((4,), 1, 8)
     positional, _ = sample.arguments()
     tables, ids, weights, projection, bias, _ = positional
-    with pytest.raises(RuntimeError, match=r"expected weights on .* but got it on meta"):
+    with pytest.raises(RuntimeError, match=r"expected bias on .* but got it on meta"):
         cuda.forward(
-            target.kernels, tables, ids, weights.to("meta"), projection, bias, None, None,
+            target.kernels, tables, ids, weights, projection, bias.to("meta"), None, None,
             sample.dims, sample.eps, True,
         )  # fmt: skip
 

@@ -4,9 +4,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional
 
 from autoemb.ops import distinct, soft_embedding
-from tests.naive import exact, naive, shift_rows, stretch_rows
+from tests.naive import exact, naive, naive_z, shift_rows, stretch_rows
 
 few = settings(max_examples=20, deadline=None, derandomize=True)
 seeds = st.integers(0, 2**32 - 1)
@@ -344,3 +345,17 @@ def test_rows_may_be_gathered_and_ids_renumbered(make_sample, seed):
     ids = torch.stack([plan.inverse for plan in plans], 1)
     output = soft_embedding(gathered, ids, *positional[2:], **named).output
     assert torch.equal(output, apply(soft_embedding, sample))
+
+
+def test_the_naive_op_normalises_as_torch_does(sample, assert_near):
+    # It is written out because rows may be absent; where all are there, torch's layers say the same.
+    z = naive_z(sample.tables, sample.ids, sample.projection, sample.bias, sample.dims)
+    output = apply(naive, sample)
+    for f, sizes in enumerate(z):
+        total = torch.zeros_like(output[:, f])
+        for n, values in enumerate(sizes):
+            running = [None, None] if sample.running is None else [x[f, n] for x in sample.running]
+            training = sample.running is None
+            y = functional.batch_norm(values, *running, training=training, eps=sample.eps)
+            total = total + sample.weights[:, f, n].unsqueeze(1) * torch.tanh(y)
+        assert_near(output[:, f], total / len(sizes) if sample.average else total)
