@@ -348,7 +348,7 @@ def test_rows_may_be_gathered_and_ids_renumbered(make_sample, seed):
 
 
 def test_the_naive_op_normalises_as_torch_does(sample, assert_near):
-    # It is written out because rows may be absent; where all are there, torch's layers say the same.
+    # Written out since rows may be absent; where all are there, torch's layers say the same.
     z = naive_z(sample.tables, sample.ids, sample.projection, sample.bias, sample.dims)
     output = apply(naive, sample)
     for f, sizes in enumerate(z):
