@@ -244,3 +244,18 @@ def test_importing_the_package_starts_nothing():
     environment = os.environ | {"PYTHONWARNINGS": "error"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+def test_a_wrong_backend_in_the_environment_is_one_line(autoemb, monkeypatch):
+    monkeypatch.setenv("AUTOEMB_BACKEND", "fast")
+    code, _, said = autoemb("run", *SMALL)
+    assert code == 2
+    assert said.count("\n") == 1
+    assert 'AUTOEMB_BACKEND must be one of "auto", "reference", "native"' in said
+
+
+def test_the_summary_tells_who_computed(autoemb, monkeypatch, tmp_path):
+    monkeypatch.setenv("AUTOEMB_BACKEND", "reference")
+    autoemb("run", "--method", "darts", *SMALL, "--device", "cpu", "--out", tmp_path / "run")
+    versions = json.loads((tmp_path / "run/summary.json").read_text())["versions"]
+    assert versions["kernels"] == "reference"

@@ -11,6 +11,8 @@ from autoemb.bilevel.dense import DENSE_OPTIMIZERS
 from autoemb.bilevel.hypergradient import KINDS
 from autoemb.errors import UserError
 from autoemb.experiment.methods import METHODS
+from autoemb.ops import cpu
+from autoemb.ops.native import kernels_for
 from autoemb.optim import ROW_RATES
 from autoemb.streaming.learner import VALIDATION_SOURCES
 from autoemb.task import TASKS
@@ -147,6 +149,10 @@ class RunConfig:
                 raise UserError(f"{_flag(name)} is {rate}; expected a positive number")
         if self.device == "cuda" and not torch.cuda.is_available():
             raise UserError("--device is cuda; this machine or this torch has no usable GPU")
+        try:
+            self.kernels  # noqa: B018
+        except (RuntimeError, ValueError) as error:  # what AUTOEMB_BACKEND asks for
+            raise UserError(str(error)) from None
 
     @property
     def rates(self) -> tuple[float, float, float]:
@@ -164,6 +170,13 @@ class RunConfig:
         if self.device == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
         return torch.device(self.device)
+
+    @property
+    def kernels(self) -> str:
+        """Who computes: "cuda", an instruction set of the CPU, or "reference"."""
+        device = self.torch_device
+        family = kernels_for("auto", [], torch.empty(0, dtype=torch.float32, device=device))
+        return {"cpu": cpu.KERNELS, "cuda": "cuda", None: "reference"}[family]
 
     def as_dict(self) -> dict[str, Any]:
         """Return the options as they are recorded, learning rates and device resolved."""

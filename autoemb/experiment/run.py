@@ -169,7 +169,7 @@ def run(
         "seconds": seconds,
         "interactions_per_second": len(stream) / seconds,
         "config": identity["config"],
-        "versions": versions(),
+        "versions": versions() | {"kernels": config.kernels},
         "by_popularity": {stage: recorder.by_popularity(stage) for stage in STAGES},
     }
     if folder is not None:
