@@ -8,7 +8,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 import torch
 
-from tests.samples import Case, draw
+from tests.samples import sampler
 
 # Largest error allowed, as a share of the largest number expected (or of 1 where that is smaller),
 # by the dtype of the result. Sums of terms of mixed sign lose digits relative to their terms, not
@@ -60,19 +60,9 @@ def assert_near():
 
 
 @pytest.fixture(scope="session")
-def sample_dtype():
-    """The dtype that make_sample draws."""
-    return torch.float32
-
-
-@pytest.fixture(scope="session")
-def make_sample(sample_dtype):
-    """Draw a sample of the op's inputs by the fields of a Case."""
-
-    def make(*args, training=True, seed=0, **kwargs):
-        return draw(Case(*args, **kwargs), training, sample_dtype, seed)
-
-    return make
+def make_sample():
+    """Draw a sample of the op's inputs by the fields of a Case, in float32."""
+    return sampler(torch.float32)
 
 
 @pytest.fixture

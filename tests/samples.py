@@ -132,6 +132,15 @@ def draw(case: Case, training: bool, dtype=torch.float64, seed=0) -> Sample:
     )
 
 
+def sampler(dtype):
+    """Return a function that draws a sample by the fields of a Case."""
+
+    def make(*args, training=True, seed=0, **kwargs):
+        return draw(Case(*args, **kwargs), training, dtype, seed)
+
+    return make
+
+
 def mode(training):
     return "train" if training else "eval"
 

@@ -3,12 +3,13 @@
 import pytest
 import torch
 
-from tests.samples import EMPTY, POPULATED, Case, draw, mode
+from tests.samples import EMPTY, POPULATED, Case, draw, mode, sampler
 
 
 @pytest.fixture(scope="session")
-def sample_dtype():
-    return torch.float64
+def make_sample():
+    """Draw a sample by the fields of a Case, in float64."""
+    return sampler(torch.float64)
 
 
 @pytest.fixture(params=POPULATED)
