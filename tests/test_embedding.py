@@ -383,7 +383,7 @@ def test_constructor_arguments_are_checked(arguments, options, message):
 
 
 def test_native_backend_where_it_is_not_built_says_why(monkeypatch):
-    info = build_info() | {"native": False, "reason": "no compiler"}
+    info = build_info() | {"native": False, "cuda": False, "reason": "no compiler"}
     monkeypatch.setattr("autoemb.embedding.build_info", lambda: info)
     with pytest.raises(RuntimeError, match="not in this build: no compiler"):
         make(backend="native")
