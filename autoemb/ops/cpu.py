@@ -29,7 +29,6 @@ COMPILED = _cpu is not None
 #: Instruction set of the kernels: the best that this CPU has.
 KERNELS: str = _cpu.kernels[0] if _cpu else ""
 
-
 #: Type of the tensors' device.
 DEVICE = "cpu"
 
@@ -93,8 +92,7 @@ def forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Compute the op ``autoemb::soft_embedding``."""
     expect_op(tables, ids, weights, projection, bias, (running_mean, running_variance), dims)
-    batch, fields = ids.shape
-    output = weights.new_empty(batch, fields, projection.shape[1])
+    output = weights.new_empty(*ids.shape, projection.shape[1])
     training = running_mean is None or running_variance is None
     if running_mean is None or running_variance is None:
         mean = torch.zeros_like(bias, memory_format=torch.contiguous_format)
