@@ -1,13 +1,24 @@
-"""A small bilevel problem in float64: the library's modules, and the same sums in plain PyTorch."""
+"""A small bilevel problem in float64: the library's modules, and the same sums in plain PyTorch.
+
+And small trainers of the paper's methods, with batches for them.
+"""
 
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate, pairwise
 
 import pytest
 import torch
 from torch.nn import functional
 
-from autoemb import Controller, PerIdLogits, RatingModel, SoftEmbedding
+from autoemb import (
+    TASKS,
+    Controller,
+    FixedEmbedding,
+    PerIdLogits,
+    RatingModel,
+    SoftEmbedding,
+)
 from autoemb.bilevel import Batch, BilevelTrainer
 
 ROWS, DIMS, FEATURES = (12, 9), (1, 3), 5
@@ -113,6 +124,92 @@ def make_problem():
 @pytest.fixture(params=["network", "logits"])
 def problem(request, make_problem):
     return make_problem(request.param)
+
+
+@pytest.fixture(params=["fse", "sam", "darts", "autoemb"])
+def method(request):
+    """Each of the paper's methods."""
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def build():
+    """Return a function that builds model, controller and trainer of one of the methods."""
+
+    def build(method, rows=(40, 30), *, hypergradient="exact", dtype=None, **options):
+        torch.manual_seed(0)
+        dims = 1, 2
+        controller, inputs = None, [torch.randn(n, FEATURES, dtype=dtype) for n in rows]
+        if method == "fse":
+            model = RatingModel(FixedEmbedding(rows, sum(dims)), hidden=(4,))
+        else:
+            model = RatingModel(SoftEmbedding(rows, dims), hidden=(4,))
+        if method == "darts":
+            controller = PerIdLogits(rows, len(dims))
+        elif method != "fse":
+            controller = Controller(len(rows), len(dims), FEATURES, hidden=(4,))
+        modules = [model] if controller is None else [model, controller]
+        for module in modules:
+            module.to(dtype)
+            with torch.no_grad():  # a controller's zeros would hide what depends on them
+                for parameter in module.parameters():
+                    parameter.normal_()
+        trainer = BilevelTrainer(
+            model,
+            controller,
+            loss=TASKS["regression"].loss,
+            features=lambda field, ids: inputs[field][ids % rows[field]],  # rows may be added
+            joint=method == "sam",
+            hypergradient=hypergradient,
+            **options,
+        )
+        return model, controller, trainer
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def batch():
+    """Return a function that draws events of each table's first half, most ids repeated."""
+
+    def batch(seed, rows=(40, 30), size=8, dtype=None):
+        random = torch.Generator().manual_seed(seed)
+        ids = [torch.randint(0, n // 4, (size,), generator=random) * 2 for n in rows]
+        return Batch(torch.stack(ids, 1), torch.rand(size, generator=random, dtype=dtype))
+
+    return batch
+
+
+@pytest.fixture(scope="session")
+def cycle(batch):
+    """Return a function that takes one turn of Algorithm 1."""
+
+    def cycle(trainer, seed=0, **options):
+        if trainer.bilevel:
+            trainer.controller_step(batch(seed, **options), batch(seed + 1, **options))
+        return trainer.step(batch(seed + 2, **options))
+
+    return cycle
+
+
+@pytest.fixture(scope="session")
+def dense_forward():
+    """Return a function that computes the logits of real modules on whole tables."""
+
+    def dense_forward(model, controller, trainer, events):
+        if controller is None:
+            return model(events.ids, None)
+        columns = events.ids.unbind(1)
+        features = [trainer.features(field, ids) for field, ids in enumerate(columns)]
+        return model(events.ids, torch.stack(controller(columns, features), 1))
+
+    return dense_forward
+
+
+@pytest.fixture(scope="session")
+def assert_exact():
+    """Compare float64 results of the same sums in another order."""
+    return partial(torch.testing.assert_close, rtol=1e-12, atol=1e-12)
 
 
 @pytest.fixture(scope="session")
