@@ -1,4 +1,4 @@
-"""Sample inputs of the op: its odd cases are all here."""
+"""Sample inputs of the op, whose odd cases are all here, and of the updates of rows."""
 
 from dataclasses import dataclass, replace
 
@@ -152,3 +152,24 @@ POPULATED = [
     for training in (True, False)
     if case.batch > 1 or not training
 ]
+
+
+def draw_update(name, rows=6, width=4, strided=False, device="cpu"):
+    """Return what the op update_{name} takes: every second row, and state as of earlier steps."""
+    generator = torch.Generator().manual_seed(0)
+
+    def uniform(*shape):
+        return torch.rand(*shape, generator=generator).to(device)
+
+    table = uniform(rows, 2 * width + 1)[:, 1 : width + 1] if strided else uniform(rows, width)
+    chosen = torch.arange(1, rows, 2, device=device)
+    grad = uniform(len(chosen), width) - 0.5
+    match name:
+        case "sgd":
+            rest = (0.1,)
+        case "adagrad":
+            rest = uniform(rows, 1), 0.1, 1e-3
+        case "adam":
+            steps = torch.ones(rows, 1, dtype=torch.int32, device=device)
+            rest = uniform(rows, width), uniform(rows, width), steps, 0.1, 0.8, 0.95, 1e-3
+    return table, chosen, grad, *rest

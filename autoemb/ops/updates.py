@@ -83,7 +83,8 @@ def _register(
     on_cuda: Callable[..., None],
 ) -> None:
     def update(table: Tensor, rows: Tensor, grad: Tensor, *rest: Any) -> None:
-        match kernels_for("auto", [table], grad):
+        # No kernels take the tensors without values that torch.compile traces with.
+        match None if table.is_meta else kernels_for("auto", [table], grad):
             case "cpu":
                 on_cpu(table, rows, grad, *rest)
             case "cuda":
