@@ -1,10 +1,16 @@
-"""The registered op on a CUDA device: the kernels' numbers, derivatives, graphs and errors."""
+"""The registered ops on a CUDA device: numbers, derivatives, graphs, compilers, sizes, errors."""
+
+import copy
+import io
 
 import pytest
 import torch
+from torch.utils._triton import has_triton
 
+from autoemb import SoftEmbedding
 from autoemb.ops import soft_embedding
-from tests.samples import Case, draw
+from autoemb.optim import ROW_OPTIMIZERS
+from tests.samples import Case, draw, draw_update
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
@@ -113,6 +119,90 @@ def test_opcheck():
     torch.library.opcheck(torch.ops.autoemb.soft_embedding, arguments)
 
 
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("embeddings", [True, False])
+def test_opcheck_of_the_backward_op(training, embeddings):
+    sample = draw(Case((1, 3), 2, 6), training, torch.float32)
+    (*tensors, running), named, _ = on_device(sample)
+    options = sample.dims, named["eps"], named["average"]
+    _, *statistics = torch.ops.autoemb.soft_embedding(
+        *tensors, *(running or (None, None)), *options, False, "native"
+    )
+    grad = sample.grad.to(DEVICE).requires_grad_()
+    arguments = grad, *tensors, *statistics, *options, training, embeddings, "native"
+    torch.library.opcheck(torch.ops.autoemb.soft_embedding_backward, arguments)
+
+
+@pytest.mark.parametrize("name", ROW_OPTIMIZERS)
+@pytest.mark.parametrize("strided", [False, True], ids=["contiguous", "strided"])
+def test_opcheck_of_the_updates(name, strided, monkeypatch):
+    monkeypatch.setenv("AUTOEMB_BACKEND", "native")
+    arguments = draw_update(name, strided=strided, device=DEVICE)
+    torch.library.opcheck(getattr(torch.ops.autoemb, f"update_{name}"), arguments)
+
+
+def make_module(**options):
+    torch.manual_seed(0)
+    return SoftEmbedding([64, 64], backend="native", device=DEVICE, **options)
+
+
+def draw_batch(size, seed=0):
+    """Return ids, weights and a gradient for the output of a module."""
+    sample = draw(Case((2, 16, 128), 2, size), True, torch.float32, seed)
+    return [x.detach().to(DEVICE) for x in (sample.ids, sample.weights, sample.grad)]
+
+
+@pytest.fixture(params=["aot_eager", "inductor"])
+def compiler(request):
+    if request.param == "inductor" and not has_triton():
+        pytest.skip("no Triton, which inductor needs on this device")
+    torch.compiler.reset()
+    # A graph cached on disk is found by its operators, whatever their derivatives were then.
+    with torch.compiler.config.patch(force_disable_caches=True):
+        yield request.param
+    torch.compiler.reset()
+
+
+@pytest.mark.filterwarnings("default")  # what inductor and Triton warn of is theirs
+@pytest.mark.parametrize("sparse", [False, True])
+def test_a_compiled_training_step_equals_the_eager_one(compiler, sparse, assert_near):
+    eager = make_module(sparse=sparse)
+    module = copy.deepcopy(eager)
+    compiled = torch.compile(module, fullgraph=True, backend=compiler)
+    for seed in range(3):
+        ids, weights, grad = draw_batch(33, seed)
+        results = []
+        for model in (compiled, eager):
+            model.zero_grad()
+            leaf = weights.clone().requires_grad_()
+            output = model(ids, leaf)
+            output.backward(grad)
+            results.append([output, leaf.grad, *(p.grad for p in model.parameters())])
+        for one, other in zip(*results, strict=True):
+            assert one.is_sparse == other.is_sparse
+            assert_near(one, other, "gradients")
+    for one, other in zip(module.buffers(), eager.buffers(), strict=True):
+        assert_near(one.float(), other.float())  # counts, too
+
+
+def test_an_exported_module_serves_from_a_file():
+    module = make_module()
+    ids, weights, _ = draw_batch(33)
+    module(ids, weights)  # for statistics other than the initial ones
+    module.eval()
+    batch = {0: torch.export.Dim("batch")}
+    program = torch.export.export(module, (ids, weights), dynamic_shapes=(batch, batch))
+    file = io.BytesIO()
+    torch.export.save(program, file)
+    file.seek(0)
+    loaded = torch.export.load(file).module()
+    for size in (33, 7):
+        ids, weights, _ = draw_batch(size, seed=1)
+        output = loaded(ids, weights)
+        assert output.device.type == DEVICE
+        assert torch.equal(output, module(ids, weights))
+
+
 def test_a_bad_id_is_raised_by_the_next_call_after_it_was_met():
     sample = draw(Case((1, 3), 2, 6), True, torch.float32)
     positional, named, _ = on_device(sample)
@@ -123,3 +213,64 @@ def test_a_bad_id_is_raised_by_the_next_call_after_it_was_met():
     with pytest.raises(IndexError, match="out of range in field 1"):
         soft_embedding(*positional, **named, backend="native")
     soft_embedding(*positional, **named, backend="native")
+
+
+# Tables of more than 2**31 numbers
+
+ABOVE = 2**24  # rows of 146 numbers: 2.4e9 of them, 9.8 GB
+
+
+def at_the_end(tensors):
+    """Return them with ABOVE rows of zeros before their own, if the device has the memory."""
+    needed = sum(ABOVE * x[0].numel() * x.element_size() for x in tensors)
+    torch.cuda.empty_cache()  # of what an earlier test has left
+    free, _ = torch.cuda.mem_get_info()
+    if free < needed + 2**30:
+        pytest.skip(f"{needed / 1e9:.0f} GB of device memory are needed and {free / 1e9:.0f} free")
+    results = []
+    for x in tensors:
+        whole = torch.zeros(ABOVE + len(x), *x.shape[1:], dtype=x.dtype, device=DEVICE)
+        whole[ABOVE:] = x.detach()
+        results.append(whole)
+    return results
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_rows_at_the_end_of_a_large_table(training, assert_near):
+    exact = draw(Case((2, 16, 128), 1, 100), training, torch.float64)
+    exact.ids[0] = len(exact.tables[0]) - 1  # the very last row
+    sample = exact.to(torch.float32)
+    positional, named = exact.arguments()
+    output = soft_embedding(*positional, **named, backend="reference").output
+    expected = [output, *torch.autograd.grad(output, exact.leaves, exact.grad)]
+
+    (tables, ids, *rest), named, (table, *leaves) = on_device(sample)
+    (large,) = at_the_end(tables)
+    large.requires_grad_()
+    output = soft_embedding(
+        [large], ids + ABOVE, *rest, **named, sparse=True, backend="native"
+    ).output
+    grad, *grads = torch.autograd.grad(output, [large, *leaves], sample.grad.to(DEVICE))
+    assert grad.shape == large.shape
+    rows = grad._indices()[0] - ABOVE
+    table_grad = torch.zeros_like(table).index_add_(0, rows, grad._values())
+    assert_near(output.cpu(), expected[0], "ieee values")
+    for one, other in zip([table_grad, *grads], expected[1:], strict=True):
+        assert_near(one.cpu(), other, "ieee gradients")
+
+
+@pytest.mark.parametrize("name", ROW_OPTIMIZERS)
+def test_an_update_of_rows_at_the_end_of_a_large_table(name, assert_near, monkeypatch):
+    update = getattr(torch.ops.autoemb, f"update_{name}")
+    table, rows, grad, *rest = draw_update(name, rows=100, width=146)
+    changed = [table, *(x for x in rest if isinstance(x, torch.Tensor))]
+    rates = rest[len(changed) - 1 :]
+    exact = [x.double() if x.is_floating_point() else x.clone() for x in changed]
+    update(exact[0], rows, grad.double(), *exact[1:], *rates)  # float64: the reference
+
+    large = at_the_end(changed)
+    monkeypatch.setenv("AUTOEMB_BACKEND", "native")
+    update(large[0], rows.to(DEVICE) + ABOVE, grad.to(DEVICE), *large[1:], *rates)
+    for one, other in zip(large, exact, strict=True):
+        assert not one[:ABOVE].any()
+        assert_near(one[ABOVE:].float().cpu(), other.double())
