@@ -6,9 +6,10 @@
 namespace autoemb::cpu {
 
 const Kernels AUTOEMB_TABLE = {
-    AUTOEMB_NAME, kVector,  packed_by_width, packed_by_total, pack_by_width, pack_by_total,
-    sum_rows,     gather,   project,         sum_squares,     mix,           differentiate,
-    propagate,    tanh_all, update_sgd,      update_adagrad,  update_adam,
+    AUTOEMB_NAME, kVector,       packed_by_width, packed_by_total, pack_by_width, pack_by_total,
+    gather,       sum_rows,      centre,          project_exactly, project,       sum_squares,
+    mix,          differentiate, propagate,       tanh_all,        update_sgd,    update_adagrad,
+    update_adam,
 };
 
 }  // namespace autoemb::cpu

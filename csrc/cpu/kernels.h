@@ -31,7 +31,7 @@ struct Field {
   float* by_width;          // projection for [U, d] x [d, D], packed
   float* by_total;          // projection for [U, D] x [D, d], packed
 
-  const float* centre;   // [S]: subtracted from every row
+  const float* centre;   // [S'], S padded to total_stride: subtracted from every row
   const float* shift;    // [N, D']: added to the product
   const float* scale;    // [N, D']: 1 / sqrt(variance + eps)
   const float* share;    // [N, U]: part of the batch that an id makes up; null in eval mode
@@ -52,7 +52,7 @@ struct Field {
 // Work memory of one tile. Rows of `embeddings` are total_stride floats, of the others D'.
 struct Tile {
   int64_t begin, rows;
-  float* embeddings;  // [48, S]: centred
+  float* embeddings;  // [48, S']
   float* normalised;  // [N, 48, D'], and room for [48, d'] of any size
   float* slope;       // [N, 48, D']: dy, then dz
   float* row;         // [2, N, D']: of the row at hand
@@ -79,9 +79,13 @@ struct Kernels {
   void (*pack_by_width)(const Field&);
   void (*pack_by_total)(const Field&);
 
-  // sums [S] += sum over distinct ids [begin, end) of share * row
-  void (*sum_rows)(const Field&, int64_t begin, int64_t end, double* sums);
+  // embeddings = rows of the tile's ids; zeros for a size that an id lacks, and to the row's end
   void (*gather)(const Field&, const Tile&);
+  // sums [S] = sum over the tile's ids of share * row
+  void (*sum_rows)(const Field&, const Tile&, double* sums);
+  void (*centre)(const Field&, const Tile&);  // embeddings -= centre
+  // result [N, D'] = row [S] x projection, in double
+  void (*project_exactly)(const Field&, const double* row, double* result);
   // normalised = embeddings x projection + shift, not yet scaled
   void (*project)(const Field&, const Tile&);
   // squares [N, D'] = sum over rows of share * normalised^2

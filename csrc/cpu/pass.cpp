@@ -94,7 +94,7 @@ Pass::Pass(const Call& call, int64_t kept_bytes, bool gradients)
     field.weights_event_stride = call.weights_event_stride;
     field.weights_size_stride = call.weights_size_stride;
     field.factor = call.average ? 1.0f / static_cast<float>(sizes) : 1.0f;
-    work.centre.assign(static_cast<size_t>(total), 0.0f);
+    work.centre.assign(static_cast<size_t>(total_stride_), 0.0f);
     field.centre = work.centre.data();
     work.shift = zeros(columns_);
     work.scale = zeros(columns_);
@@ -107,34 +107,39 @@ Pass::Pass(const Call& call, int64_t kept_bytes, bool gradients)
     tiles_ += work.tiles;
     field_of_.insert(field_of_.end(), static_cast<size_t>(work.tiles), f);
   }
-  tile_floats_ = kTileRows * (tile_columns_ + (gradients ? columns_ + total_stride_ : 0));
+  tile_floats_ = kTileRows * (tile_columns_ + (gradients ? columns_ : 0));
   kept_ = std::min(tiles_, kept_bytes / static_cast<int64_t>(sizeof(float)) / tile_floats_);
-  const int64_t in_thread = kTileRows * (tile_columns_ + columns_ + total_stride_) + 2 * columns_;
-  tile_memory_ = reused(kept_ * tile_floats_ + call.threads * in_thread);
-  thread_memory_ = tile_memory_ + kept_ * tile_floats_;
+  thread_floats_ = kTileRows * (tile_columns_ + columns_ + total_stride_) + 2 * columns_;
+  const int64_t gathered = call.training || gradients ? tiles_ * kTileRows * total_stride_ : 0;
+  // One vector more: the last one of a row's columns may begin just before the end.
+  thread_memory_ = reused(call.threads * thread_floats_ + kept_ * tile_floats_ + gathered + vector);
+  tile_memory_ = thread_memory_ + call.threads * thread_floats_;
+  if (gathered > 0) embeddings_ = tile_memory_ + kept_ * tile_floats_;
   parallel_for(call.threads, call.fields,
                [&](int64_t f, int) { call.kernels->pack_by_width(works_[f].field); });
 }
 
 Tile Pass::memory(int64_t tile, int thread) {
   const Work& work = work_of(tile);
-  const int64_t normalised = kTileRows * tile_columns_, slope = kTileRows * columns_;
-  const int64_t embeddings = kTileRows * total_stride_;
-  float* own = thread_memory_ + thread * (normalised + slope + embeddings + 2 * columns_);
+  float* own = thread_memory_ + thread * thread_floats_;
+  float* values = kept(tile) ? tile_memory_ + tile * tile_floats_ : own + 2 * columns_;
   Tile result{};
   result.begin = (tile - work.first_tile) * kTileRows;
   result.rows = std::min(kTileRows, work.field.distinct - result.begin);
   result.row = own;
-  result.normalised = own + 2 * columns_;
-  result.slope = result.normalised + normalised;
-  result.embeddings = result.slope + slope;
-  if (!kept(tile)) return result;
-  result.normalised = tile_memory_ + tile * tile_floats_;
-  if (gradients_) {
-    result.slope = result.normalised + normalised;
-    result.embeddings = result.slope + slope;
-  }
+  result.normalised = values;
+  result.slope = values + kTileRows * tile_columns_;
+  result.embeddings = embeddings_ == nullptr ? own + thread_floats_ - kTileRows * total_stride_
+                                             : embeddings_ + tile * kTileRows * total_stride_;
   return result;
+}
+
+void Pass::embed(const Field& field, const Tile& memory) {
+  if (call_.training) {
+    call_.kernels->centre(field, memory);  // gathered when the mean was taken
+  } else {
+    call_.kernels->gather(field, memory);
+  }
 }
 
 void Pass::centre(float* means) {
@@ -155,29 +160,33 @@ void Pass::centre(float* means) {
   // The mean of the rows, in double: what rounding it to float loses goes into the shift.
   const int64_t total = works_.front().field.total;
   std::vector<double> parts(static_cast<size_t>(tiles_ * total), 0.0);
-  parallel_for(call_.threads, tiles_, [&](int64_t tile, int) {
-    const Work& work = work_of(tile);
-    const int64_t begin = (tile - work.first_tile) * kTileRows;
-    const int64_t end = std::min(begin + kTileRows, work.field.distinct);
-    call_.kernels->sum_rows(work.field, begin, end, parts.data() + tile * total);
+  parallel_for(call_.threads, tiles_, [&](int64_t tile, int thread) {
+    const Field& field = work_of(tile).field;
+    const Tile embeddings = memory(tile, thread);
+    call_.kernels->gather(field, embeddings);
+    call_.kernels->sum_rows(field, embeddings, parts.data() + tile * total);
   });
   parallel_for(call_.threads, call_.fields, [&](int64_t f, int) {
     Work& work = works_[f];
-    const std::vector<double> mean = merged(work, parts.data(), total);
-    for (int64_t k = 0; k < total; ++k) work.centre[k] = static_cast<float>(mean[k]);
-    for (int64_t n = 0, column = 0; n < sizes; column += call_.dims[n++]) {
-      for (int64_t j = 0; j < width; ++j) {
-        const float* projection = work.field.projection + j * total + column;
-        double product = 0, rest = 0;
-        for (int64_t k = 0; k < call_.dims[n]; ++k) {
-          const double exact = mean[column + k];
-          product += projection[k] * exact;
-          rest += projection[k] * (exact - work.centre[column + k]);
+    std::vector<double> row = merged(work, parts.data(), total);
+    std::vector<double> projected(static_cast<size_t>(columns_));
+    const int64_t padded = work.field.padded_width;
+    if (means != nullptr) {
+      call_.kernels->project_exactly(work.field, row.data(), projected.data());
+      for (int64_t n = 0; n < sizes; ++n) {
+        for (int64_t j = 0; j < width; ++j) {
+          const int64_t at = (f * sizes + n) * width + j;
+          means[at] = static_cast<float>(projected[n * padded + j] + call_.bias[at]);
         }
-        const int64_t at = (f * sizes + n) * width + j;
-        work.shift.get()[n * work.field.padded_width + j] = static_cast<float>(-rest);
-        if (means != nullptr) means[at] = static_cast<float>(product + call_.bias[at]);
       }
+    }
+    for (int64_t k = 0; k < total; ++k) {
+      work.centre[k] = static_cast<float>(row[k]);
+      row[k] -= work.centre[k];
+    }
+    call_.kernels->project_exactly(work.field, row.data(), projected.data());
+    for (int64_t j = 0; j < columns_; ++j) {
+      work.shift.get()[j] = static_cast<float>(-projected[j]);
     }
   });
 }

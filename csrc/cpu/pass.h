@@ -36,7 +36,8 @@ std::vector<double> merged(const Work& work, const Number* parts, int64_t column
 
 class Pass {
  public:
-  // `kept_bytes` of tiles are kept, with their slopes if `gradients`.
+  // `kept_bytes` of tiles are kept, with their slopes if `gradients`; the embeddings of all, but
+  // for a single pass over them.
   Pass(const Call& call, int64_t kept_bytes, bool gradients);
 
   OutOfRange out_of_range() const {
@@ -48,6 +49,8 @@ class Pass {
 
   // Centres and shifts; in training mode the means as well, unless `means` is null.
   void centre(float* means);
+  // Embeddings of a tile, centred: once, before anything else is done with it.
+  void embed(const Field& field, const Tile& memory);
   // 1 / sqrt(variance + eps)
   void set_scale(Work& work, int64_t f);
 
@@ -56,7 +59,7 @@ class Pass {
   int64_t columns() const { return columns_; }  // N * D'
   Work& work_of(int64_t tile) { return works_[field_of_[tile]]; }
 
-  // Work memory of a tile, and whether what was written there in an earlier pass is still there.
+  // Work memory of a tile, and whether values and slopes of an earlier pass are still there.
   Tile memory(int64_t tile, int thread);
   bool kept(int64_t tile) const { return tile < kept_; }
 
@@ -66,8 +69,8 @@ class Pass {
   std::vector<Work> works_;
   std::vector<int64_t> field_of_;
   int64_t tiles_ = 0, kept_ = 0, columns_ = 0, tile_columns_ = 0, total_stride_ = 0;
-  int64_t tile_floats_ = 0;
-  float *tile_memory_ = nullptr, *thread_memory_ = nullptr;
+  int64_t tile_floats_ = 0, thread_floats_ = 0;
+  float *embeddings_ = nullptr, *tile_memory_ = nullptr, *thread_memory_ = nullptr;
 };
 
 }  // namespace autoemb::cpu

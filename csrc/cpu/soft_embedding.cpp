@@ -26,16 +26,13 @@ OutOfRange forward(const Call& call, float* output) {
   if (const OutOfRange bad = pass.out_of_range(); bad.field >= 0) return bad;
   pass.centre(call.mean);
   const int64_t columns = pass.columns();
-  const auto project = [&](const Field& field, const Tile& tile) {
-    kernels.gather(field, tile);
-    kernels.project(field, tile);
-  };
   if (call.training) {
     const Floats squares = floats(pass.tiles() * columns);
     parallel_for(call.threads, pass.tiles(), [&](int64_t tile, int thread) {
       const Field& field = pass.work_of(tile).field;
       const Tile memory = pass.memory(tile, thread);
-      project(field, memory);
+      pass.embed(field, memory);
+      kernels.project(field, memory);
       kernels.sum_squares(field, memory, squares.get() + tile * columns);
     });
     for (int64_t f = 0; f < call.fields; ++f) {
@@ -58,7 +55,8 @@ OutOfRange forward(const Call& call, float* output) {
   parallel_for(call.threads, pass.tiles(), [&](int64_t tile, int thread) {
     const Field& field = pass.work_of(tile).field;
     const Tile memory = pass.memory(tile, thread);
-    if (!pass.kept(tile)) project(field, memory);
+    if (!call.training) pass.embed(field, memory);
+    if (!pass.kept(tile)) kernels.project(field, memory);
     kernels.mix(field, memory);
   });
   return {};
@@ -86,13 +84,15 @@ OutOfRange backward(const Call& call, const float* grad, int64_t grad_event_stri
   const Floats sums = floats(embeddings ? pass.tiles() * 2 * columns : 0);
   const auto differentiate = [&](int64_t tile, const Tile& memory) {
     const Field& field = pass.work_of(tile).field;
-    kernels.gather(field, memory);
     kernels.project(field, memory);
     float* part = embeddings ? sums.get() + tile * 2 * columns : nullptr;
     kernels.differentiate(field, memory, part);
   };
-  parallel_for(call.threads, pass.tiles(),
-               [&](int64_t tile, int thread) { differentiate(tile, pass.memory(tile, thread)); });
+  parallel_for(call.threads, pass.tiles(), [&](int64_t tile, int thread) {
+    const Tile memory = pass.memory(tile, thread);
+    pass.embed(pass.work_of(tile).field, memory);
+    differentiate(tile, memory);
+  });
   if (!embeddings) return {};
 
   struct Chunk {

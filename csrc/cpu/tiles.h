@@ -50,12 +50,12 @@ void pack_by_total(const Field& f) {
   }
 }
 
-// Asks for the rows of distinct ids at once: one by one, each would wait for memory.
-void prefetch(const Field& f, int64_t begin, int64_t end) {
+// Asks for the rows of a tile's ids at once: one by one, each would wait for memory.
+AUTOEMB_INLINE void prefetch(const Field& f, const Tile& tile) {
   constexpr int64_t kLine = 64 / sizeof(float);
-  for (int64_t u = begin; u < end; ++u) {
+  for (int64_t i = 0; i < tile.rows; ++i) {
     for (int64_t n = 0; n < f.sizes; ++n) {
-      const int64_t row = f.rows[n][u];
+      const int64_t row = f.rows[n][tile.begin + i];
       if (row < 0) continue;
       const float* from = f.tables[n].base + row * f.tables[n].stride;
       for (int64_t k = 0; k < f.dims[n]; k += kLine) __builtin_prefetch(from + k);
@@ -63,33 +63,77 @@ void prefetch(const Field& f, int64_t begin, int64_t end) {
   }
 }
 
-void sum_rows(const Field& f, int64_t begin, int64_t end, double* sums) {
-  prefetch(f, begin, end);
+void gather(const Field& f, const Tile& tile) {
+  prefetch(f, tile);
+  for (int64_t i = 0; i < tile.rows; ++i) {
+    float* to = tile.embeddings + i * f.total_stride;
+    for (int64_t n = 0; n < f.sizes; to += f.dims[n++]) {
+      const Table& table = f.tables[n];
+      const int64_t row = f.rows[n][tile.begin + i];
+      const auto bytes = sizeof(float) * static_cast<size_t>(f.dims[n]);
+      if (row < 0) {
+        memset(to, 0, bytes);
+      } else {
+        memcpy(to, table.base + row * table.stride, bytes);
+      }
+    }
+    memset(to, 0, sizeof(float) * static_cast<size_t>(f.total_stride - f.total));
+  }
+}
+
+// V vectors of columns from `column` on, and `lanes` of them; the sums stay in registers.
+template <int V>
+inline void sum_columns(const Tile& tile, int64_t stride, int64_t column, int64_t lanes,
+                        const float* share, double* sums) {
+  Doubles sum[V][2] = {};
+  for (int64_t i = 0; i < tile.rows; ++i) {
+    const float* from = tile.embeddings + i * stride + column;
+    const double factor = share[i];
+    for (int v = 0; v < V; ++v) {
+      sum[v][0] += factor * widened(from + v * kVector);
+      sum[v][1] += factor * widened(from + v * kVector + kVector / 2);
+    }
+  }
+  double found[V * kVector];
+  memcpy(found, sum, sizeof(found));
+  for (int64_t j = 0; j < lanes; ++j) sums[column + j] = found[j];
+}
+
+void sum_rows(const Field& f, const Tile& tile, double* sums) {
+  constexpr int kAtOnce = kVector == 4 ? 2 : 4;  // 8 accumulators of doubles, 4 with SSE2
   for (int64_t n = 0, column = 0; n < f.sizes; column += f.dims[n++]) {
-    double* __restrict const sum = sums + column;
-    const int64_t width = f.dims[n];
-    for (int64_t u = begin; u < end; ++u) {
-      const int64_t row = f.rows[n][u];
-      if (row < 0) continue;
-      const float* __restrict const from = f.tables[n].base + row * f.tables[n].stride;
-      const double share = f.share[n * f.distinct + u];
-      for (int64_t k = 0; k < width; ++k) sum[k] += share * from[k];
+    const float* share = f.share + n * f.distinct + tile.begin;
+    const int64_t end = column + f.dims[n];
+    int64_t k = column;
+    for (; k + kAtOnce * kVector <= end; k += kAtOnce * kVector) {
+      sum_columns<kAtOnce>(tile, f.total_stride, k, kAtOnce * kVector, share, sums);
+    }
+    for (; k < end; k += kVector) {
+      const int64_t lanes = end - k < kVector ? end - k : kVector;
+      sum_columns<1>(tile, f.total_stride, k, lanes, share, sums);
     }
   }
 }
 
-void gather(const Field& f, const Tile& tile) {
-  for (int64_t n = 0, column = 0; n < f.sizes; column += f.dims[n++]) {
-    const Table& table = f.tables[n];
-    for (int64_t i = 0; i < tile.rows; ++i) {
-      const int64_t row = f.rows[n][tile.begin + i];
-      float* to = tile.embeddings + i * f.total_stride + column;
-      if (row < 0) {
-        memset(to, 0, sizeof(float) * static_cast<size_t>(f.dims[n]));
-        continue;
+void centre(const Field& f, const Tile& tile) {
+  for (int64_t i = 0; i < tile.rows; ++i) {
+    float* row = tile.embeddings + i * f.total_stride;
+    for (int64_t k = 0; k < f.total_stride; k += kVector) {
+      store(row + k, load(row + k) - load(f.centre + k));
+    }
+  }
+}
+
+void project_exactly(const Field& f, const double* row, double* result) {
+  const float* b = f.by_width;
+  for (int64_t n = 0; n < f.sizes; row += f.dims[n++]) {
+    for (int64_t j = 0; j < f.padded_width; j += kPanel) {
+      const int64_t columns = panel_columns(f.padded_width, j);
+      double sums[kPanel] = {};
+      for (int64_t k = 0; k < f.dims[n]; ++k, b += columns) {
+        for (int64_t i = 0; i < columns; ++i) sums[i] += row[k] * b[i];
       }
-      const float* from = table.base + row * table.stride;
-      for (int64_t k = 0; k < f.dims[n]; ++k) to[k] = from[k] - f.centre[column + k];
+      memcpy(result + n * f.padded_width + j, sums, sizeof(double) * static_cast<size_t>(columns));
     }
   }
 }
@@ -132,6 +176,19 @@ void activate(const Field& f, const Tile& tile, int64_t n, int64_t i, float* act
   }
 }
 
+// Asks for what belongs to an event some places further on in `order`, its weights and a row of D
+// floats: the tanh of the ids in between hides the wait. `kWrite` 1: to write that row.
+template <int kWrite>
+AUTOEMB_INLINE void prefetch_ahead(const Field& f, int64_t at, const float* base, int64_t stride) {
+  constexpr int64_t kAhead = 4, kLine = 64 / sizeof(float);
+  if (at + kAhead >= f.starts[f.distinct]) return;
+  const int64_t event = f.order[at + kAhead];
+  __builtin_prefetch(f.weights + event * f.weights_event_stride);
+  for (int64_t j = 0; j < f.width; j += kLine) {
+    __builtin_prefetch(base + event * stride + j, kWrite);
+  }
+}
+
 void mix(const Field& f, const Tile& tile) {
   const int64_t whole = f.width / kVector * kVector;  // columns that whole vectors hold
   for (int64_t i = 0; i < tile.rows; ++i) {
@@ -141,6 +198,7 @@ void mix(const Field& f, const Tile& tile) {
       const int64_t event = f.order[at];
       const float* weights = f.weights + event * f.weights_event_stride;
       float* output = f.output + event * f.output_stride;
+      prefetch_ahead<1>(f, at, f.output, f.output_stride);
       for (int64_t j = 0; j < f.padded_width; j += kVector) {
         Vector sum{};
         for (int64_t n = 0; n < f.sizes; ++n) {
@@ -159,37 +217,41 @@ void mix(const Field& f, const Tile& tile) {
   }
 }
 
-// Vector j of a row of D floats; beyond D: zeros.
-inline Vector load_row(const float* row, int64_t j, int64_t width) {
-  if (j + kVector <= width) return load(row + j);
-  float last[kVector] = {};
-  for (int64_t lane = 0; j + lane < width; ++lane) last[lane] = row[j + lane];
-  return load(last);
+// The first floats of a vector, then zeros.
+inline Vector load_some(const float* from, int64_t count) {
+  float some[kVector] = {};
+  for (int64_t lane = 0; lane < count; ++lane) some[lane] = from[lane];
+  return load(some);
 }
 
-// For one id and size, columns j to j + V vectors: adds weight * gradient of its events to `sum`,
-// and their products with the activation to the gradients of their weights. Both rows stay in
-// registers.
-template <int V>
+// For one id and size, columns j to j + V vectors: weight * gradient summed over its events, and
+// the gradient's products with the activation, for the gradients of their weights. Both rows stay
+// in registers. `kTail`: columns of the last vector lie beyond D.
+template <int V, bool kTail>
 inline void sum_events(const Field& f, int64_t begin, int64_t end, int64_t n, int64_t j,
                        const float* activation, float* sum) {
-  Vector t[V], sums[V] = {};
-  for (int v = 0; v < V; ++v) t[v] = load(activation + v * kVector);
+  Vector t[V], sums[V];
+  const Vector zero{};
+#pragma GCC unroll 8
+  for (int v = 0; v < V; ++v) {
+    t[v] = load(activation + j + v * kVector);
+    sums[v] = zero;
+  }
   for (int64_t at = begin; at < end; ++at) {
     const int64_t event = f.order[at];
-    const float* grad = f.grad + event * f.grad_stride;
+    const float* grad = f.grad + event * f.grad_stride + j;
     const float weight =
         f.weights[event * f.weights_event_stride + n * f.weights_size_stride] * f.factor;
-    Vector inner{};
+    Vector inner[2] = {};  // two chains of sums: one would wait for itself
     for (int v = 0; v < V; ++v) {
-      const Vector g = load_row(grad, j + v * kVector, f.width);
-      inner += g * t[v];
+      const Vector g = kTail ? load_some(grad, f.width - j) : load(grad + v * kVector);
+      inner[v % 2] += g * t[v];
       sums[v] += weight * g;
     }
     float& result = f.weights_grad[event * f.weights_grad_stride + n];
-    result = (j == 0 ? 0.0f : result) + sum_lanes(inner) * f.factor;
+    result = (j == 0 ? 0.0f : result) + sum_lanes(inner[0] + inner[1]) * f.factor;
   }
-  for (int v = 0; v < V; ++v) store(sum + v * kVector, sums[v]);
+  for (int v = 0; v < V; ++v) store(sum + j + v * kVector, sums[v]);
 }
 
 void differentiate(const Field& f, const Tile& tile, float* sums) {
@@ -200,17 +262,19 @@ void differentiate(const Field& f, const Tile& tile, float* sums) {
   if (sums != nullptr) memset(sums, 0, sizeof(float) * static_cast<size_t>(2 * all_columns));
   for (int64_t i = 0; i < tile.rows; ++i) {
     const int64_t begin = f.starts[tile.begin + i], end = f.starts[tile.begin + i + 1];
+    for (int64_t at = begin; at < end; ++at) prefetch_ahead<0>(f, at, f.grad, f.grad_stride);
     for (int64_t n = 0; n < f.sizes; ++n) {
       float* t = activation + n * f.padded_width;
       float* sum = summed + n * f.padded_width;
       activate(f, tile, n, i, t);
       int64_t j = 0;
-      for (; j + kAtOnce * kVector <= f.padded_width; j += kAtOnce * kVector) {
-        sum_events<kAtOnce>(f, begin, end, n, j, t + j, sum + j);
+      for (; j + kAtOnce * kVector <= f.width; j += kAtOnce * kVector) {
+        sum_events<kAtOnce, false>(f, begin, end, n, j, t, sum);
       }
-      for (; j < f.padded_width; j += kVector) {
-        sum_events<1>(f, begin, end, n, j, t + j, sum + j);
+      for (; j + kVector <= f.width; j += kVector) {
+        sum_events<1, false>(f, begin, end, n, j, t, sum);
       }
+      if (j < f.width) sum_events<1, true>(f, begin, end, n, j, t, sum);
     }
     if (sums == nullptr) continue;
     for (int64_t n = 0; n < f.sizes; ++n) {

@@ -17,6 +17,9 @@
 namespace autoemb::cpu {
 namespace {
 
+// For functions that do nothing but prefetch: GCC takes them for pure and drops the calls.
+#define AUTOEMB_INLINE inline __attribute__((always_inline))
+
 constexpr int64_t kVector = AUTOEMB_VECTOR;
 typedef float Vector __attribute__((vector_size(4 * AUTOEMB_VECTOR)));
 typedef int32_t Integers __attribute__((vector_size(4 * AUTOEMB_VECTOR)));
@@ -36,13 +39,36 @@ inline Vector all(float x) {
 #endif
 }
 
+// The sum of the two halves. The compiler makes registers of these copies.
+template <class Half, class Whole>
+inline Half halved(Whole value) {
+  Half low, high;
+  memcpy(&low, &value, sizeof(Half));
+  memcpy(&high, reinterpret_cast<const char*>(&value) + sizeof(Half), sizeof(Half));
+  return low + high;
+}
+
 inline float sum_lanes(Vector value) {
-  float lanes[kVector];
-  store(lanes, value);
-  for (int64_t half = kVector / 2; half > 0; half /= 2) {
-    for (int64_t i = 0; i < half; ++i) lanes[i] += lanes[i + half];
-  }
-  return lanes[0];
+  typedef float Four __attribute__((vector_size(16)));
+#if AUTOEMB_VECTOR == 16
+  typedef float Eight __attribute__((vector_size(32)));
+  const Four four = halved<Four>(halved<Eight>(value));
+#elif AUTOEMB_VECTOR == 8
+  const Four four = halved<Four>(value);
+#else
+  const Four four = value;
+#endif
+  return (four[0] + four[2]) + (four[1] + four[3]);
+}
+
+// As many doubles as fill a vector.
+typedef double Doubles __attribute__((vector_size(4 * AUTOEMB_VECTOR)));
+
+inline Doubles widened(const float* from) {
+  typedef float Some __attribute__((vector_size(2 * AUTOEMB_VECTOR)));
+  Some some;
+  memcpy(&some, from, sizeof(some));
+  return __builtin_convertvector(some, Doubles);
 }
 
 // tanh(x) = m / (m + 2) with m = exp(2 |x|) - 1 = 2^k (exp(r) - 1) + (2^k - 1), 2 |x| = k ln 2 + r,
