@@ -31,6 +31,7 @@ inline void micro(const Product& p, const float* a, const float* b, float* c,
                   const float* columns) {
   const int64_t b_row = p.b_row == 0 ? V * kVector : p.b_row;
   Vector sums[R][V];
+#pragma GCC unroll 12
   for (int i = 0; i < R; ++i) {
     for (int v = 0; v < V; ++v) {
       sums[i][v] = p.start == Start::kZero      ? Vector{}
@@ -41,6 +42,7 @@ inline void micro(const Product& p, const float* a, const float* b, float* c,
   // A pointer for every third row of A: one each would not fit into the registers, and the rows
   // after it are once and twice the stride away, which an address can say.
   const float* rows[(R + 2) / 3];
+#pragma GCC unroll 12
   for (int i = 0; i < R; i += 3) rows[i / 3] = a + i * p.a_row;
   for (int64_t k = 0; k < p.k; ++k) {
     Vector row[V];
@@ -51,6 +53,7 @@ inline void micro(const Product& p, const float* a, const float* b, float* c,
     }
     for (int i = 0; i < R; i += 3) rows[i / 3] += p.a_column;
   }
+#pragma GCC unroll 12
   for (int i = 0; i < R; ++i) {
     for (int v = 0; v < V; ++v) store(c + i * p.c_row + v * kVector, sums[i][v]);
   }

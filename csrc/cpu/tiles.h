@@ -180,7 +180,7 @@ void activate(const Field& f, const Tile& tile, int64_t n, int64_t i, float* act
 // floats: the tanh of the ids in between hides the wait. `kWrite` 1: to write that row.
 template <int kWrite>
 AUTOEMB_INLINE void prefetch_ahead(const Field& f, int64_t at, const float* base, int64_t stride) {
-  constexpr int64_t kAhead = 4, kLine = 64 / sizeof(float);
+  constexpr int64_t kAhead = 8, kLine = 64 / sizeof(float);
   if (at + kAhead >= f.starts[f.distinct]) return;
   const int64_t event = f.order[at + kAhead];
   __builtin_prefetch(f.weights + event * f.weights_event_stride);
