@@ -24,10 +24,13 @@ def alternate(
     """Run the cases in turns and return the seconds of each round of each.
 
     Whatever else the machine does then slows all of them alike, so ratios hold where times do not.
+    Each turn begins with a call that is not timed: it brings back what the case before has pushed
+    out of the caches, as if the case ran in a loop of its own.
     """
     seconds: dict[str, list[float]] = {name: [] for name in cases}
     for number in range(warmup + rounds):
         for name, case in cases.items():
+            case()
             start = time.perf_counter()
             case()
             if number >= warmup:

@@ -20,7 +20,7 @@ struct Table {
 // One field of one call. Shapes: U distinct ids, N sizes of widths dims[n], S = sum(dims), D output
 // columns, padded to `padded_width` in all work memory.
 struct Field {
-  int64_t distinct, sizes, total, width, padded_width, total_stride;
+  int64_t distinct, sizes, total, width, padded_width;
   const int64_t* dims;
   const Table* tables;         // [N]
   const int64_t* const* rows;  // [N]: row numbers [U]
@@ -31,7 +31,7 @@ struct Field {
   float* by_width;          // projection for [U, d] x [d, D], packed
   float* by_total;          // projection for [U, D] x [D, d], packed
 
-  const float* centre;   // [S'], S padded to total_stride: subtracted from every row
+  const float* centre;   // [S]: subtracted from every row
   const float* shift;    // [N, D']: added to the product
   const float* scale;    // [N, D']: 1 / sqrt(variance + eps)
   const float* share;    // [N, U]: part of the batch that an id makes up; null in eval mode
@@ -49,10 +49,10 @@ struct Field {
   float factor;  // 1 / N with Eq. 7's average, else 1
 };
 
-// Work memory of one tile. Rows of `embeddings` are total_stride floats, of the others D'.
+// Work memory of one tile.
 struct Tile {
   int64_t begin, rows;
-  float* embeddings;  // [48, S']
+  float* embeddings;  // [48, S]
   float* normalised;  // [N, 48, D'], and room for [48, d'] of any size
   float* slope;       // [N, 48, D']: dy, then dz
   float* row;         // [2, N, D']: of the row at hand
@@ -79,7 +79,7 @@ struct Kernels {
   void (*pack_by_width)(const Field&);
   void (*pack_by_total)(const Field&);
 
-  // embeddings = rows of the tile's ids; zeros for a size that an id lacks, and to the row's end
+  // embeddings = rows of the tile's ids; zeros for a size that an id lacks
   void (*gather)(const Field&, const Tile&);
   // sums [S] = sum over the tile's ids of share * row
   void (*sum_rows)(const Field&, const Tile&, double* sums);
@@ -95,8 +95,8 @@ struct Kernels {
   // scale; gradient of the weights; if `sums` [2, N, D'] is not null: slope = dy, sums of dy and of
   // dy * y
   void (*differentiate)(const Field&, const Tile&, float* sums);
-  // slope = dz; embeddings_grad [rows, S]; projection_grad [S, D'] += embeddings^T dz
-  void (*propagate)(const Field&, const Tile&, float* embeddings_grad, float* projection_grad);
+  // slope = dz; projection_grad [S, D'] += embeddings^T dz; embeddings = their gradients
+  void (*propagate)(const Field&, const Tile&, float* projection_grad);
 
   void (*tanh)(const float* x, float* y, int64_t count);
   void (*update_sgd)(const Update&, int64_t begin, int64_t end);

@@ -61,8 +61,8 @@ void find_rows(const Call& call, Work& work) {
 
 }  // namespace
 
-Pass::Pass(const Call& call, int64_t kept_bytes, bool gradients)
-    : call_(call), gradients_(gradients), works_(static_cast<size_t>(call.fields)) {
+Pass::Pass(const Call& call, float* embeddings, int64_t kept_bytes)
+    : call_(call), embeddings_(embeddings), works_(static_cast<size_t>(call.fields)) {
   const auto sizes = static_cast<int64_t>(call.dims.size());
   const int64_t total = std::accumulate(call.dims.begin(), call.dims.end(), int64_t{0});
   const int64_t vector = call.kernels->vector, padded = up(call.width, vector);
@@ -70,7 +70,6 @@ Pass::Pass(const Call& call, int64_t kept_bytes, bool gradients)
   // Where values of a tile were, gradients of one size's rows come to lie, and it may be wider.
   tile_columns_ =
       std::max(columns_, up(*std::max_element(call.dims.begin(), call.dims.end()), vector));
-  total_stride_ = up(total, 16);
   parallel_for(call.threads, call.fields, [&](int64_t f, int) { plan(call, f, works_[f]); });
   if (out_of_range().field >= 0) return;
   for (int64_t f = 0; f < call.fields; ++f) {
@@ -81,7 +80,6 @@ Pass::Pass(const Call& call, int64_t kept_bytes, bool gradients)
     field.total = total;
     field.width = call.width;
     field.padded_width = padded;
-    field.total_stride = total_stride_;
     field.dims = call.dims.data();
     field.tables = call.tables.data() + f * sizes;
     find_rows(call, work);
@@ -94,7 +92,7 @@ Pass::Pass(const Call& call, int64_t kept_bytes, bool gradients)
     field.weights_event_stride = call.weights_event_stride;
     field.weights_size_stride = call.weights_size_stride;
     field.factor = call.average ? 1.0f / static_cast<float>(sizes) : 1.0f;
-    work.centre.assign(static_cast<size_t>(total_stride_), 0.0f);
+    work.centre.assign(static_cast<size_t>(total), 0.0f);
     field.centre = work.centre.data();
     work.shift = zeros(columns_);
     work.scale = zeros(columns_);
@@ -107,14 +105,11 @@ Pass::Pass(const Call& call, int64_t kept_bytes, bool gradients)
     tiles_ += work.tiles;
     field_of_.insert(field_of_.end(), static_cast<size_t>(work.tiles), f);
   }
-  tile_floats_ = kTileRows * (tile_columns_ + (gradients ? columns_ : 0));
+  tile_floats_ = kTileRows * (tile_columns_ + columns_);
   kept_ = std::min(tiles_, kept_bytes / static_cast<int64_t>(sizeof(float)) / tile_floats_);
-  thread_floats_ = kTileRows * (tile_columns_ + columns_ + total_stride_) + 2 * columns_;
-  const int64_t gathered = call.training || gradients ? tiles_ * kTileRows * total_stride_ : 0;
-  // One vector more: the last one of a row's columns may begin just before the end.
-  thread_memory_ = reused(call.threads * thread_floats_ + kept_ * tile_floats_ + gathered + vector);
+  thread_floats_ = up(2 * columns_ + tile_floats_ + kTileRows * total, 16);
+  thread_memory_ = reused(call.threads * thread_floats_ + kept_ * tile_floats_);
   tile_memory_ = thread_memory_ + call.threads * thread_floats_;
-  if (gathered > 0) embeddings_ = tile_memory_ + kept_ * tile_floats_;
   parallel_for(call.threads, call.fields,
                [&](int64_t f, int) { call.kernels->pack_by_width(works_[f].field); });
 }
@@ -129,17 +124,17 @@ Tile Pass::memory(int64_t tile, int thread) {
   result.row = own;
   result.normalised = values;
   result.slope = values + kTileRows * tile_columns_;
-  result.embeddings = embeddings_ == nullptr ? own + thread_floats_ - kTileRows * total_stride_
-                                             : embeddings_ + tile * kTileRows * total_stride_;
+  const int64_t total = work.field.total;
+  result.embeddings = embeddings_ == nullptr
+                          ? own + 2 * columns_ + tile_floats_
+                          : embeddings_ + (field_of_[tile] * call_.batch + result.begin) * total;
   return result;
 }
 
 void Pass::embed(const Field& field, const Tile& memory) {
-  if (call_.training) {
-    call_.kernels->centre(field, memory);  // gathered when the mean was taken
-  } else {
-    call_.kernels->gather(field, memory);
-  }
+  // Where there is memory for all, they were gathered when the mean was taken.
+  if (embeddings_ == nullptr || !call_.training) call_.kernels->gather(field, memory);
+  if (call_.training) call_.kernels->centre(field, memory);
 }
 
 void Pass::centre(float* means) {

@@ -36,9 +36,9 @@ std::vector<double> merged(const Work& work, const Number* parts, int64_t column
 
 class Pass {
  public:
-  // `kept_bytes` of tiles are kept, with their slopes if `gradients`; the embeddings of all, but
-  // for a single pass over them.
-  Pass(const Call& call, int64_t kept_bytes, bool gradients);
+  // `embeddings`: memory [F, B, S] for those of all distinct ids, or null: a tile's are gathered
+  // whenever it is worked on. `kept_bytes` of tiles are kept.
+  Pass(const Call& call, float* embeddings, int64_t kept_bytes);
 
   OutOfRange out_of_range() const {
     for (const Work& work : works_) {
@@ -49,7 +49,7 @@ class Pass {
 
   // Centres and shifts; in training mode the means as well, unless `means` is null.
   void centre(float* means);
-  // Embeddings of a tile, centred: once, before anything else is done with it.
+  // Embeddings of a tile, centred; with memory for all: once, before all else is done with it.
   void embed(const Field& field, const Tile& memory);
   // 1 / sqrt(variance + eps)
   void set_scale(Work& work, int64_t f);
@@ -65,12 +65,12 @@ class Pass {
 
  private:
   const Call& call_;
-  bool gradients_;
+  float* embeddings_;
   std::vector<Work> works_;
   std::vector<int64_t> field_of_;
-  int64_t tiles_ = 0, kept_ = 0, columns_ = 0, tile_columns_ = 0, total_stride_ = 0;
+  int64_t tiles_ = 0, kept_ = 0, columns_ = 0, tile_columns_ = 0;
   int64_t tile_floats_ = 0, thread_floats_ = 0;
-  float *embeddings_ = nullptr, *tile_memory_ = nullptr, *thread_memory_ = nullptr;
+  float *tile_memory_ = nullptr, *thread_memory_ = nullptr;
 };
 
 }  // namespace autoemb::cpu

@@ -8,23 +8,49 @@
 namespace autoemb::cpu {
 namespace {
 
-// Tiles that stay in work memory between two passes over them; beyond, a tile is computed again, so
-// that no call needs more memory for large batches. The forward pass of 4,096 distinct ids a field
-// takes 6.0 ms with 12 MiB and 9.8 ms with 4. In the backward pass, which has the peak, it is 15.5
-// ms and 16.5 ms: there 4 MiB leave forward and backward at a third of the memory that torch.nn
-// takes.
-constexpr int64_t kKeptForward = int64_t{12} << 20;
-constexpr int64_t kKeptBackward = int64_t{4} << 20;
+// Tiles that stay in work memory between two passes over them: those of 1,344 distinct ids at the
+// default sizes. Beyond, a tile is computed again, so that no call needs more memory for large
+// batches; but for the last size in the forward pass, for which the output has room.
+constexpr int64_t kKept = int64_t{4} << 20;
 constexpr int64_t kMostChunks = 12;
+
+// All sizes of a field but the last, the widest, which takes most of the arithmetic.
+Field without_last(const Field& field) {
+  Field result = field;
+  --result.sizes;
+  return result;
+}
+
+// The rows of the last size wait for the statistics where the outputs of their ids' first events
+// are to be: they are as wide.
+void put_last(const Field& f, const Tile& tile) {
+  const float* rows = tile.normalised + (f.sizes - 1) * kTileRows * f.padded_width;
+  for (int64_t i = 0; i < tile.rows; ++i) {
+    std::copy_n(rows + i * f.padded_width, f.width,
+                f.output + f.order[f.starts[tile.begin + i]] * f.output_stride);
+  }
+}
+
+void take_last(const Field& f, const Tile& tile) {
+  float* rows = tile.normalised + (f.sizes - 1) * kTileRows * f.padded_width;
+  for (int64_t i = 0; i < tile.rows; ++i) {
+    std::copy_n(f.output + f.order[f.starts[tile.begin + i]] * f.output_stride, f.width,
+                rows + i * f.padded_width);
+  }
+}
 
 }  // namespace
 
 OutOfRange forward(const Call& call, float* output) {
   if (call.batch == 0) return {};
   const Kernels& kernels = *call.kernels;
-  Pass pass(call, call.training ? kKeptForward : 0, false);
+  Pass pass(call, nullptr, call.training ? kKept : 0);
   if (const OutOfRange bad = pass.out_of_range(); bad.field >= 0) return bad;
   pass.centre(call.mean);
+  for (int64_t f = 0; f < call.fields; ++f) {
+    pass.works()[f].field.output = output + f * call.width;
+    pass.works()[f].field.output_stride = call.fields * call.width;
+  }
   const int64_t columns = pass.columns();
   if (call.training) {
     const Floats squares = floats(pass.tiles() * columns);
@@ -34,6 +60,7 @@ OutOfRange forward(const Call& call, float* output) {
       pass.embed(field, memory);
       kernels.project(field, memory);
       kernels.sum_squares(field, memory, squares.get() + tile * columns);
+      if (!pass.kept(tile)) put_last(field, memory);
     });
     for (int64_t f = 0; f < call.fields; ++f) {
       const Work& work = pass.works()[f];
@@ -46,17 +73,16 @@ OutOfRange forward(const Call& call, float* output) {
       }
     }
   }
-  for (int64_t f = 0; f < call.fields; ++f) {
-    Work& work = pass.works()[f];
-    pass.set_scale(work, f);
-    work.field.output = output + f * call.width;
-    work.field.output_stride = call.fields * call.width;
-  }
+  for (int64_t f = 0; f < call.fields; ++f) pass.set_scale(pass.works()[f], f);
   parallel_for(call.threads, pass.tiles(), [&](int64_t tile, int thread) {
     const Field& field = pass.work_of(tile).field;
     const Tile memory = pass.memory(tile, thread);
-    if (!call.training) pass.embed(field, memory);
-    if (!pass.kept(tile)) kernels.project(field, memory);
+    if (!pass.kept(tile)) {
+      const Field missing = call.training ? without_last(field) : field;
+      pass.embed(missing, memory);
+      kernels.project(missing, memory);
+      if (call.training) take_last(field, memory);
+    }
     kernels.mix(field, memory);
   });
   return {};
@@ -68,7 +94,7 @@ OutOfRange backward(const Call& call, const float* grad, int64_t grad_event_stri
   const Kernels& kernels = *call.kernels;
   const bool embeddings = result.rows != nullptr;
   const auto sizes = static_cast<int64_t>(call.dims.size());
-  Pass pass(call, embeddings ? kKeptBackward : 0, embeddings);
+  Pass pass(call, embeddings ? result.embeddings : nullptr, embeddings ? kKept : 0);
   if (const OutOfRange bad = pass.out_of_range(); bad.field >= 0) return bad;
   pass.centre(nullptr);
   const int64_t columns = pass.columns();
@@ -132,8 +158,7 @@ OutOfRange backward(const Call& call, const float* grad, int64_t grad_event_stri
     for (int64_t tile = chunk.begin; tile < chunk.end; ++tile) {
       const Tile memory = pass.memory(tile, thread);
       if (!pass.kept(tile)) differentiate(tile, memory);
-      float* to = result.embeddings + (chunk.field * call.batch + memory.begin) * total;
-      kernels.propagate(field, memory, to, projections.get() + c * total * padded);
+      kernels.propagate(field, memory, projections.get() + c * total * padded);
     }
   });
   parallel_for(call.threads, call.fields, [&](int64_t f, int) {

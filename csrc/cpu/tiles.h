@@ -66,7 +66,7 @@ AUTOEMB_INLINE void prefetch(const Field& f, const Tile& tile) {
 void gather(const Field& f, const Tile& tile) {
   prefetch(f, tile);
   for (int64_t i = 0; i < tile.rows; ++i) {
-    float* to = tile.embeddings + i * f.total_stride;
+    float* to = tile.embeddings + i * f.total;
     for (int64_t n = 0; n < f.sizes; to += f.dims[n++]) {
       const Table& table = f.tables[n];
       const int64_t row = f.rows[n][tile.begin + i];
@@ -77,50 +77,49 @@ void gather(const Field& f, const Tile& tile) {
         memcpy(to, table.base + row * table.stride, bytes);
       }
     }
-    memset(to, 0, sizeof(float) * static_cast<size_t>(f.total_stride - f.total));
   }
 }
 
-// V vectors of columns from `column` on, and `lanes` of them; the sums stay in registers.
+// V vectors of columns from `column` on; the sums stay in registers.
 template <int V>
-inline void sum_columns(const Tile& tile, int64_t stride, int64_t column, int64_t lanes,
-                        const float* share, double* sums) {
-  Doubles sum[V][2] = {};
+inline void sum_columns(const Field& f, const Tile& tile, int64_t column, const float* share,
+                        double* sums) {
+  Doubles sum[2 * V] = {};
   for (int64_t i = 0; i < tile.rows; ++i) {
-    const float* from = tile.embeddings + i * stride + column;
+    const float* from = tile.embeddings + i * f.total + column;
     const double factor = share[i];
-    for (int v = 0; v < V; ++v) {
-      sum[v][0] += factor * widened(from + v * kVector);
-      sum[v][1] += factor * widened(from + v * kVector + kVector / 2);
-    }
+    for (int v = 0; v < 2 * V; ++v) sum[v] += factor * widened(from + v * kVector / 2);
   }
-  double found[V * kVector];
-  memcpy(found, sum, sizeof(found));
-  for (int64_t j = 0; j < lanes; ++j) sums[column + j] = found[j];
+  memcpy(sums + column, sum, sizeof(sum));
 }
 
 void sum_rows(const Field& f, const Tile& tile, double* sums) {
   constexpr int kAtOnce = kVector == 4 ? 2 : 4;  // 8 accumulators of doubles, 4 with SSE2
-  for (int64_t n = 0, column = 0; n < f.sizes; column += f.dims[n++]) {
+  for (int64_t n = 0, k = 0, end = 0; n < f.sizes; ++n) {
     const float* share = f.share + n * f.distinct + tile.begin;
-    const int64_t end = column + f.dims[n];
-    int64_t k = column;
+    end += f.dims[n];
     for (; k + kAtOnce * kVector <= end; k += kAtOnce * kVector) {
-      sum_columns<kAtOnce>(tile, f.total_stride, k, kAtOnce * kVector, share, sums);
+      sum_columns<kAtOnce>(f, tile, k, share, sums);
     }
-    for (; k < end; k += kVector) {
-      const int64_t lanes = end - k < kVector ? end - k : kVector;
-      sum_columns<1>(tile, f.total_stride, k, lanes, share, sums);
+    for (; k + kVector <= end; k += kVector) sum_columns<1>(f, tile, k, share, sums);
+    for (; k < end; ++k) {
+      double sum = 0;
+      for (int64_t i = 0; i < tile.rows; ++i) {
+        sum += static_cast<double>(share[i]) * tile.embeddings[i * f.total + k];
+      }
+      sums[k] = sum;
     }
   }
 }
 
 void centre(const Field& f, const Tile& tile) {
   for (int64_t i = 0; i < tile.rows; ++i) {
-    float* row = tile.embeddings + i * f.total_stride;
-    for (int64_t k = 0; k < f.total_stride; k += kVector) {
+    float* row = tile.embeddings + i * f.total;
+    int64_t k = 0;
+    for (; k + kVector <= f.total; k += kVector) {
       store(row + k, load(row + k) - load(f.centre + k));
     }
+    for (; k < f.total; ++k) row[k] -= f.centre[k];
   }
 }
 
@@ -141,9 +140,9 @@ void project_exactly(const Field& f, const double* row, double* result) {
 void project(const Field& f, const Tile& tile) {
   const float* b = f.by_width;
   for (int64_t n = 0, column = 0; n < f.sizes; column += f.dims[n++]) {
-    multiply({tile.rows, f.padded_width, f.dims[n], tile.embeddings + column, f.total_stride, 1, b,
-              0, f.dims[n] * kPanel, tile.normalised + n * kTileRows * f.padded_width,
-              f.padded_width, Start::kColumns, f.shift + n * f.padded_width});
+    multiply({tile.rows, f.padded_width, f.dims[n], tile.embeddings + column, f.total, 1, b, 0,
+              f.dims[n] * kPanel, tile.normalised + n * kTileRows * f.padded_width, f.padded_width,
+              Start::kColumns, f.shift + n * f.padded_width});
     b += f.dims[n] * f.padded_width;
   }
 }
@@ -293,7 +292,7 @@ void differentiate(const Field& f, const Tile& tile, float* sums) {
   }
 }
 
-void propagate(const Field& f, const Tile& tile, float* embeddings_grad, float* projection_grad) {
+void propagate(const Field& f, const Tile& tile, float* projection_grad) {
   for (int64_t n = 0; n < f.sizes; ++n) {
     const float* scale = f.scale + n * f.padded_width;
     const float* sum = f.sum + n * f.padded_width;
@@ -315,14 +314,14 @@ void propagate(const Field& f, const Tile& tile, float* embeddings_grad, float* 
     float* const result = tile.normalised;  // not needed any more
     multiply({tile.rows, columns, f.width, dz, f.padded_width, 1, b, 0, f.width * kPanel, result,
               columns, Start::kZero, nullptr});
+    multiply({f.dims[n], f.padded_width, tile.rows, tile.embeddings + column, 1, f.total, dz,
+              f.padded_width, kPanel, projection_grad + column * f.padded_width, f.padded_width,
+              Start::kResult, nullptr});
     for (int64_t i = 0; i < tile.rows; ++i) {
-      memcpy(embeddings_grad + i * f.total + column, result + i * columns,
+      memcpy(tile.embeddings + i * f.total + column, result + i * columns,
              sizeof(float) * static_cast<size_t>(f.dims[n]));
     }
     b += columns * f.width;
-    multiply({f.dims[n], f.padded_width, tile.rows, tile.embeddings + column, 1, f.total_stride, dz,
-              f.padded_width, kPanel, projection_grad + column * f.padded_width, f.padded_width,
-              Start::kResult, nullptr});
   }
 }
 
