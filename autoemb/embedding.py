@@ -14,6 +14,8 @@ from autoemb.ops import chosen_backend, soft_embedding
 from autoemb.ops.sizes import size_slices
 from autoemb.rows import RowModule
 
+NORMS = ("batch", "running")
+
 
 def check_ids(ids: Tensor, fields: int) -> None:
     """Raise the errors of torch.nn.Embedding for ids that are not int64 [B, F]."""
@@ -39,12 +41,16 @@ class SoftEmbedding(RowModule):
         Rows of each field's table; its length F is the number of fields.
     embedding_dims : sequence of int, default (2, 16, 128)
         The N sizes, ascending. The last is the output width D.
-    norm : {"batch"}, default "batch"
-        Batch statistics in training mode, running statistics in eval mode; no affine part.
+    norm : {"batch", "running"}, default "batch"
+        What sizes are normalised with in training mode: the batch's own statistics (the paper's
+        BatchNorm), or the running statistics of the batches before it, as constants; in eval mode
+        running statistics either way. No affine part.
     eps : float, default 1e-5
         Added to the variance.
     momentum : float, default 0.1
         Weight of the newest batch in the running statistics.
+    init_std : float, default 1.0
+        Standard deviation of the rows of ids never seen.
     average : bool, default True
         Keep Eq. 7's factor 1/N.
     backend : {"auto", "reference", "native"}, default "auto"
@@ -90,6 +96,7 @@ class SoftEmbedding(RowModule):
         norm: str = "batch",
         eps: float = 1e-5,
         momentum: float = 0.1,
+        init_std: float = 1.0,
         average: bool = True,
         backend: str = "auto",
         device: torch.device | str | None = None,
@@ -105,14 +112,17 @@ class SoftEmbedding(RowModule):
             raise ValueError(
                 f"embedding_dims must ascend to the output width; got {embedding_dims}"
             )
-        if norm != "batch":
-            raise ValueError(f'norm must be "batch"; got {norm!r}')
+        if norm not in NORMS:
+            known = ", ".join(f'"{choice}"' for choice in NORMS)
+            raise ValueError(f"norm must be one of {known}; got {norm!r}")
+        if not 0 <= init_std < math.inf:
+            raise ValueError(f"init_std must be a number from 0; got {init_std}")
         if chosen_backend(backend) == "native":
             info = build_info()
             if not (info["native"] or info["cuda"]):
                 raise RuntimeError(f'backend="native" is not in this build: {info["reason"]}')
         self.embedding_dims = tuple(embedding_dims)
-        self.norm, self.eps, self.momentum = norm, eps, momentum
+        self.norm, self.eps, self.momentum, self.init_std = norm, eps, momentum, init_std
         self.average, self.backend, self.sparse = average, backend, sparse
         fields, sizes, width = len(num_embeddings), len(embedding_dims), embedding_dims[-1]
         total = sum(embedding_dims)
@@ -152,8 +162,8 @@ class SoftEmbedding(RowModule):
         return [self.table(name) for name in self.row_fields]
 
     def init_rows(self, name: str, rows: Tensor) -> None:
-        """Draw new rows from N(0, 1), as torch.nn.Embedding does."""
-        rows.normal_()
+        """Draw new rows from a normal distribution."""
+        rows.normal_(0, self.init_std)
 
     def forward(self, ids: Tensor, weights: Tensor) -> Tensor:
         """Return the mixed embeddings.
@@ -176,7 +186,7 @@ class SoftEmbedding(RowModule):
         RuntimeError
             For a wrong dtype.
         ValueError
-            For a wrong shape, or a batch of one in training mode.
+            For a wrong shape, or a batch of one in training mode with ``norm="batch"``.
         """
         check_ids(ids, self.fields)
         batch, sizes = ids.shape[0], len(self.embedding_dims)
@@ -189,7 +199,8 @@ class SoftEmbedding(RowModule):
                 f"expected weights of shape {[batch, self.fields, sizes]} ([B, F, N]) but got "
                 f"{list(weights.shape)}"
             )
-        if self.training and batch == 1:
+        own = self.training and self.norm == "batch"
+        if own and batch == 1:
             raise ValueError(
                 f"Expected more than 1 value per channel when training, got ids of shape "
                 f"{list(ids.shape)}: field 0 has one event to take statistics from"
@@ -200,20 +211,32 @@ class SoftEmbedding(RowModule):
             weights,
             self.projection,
             self.bias,
-            None if self.training else (self.running_mean, self.running_var),
+            None if own else (self.running_mean, self.running_var),
             dims=self.embedding_dims,
             eps=self.eps,
             average=self.average,
             sparse=self.sparse,
             backend=self.backend,
+            statistics=self.training,
         )
         if self.training and batch:
-            with torch.no_grad():
-                unbiased = result.variance * (batch / (batch - 1))
-                self.running_mean.lerp_(result.mean, self.momentum)
-                self.running_var.lerp_(unbiased, self.momentum)
-                self.num_batches_tracked += 1
+            self._track(result.mean, result.variance, batch)
         return result.output
+
+    @torch.no_grad()
+    def _track(self, mean: Tensor, variance: Tensor, batch: int) -> None:
+        """Let the running statistics follow those of a batch."""
+        unbiased = variance * (batch / max(batch - 1, 1))
+        momentum: float | Tensor = self.momentum
+        if self.norm == "running":
+            # What the next batch is normalised with: of the first batch alone while there is no
+            # other, and with the spread of the batches' means, which for a few users is large.
+            first = (self.num_batches_tracked == 0).unsqueeze(2).to(mean.dtype)
+            momentum = self.momentum + (1 - self.momentum) * first
+            unbiased += (1 - momentum) * (mean - self.running_mean).square()
+        self.running_mean.lerp_(mean, momentum)
+        self.running_var.lerp_(unbiased, momentum)
+        self.num_batches_tracked += 1
 
     def _positions(self, ids: Tensor) -> Tensor:
         if self._rows_in_play is None:
@@ -309,6 +332,8 @@ class FixedEmbedding(RowModule):
         Rows of each field's table.
     embedding_dim : int
         Width of every embedding.
+    init_std : float, default 1.0
+        Standard deviation of the rows of ids never seen.
     device, dtype
         As in :class:`torch.nn.Embedding`.
 
@@ -324,11 +349,12 @@ class FixedEmbedding(RowModule):
         num_embeddings: Sequence[int],
         embedding_dim: int,
         *,
+        init_std: float = 1.0,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.output_dim = embedding_dim
+        self.output_dim, self.init_std = embedding_dim, init_std
         for f, rows in enumerate(num_embeddings):
             table = torch.empty(rows, embedding_dim, device=device, dtype=dtype)
             self.register_rows(f"table_{f}", f, table)
@@ -339,8 +365,8 @@ class FixedEmbedding(RowModule):
         return len(self.row_fields)
 
     def init_rows(self, name: str, rows: Tensor) -> None:
-        """Draw new rows from N(0, 1), as torch.nn.Embedding does."""
-        rows.normal_()
+        """Draw new rows from a normal distribution."""
+        rows.normal_(0, self.init_std)
 
     def forward(self, ids: Tensor, weights: Tensor | None = None) -> Tensor:
         """Return the embeddings [B, F, width] of ids [B, F]; ``weights`` is not used.

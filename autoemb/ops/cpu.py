@@ -89,6 +89,7 @@ def forward(
     dims: Sequence[int],
     eps: float,
     average: bool,
+    statistics: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Compute the op ``autoemb::soft_embedding``."""
     expect_op(tables, ids, weights, projection, bias, (running_mean, running_variance), dims)
@@ -102,8 +103,10 @@ def forward(
         variance = running_variance.clone(memory_format=torch.contiguous_format)
     options = dims, eps, average, training
     call = _Call(tables, ids, weights, projection, bias, mean, variance, *options)
-    _raise_if_out_of_range(_cpu.forward(call.arguments, output.data_ptr()), tables)
-    return output, mean, variance
+    own = (torch.zeros_like(mean), torch.zeros_like(mean)) if statistics and not training else ()
+    addresses = [x.data_ptr() for x in own] or [0, 0]
+    _raise_if_out_of_range(_cpu.forward(call.arguments, output.data_ptr(), *addresses), tables)
+    return output, *(own or (mean, variance))
 
 
 def backward(

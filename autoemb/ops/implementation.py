@@ -32,6 +32,7 @@ def forward(
     average: bool,
     sparse: bool,
     backend: str,
+    statistics: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Compute the op; arguments and results as :func:`autoemb.ops.soft_embedding` documents."""
     dtype = compute_dtype(projection.dtype)
@@ -40,30 +41,33 @@ def forward(
     inputs = tables, ids, weights, projection, bias, running_mean, running_variance
     match kernels_for(backend, tables, weights):
         case "cpu":
-            return cpu.forward(*inputs, dims, eps, average)
+            return cpu.forward(*inputs, dims, eps, average, statistics)
         case "cuda":
-            return cuda.forward(cuda.kernels, *inputs, dims, eps, average)
+            return cuda.forward(cuda.kernels, *inputs, dims, eps, average, statistics=statistics)
     batch, fields = ids.shape
     sizes, width = len(dims), projection.shape[1]
     output = weights.new_empty(batch, fields, width)
     mean = projection.new_zeros(fields, sizes, width, dtype=dtype)
     variance = torch.zeros_like(mean)
-    training = running_mean is None or running_variance is None
+    running = None
     if running_mean is not None and running_variance is not None:
-        mean.copy_(running_mean)
-        variance.copy_(running_variance)
+        running = running_mean, running_variance
+        if not statistics:
+            mean.copy_(running_mean)
+            variance.copy_(running_variance)
     for f, table in enumerate(tables if batch else []):
         check_range(ids[:, f], len(table), f)
         plan = distinct(ids[:, f])
-        normalised, _, mean[f], variance[f] = reference.normalise(
-            table.index_select(0, plan.rows).to(dtype),
-            plan,
-            projection[f].to(dtype),
-            bias[f].to(dtype),
-            None if training else (mean[f], variance[f]),
-            dims,
-            eps,
-        )
+        embedded, matrix = table.index_select(0, plan.rows).to(dtype), projection[f].to(dtype)
+        shift = bias[f].to(dtype)
+        given = None if running is None else (running[0][f], running[1][f])
+        normalised, _, *own = reference.normalise(embedded, plan, matrix, shift, given, dims, eps)
+        if running is None:
+            mean[f], variance[f] = own
+        elif statistics:
+            z = reference.project(embedded, matrix, dims)
+            mean[f], variance[f], _ = reference.statistics(z, plan)
+            mean[f] += shift
         weighed = weights[:, f].to(dtype)
         output[:, f] = reference.mix(tanh(normalised), plan.inverse, weighed, average)
     return output, mean, variance

@@ -71,18 +71,25 @@ def normalise(
     """
     z = project(embeddings, projection, dims)  # [N, U, D], without the bias
     if running is None:
-        # The bias shifts mean and z alike and cancels, exactly. Two passes over centred values: raw
-        # moments lose every digit of the variance once mean/std reaches 1000 in float32.
-        share = plan.counts.to(z.dtype) / len(plan.inverse)  # [U]
-        mean = share @ z  # [N, D]
-        centred = z - mean.unsqueeze(1)
-        variance = share @ centred.square()
-        mean = mean + bias
+        mean, variance, centred = statistics(z, plan)
+        mean = mean + bias  # which shifts mean and z alike and cancels, exactly
     else:
         mean, variance = running
         centred = z - (mean - bias).unsqueeze(1)
     scale = torch.rsqrt(variance + eps).unsqueeze(1)
     return centred * scale, scale, mean, variance
+
+
+def statistics(z: Tensor, plan: Plan) -> tuple[Tensor, Tensor, Tensor]:
+    """Return mean and variance [N, D] over the events of a batch, and z [N, U, D] less the mean.
+
+    Two passes over centred values: raw moments lose every digit of the variance once mean/std
+    reaches 1000 in float32.
+    """
+    share = plan.counts.to(z.dtype) / len(plan.inverse)  # [U]
+    mean = share @ z
+    centred = z - mean.unsqueeze(1)
+    return mean, share @ centred.square(), centred
 
 
 def sum_events(events: Tensor, plan: Plan, distinct: int) -> Tensor:

@@ -20,7 +20,8 @@ torch.library.define(
     "autoemb::soft_embedding",
     "(Tensor[] tables, Tensor ids, Tensor weights, Tensor projection, Tensor bias,"
     " Tensor? running_mean, Tensor? running_variance, int[] dims, float eps, bool average,"
-    " bool sparse, str backend) -> (Tensor output, Tensor mean, Tensor variance)",
+    " bool sparse, str backend, bool statistics=False)"
+    " -> (Tensor output, Tensor mean, Tensor variance)",
 )
 torch.library.define(
     "autoemb::soft_embedding_backward",
@@ -45,7 +46,8 @@ class SoftEmbeddingOutput(NamedTuple):
     ----------
     output : Tensor[B, F, D]
     mean, variance : Tensor[F, N, D]
-        Statistics the batch was normalised with (biased variance), float32 or float64.
+        Statistics the batch was normalised with (biased variance), float32 or float64; with
+        ``statistics=True`` the batch's own.
     """
 
     output: Tensor
@@ -163,8 +165,12 @@ class _SoftEmbedding(torch.autograd.Function):
             )
         ctx.mark_non_differentiable(mean, variance)
         ctx.set_materialize_grads(False)
-        ctx.options, ctx.training = options, running[0] is None
-        ctx.save_for_backward(ids, weights, projection, bias, mean, variance, *tables)
+        ctx.options, ctx.training = options[:5], running[0] is None
+        used = [mean, variance]
+        if options[5] and running[0] is not None:
+            # Copies: the caller will update the running ones before the backward pass.
+            used = [x.to(mean.dtype, copy=True) for x in running if x is not None]
+        ctx.save_for_backward(ids, weights, projection, bias, *used, *tables)
         return output, mean, variance
 
     @staticmethod
@@ -236,8 +242,14 @@ def _differentiable_forward(
     bias: Tensor,
     running_mean: Tensor | None,
     running_variance: Tensor | None,
-    *options: Any,
+    dims: Sequence[int],
+    eps: float,
+    average: bool,
+    sparse: bool,
+    backend: str,
+    statistics: bool = False,
 ) -> Any:
+    options = dims, eps, average, sparse, backend, statistics
     return _SoftEmbedding.apply(  # type: ignore[no-untyped-call]
         (running_mean, running_variance), options, ids, weights, projection, bias, *tables
     )
@@ -277,6 +289,7 @@ def soft_embedding(
     average: bool = True,
     sparse: bool = False,
     backend: str = "auto",
+    statistics: bool = False,
 ) -> SoftEmbeddingOutput:
     """Look up every size of every id and return their soft weighted sum (Eqs. 1, 2 and 7).
 
@@ -301,6 +314,8 @@ def soft_embedding(
     backend : {"auto", "reference", "native"}
         Native kernels where they take these tensors ("auto"), never, or else an error. The
         environment variable AUTOEMB_BACKEND overrides it.
+    statistics : bool
+        Return the batch's own mean and variance, though it is normalised with ``running``.
 
     Returns
     -------
@@ -344,5 +359,6 @@ def soft_embedding(
             average,
             sparse,
             backend,
+            statistics,
         )
     )

@@ -34,7 +34,7 @@ struct Field {
   const float* centre;   // [S]: subtracted from every row
   const float* shift;    // [N, D']: added to the product
   const float* scale;    // [N, D']: 1 / sqrt(variance + eps)
-  const float* share;    // [N, U]: part of the batch that an id makes up; null in eval mode
+  const float* share;    // [N, U]: part of the batch that an id makes up; null where none is needed
   const float* sum;      // [N, D']: of dy
   const float* product;  // [N, D']: of dy * y
 
@@ -88,8 +88,9 @@ struct Kernels {
   void (*project_exactly)(const Field&, const double* row, double* result);
   // normalised = embeddings x projection + shift, not yet scaled
   void (*project)(const Field&, const Tile&);
-  // squares [N, D'] = sum over rows of share * normalised^2
-  void (*sum_squares)(const Field&, const Tile&, float* squares);
+  // squares [N, D'] = sum over rows of share * (normalised - mean)^2; mean is 0, or if `means`
+  // [N, D'] is not null the tile's, which is then stored there
+  void (*sum_squares)(const Field&, const Tile&, float* means, float* squares);
   // scale, tanh, and the weighted sum of every event of the tile's ids
   void (*mix)(const Field&, const Tile&);
   // scale; gradient of the weights; if `sums` [2, N, D'] is not null: slope = dy, sums of dy and of

@@ -115,8 +115,10 @@ PYBIND11_MODULE(_cpu, m) {
       py::arg("training"), py::arg("kernels"), py::arg("threads"));
 
   // Both return the field and the id that is out of range, or field -1.
-  m.def("forward", [](const Call& call, Address output) {
+  m.def("forward", [](Call& call, Address output, Address batch_mean, Address batch_variance) {
     const py::gil_scoped_release release;
+    call.batch_mean = pointer<float>(batch_mean);
+    call.batch_variance = pointer<float>(batch_variance);
     const OutOfRange bad = forward(call, pointer<float>(output));
     return std::make_pair(bad.field, bad.id);
   });

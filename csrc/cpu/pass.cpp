@@ -36,7 +36,8 @@ void find_rows(const Call& call, Work& work) {
   Field& field = work.field;
   const size_t used = work.distinct.values.size();
   work.own_rows.resize(static_cast<size_t>(field.sizes));
-  if (call.training) work.share.resize(static_cast<size_t>(field.sizes) * used);
+  const bool shares = call.training || call.batch_mean != nullptr;
+  if (shares) work.share.resize(static_cast<size_t>(field.sizes) * used);
   for (int64_t n = 0; n < field.sizes; ++n) {
     const int64_t* given = field.tables[n].rows;
     if (given == nullptr) {
@@ -47,7 +48,7 @@ void find_rows(const Call& call, Work& work) {
       }
       work.rows.push_back(work.own_rows[n].data());
     }
-    if (!call.training) continue;
+    if (!shares) continue;
     int64_t events = 0;
     for (size_t u = 0; u < used; ++u) {
       if (work.rows[n][u] >= 0) events += work.distinct.counts[u];
@@ -87,7 +88,7 @@ Pass::Pass(const Call& call, float* embeddings, int64_t kept_bytes)
     field.order = work.order.data();
     field.starts = work.starts.data();
     field.projection = call.projection + f * call.width * total;
-    field.share = call.training ? work.share.data() : nullptr;
+    field.share = work.share.empty() ? nullptr : work.share.data();
     field.weights = call.weights + f * call.weights_field_stride;
     field.weights_event_stride = call.weights_event_stride;
     field.weights_size_stride = call.weights_size_stride;

@@ -39,6 +39,32 @@ void take_last(const Field& f, const Tile& tile) {
   }
 }
 
+// The batch's statistics from those of its tiles [tiles, N, D'], which are of values less the mean
+// that they are normalised with.
+void store_statistics(const Call& call, int64_t f, const Work& work, const float* means,
+                      const float* squares) {
+  const Field& field = work.field;
+  for (int64_t n = 0; n < field.sizes; ++n) {
+    std::vector<double> share(static_cast<size_t>(work.tiles), 0.0);
+    for (int64_t u = 0; u < field.distinct; ++u) {
+      share[u / kTileRows] += field.share[n * field.distinct + u];
+    }
+    for (int64_t j = 0; j < call.width; ++j) {
+      const int64_t first = (work.first_tile * field.sizes + n) * field.padded_width + j;
+      const int64_t stride = field.sizes * field.padded_width;
+      double mean = 0, variance = 0;
+      for (int64_t t = 0; t < work.tiles; ++t) mean += share[t] * means[first + t * stride];
+      for (int64_t t = 0; t < work.tiles; ++t) {
+        const double apart = means[first + t * stride] - mean;
+        variance += squares[first + t * stride] + share[t] * apart * apart;
+      }
+      const int64_t at = (f * field.sizes + n) * call.width + j;
+      call.batch_mean[at] = static_cast<float>(call.mean[at] + mean);
+      call.batch_variance[at] = static_cast<float>(variance);
+    }
+  }
+}
+
 }  // namespace
 
 OutOfRange forward(const Call& call, float* output) {
@@ -52,14 +78,16 @@ OutOfRange forward(const Call& call, float* output) {
     pass.works()[f].field.output_stride = call.fields * call.width;
   }
   const int64_t columns = pass.columns();
+  const bool statistics = call.batch_mean != nullptr;
+  const Floats squares = floats(call.training || statistics ? pass.tiles() * columns : 0);
+  const Floats means = floats(statistics ? pass.tiles() * columns : 0);
   if (call.training) {
-    const Floats squares = floats(pass.tiles() * columns);
     parallel_for(call.threads, pass.tiles(), [&](int64_t tile, int thread) {
       const Field& field = pass.work_of(tile).field;
       const Tile memory = pass.memory(tile, thread);
       pass.embed(field, memory);
       kernels.project(field, memory);
-      kernels.sum_squares(field, memory, squares.get() + tile * columns);
+      kernels.sum_squares(field, memory, nullptr, squares.get() + tile * columns);
       if (!pass.kept(tile)) put_last(field, memory);
     });
     for (int64_t f = 0; f < call.fields; ++f) {
@@ -83,8 +111,15 @@ OutOfRange forward(const Call& call, float* output) {
       kernels.project(missing, memory);
       if (call.training) take_last(field, memory);
     }
+    if (statistics) {
+      kernels.sum_squares(field, memory, means.get() + tile * columns,
+                          squares.get() + tile * columns);
+    }
     kernels.mix(field, memory);
   });
+  for (int64_t f = 0; statistics && f < call.fields; ++f) {
+    store_statistics(call, f, pass.works()[f], means.get(), squares.get());
+  }
   return {};
 }
 

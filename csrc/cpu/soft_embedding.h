@@ -18,8 +18,9 @@ struct Call {
   int64_t ids_event_stride, ids_field_stride;
   const float* weights;  // [B, F, N]
   int64_t weights_event_stride, weights_field_stride, weights_size_stride;
-  const float *projection, *bias;  // [F, D, S], [F, N, D]
-  float *mean, *variance;          // [F, N, D]
+  const float *projection, *bias;                          // [F, D, S], [F, N, D]
+  float *mean, *variance;                                  // [F, N, D]: what is normalised with
+  float *batch_mean = nullptr, *batch_variance = nullptr;  // [F, N, D]: see `forward`
   float eps;
   bool average, training;
   const Kernels* kernels;
@@ -31,7 +32,8 @@ struct OutOfRange {
   int64_t field = -1, id = 0;
 };
 
-// Fills output [B, F, D], and in training mode mean and variance, which otherwise are read.
+// Fills output [B, F, D], and in training mode mean and variance, which otherwise are read: then
+// the batch's own are stored in batch_mean and batch_variance, if they are not null.
 OutOfRange forward(const Call& call, float* output);
 
 struct Gradients {

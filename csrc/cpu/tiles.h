@@ -147,18 +147,24 @@ void project(const Field& f, const Tile& tile) {
   }
 }
 
-void sum_squares(const Field& f, const Tile& tile, float* squares) {
+void sum_squares(const Field& f, const Tile& tile, float* means, float* squares) {
   for (int64_t n = 0; n < f.sizes; ++n) {
     const float* share = f.share + n * f.distinct + tile.begin;
     const float* values = tile.normalised + n * kTileRows * f.padded_width;
-    float* sums = squares + n * f.padded_width;
+    float whole = 0;
+    for (int64_t i = 0; i < tile.rows; ++i) whole += share[i];
+    const float part = means == nullptr || whole == 0 ? 0.0f : 1.0f / whole;
     for (int64_t j = 0; j < f.padded_width; j += kVector) {
-      Vector sum{};
+      Vector mean{}, sum{};
+      for (int64_t i = 0; part != 0 && i < tile.rows; ++i) {
+        mean += share[i] * part * load(values + i * f.padded_width + j);
+      }
       for (int64_t i = 0; i < tile.rows; ++i) {
-        const Vector value = load(values + i * f.padded_width + j);
+        const Vector value = load(values + i * f.padded_width + j) - mean;
         sum += share[i] * value * value;
       }
-      store(sums + j, sum);
+      if (means != nullptr) store(means + n * f.padded_width + j, mean);
+      store(squares + n * f.padded_width + j, sum);
     }
   }
 }

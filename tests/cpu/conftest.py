@@ -58,6 +58,20 @@ def run_op(kernels):
     return run
 
 
+@pytest.fixture
+def run_forward(kernels):
+    """Run the forward pass with the batch's own statistics beside given ones."""
+
+    def run(sample):
+        inputs = sample.ids, sample.weights, sample.projection, sample.bias, *sample.running
+        options = list(sample.dims), sample.eps, sample.average, False, "native", True
+        with torch.no_grad():
+            found = torch.ops.autoemb.soft_embedding(sample.tables, *inputs, *options)
+        return SimpleNamespace(**dict(zip(("output", "mean", "variance"), found, strict=True)))
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def assert_same():
     """Compare two results bit by bit."""

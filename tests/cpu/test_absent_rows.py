@@ -56,7 +56,7 @@ def run_call(kernels):
         for memory in vars(nan).values():
             memory.fill_(torch.nan)
         rows = torch.empty(fields, batch, dtype=torch.int64)
-        assert cpu._cpu.forward(call, nan.output.data_ptr()) == (-1, 0)
+        assert cpu._cpu.forward(call, nan.output.data_ptr(), 0, 0) == (-1, 0)
         found = cpu._cpu.backward(
             call,
             (sample.grad.data_ptr(), *sample.grad.stride()[:2]),

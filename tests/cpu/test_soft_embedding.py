@@ -1,5 +1,7 @@
 """The op on the native CPU kernels against a naive one in float64."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -170,6 +172,31 @@ def test_statistics_where_embeddings_nearly_lie_on_a_line(make_sample, run_op, w
     result, expected = run_op(sample), exact(sample)
     ratio = (result.variance / expected["variance"]).to(torch.float32)
     assert_near(ratio, torch.ones_like(ratio), "statistics")
+
+
+# 5,000 distinct ids: the batch's statistics are put together from those of many tiles.
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case((2, 16, 128), 2, 5000, ids="distinct"),
+        Case((1, 3, 7), 26, 31, layout="strided"),
+        Case((8,), 2, 33, ids="same"),
+        Case((4, 8), 1, 1),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("far", [False, True])  # from the given ones, and from zero
+def test_statistics_of_a_batch_that_is_normalised_with_others(
+    case, far, run_op, run_forward, assert_near
+):
+    sample = draw(case, False, torch.float32)
+    if far:
+        shift_rows(sample)
+    result, expected = run_forward(sample), exact(replace(sample, running=None))
+    assert torch.equal(result.output, run_op(sample).output)
+    kind = "statistics" if far else "values"
+    assert_near(result.mean, expected["mean"], kind)
+    assert_near(result.variance, expected["variance"], kind)
 
 
 @pytest.mark.parametrize("seed", range(10))

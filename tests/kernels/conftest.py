@@ -87,13 +87,41 @@ def mode(request):
 
 
 @pytest.fixture(scope="session")
-def run_op(target):
-    """Run both passes of the kernels on a sample; the results are on the CPU."""
+def move(target):
+    """Copy a tensor to the device of the kernels, with its strides."""
 
-    def move(x):  # with its strides
+    def move(x):
         x = x.detach()
         memory = x.new_empty(0).set_(x.untyped_storage()).to(target.device)
         return memory.as_strided(x.size(), x.stride(), x.storage_offset())
+
+    return move
+
+
+@pytest.fixture(scope="session")
+def run_forward(target, move):
+    """Run the forward pass with the batch's own statistics beside given ones."""
+
+    def run_forward(sample):
+        found = cuda.forward(
+            target.kernels,
+            [move(x) for x in sample.tables],
+            *map(move, (sample.ids, sample.weights, sample.projection, sample.bias)),
+            *(x.to(target.device, torch.float32) for x in sample.running),
+            sample.dims,
+            sample.eps,
+            sample.average,
+            statistics=True,
+        )
+        names = "output", "mean", "variance"
+        return SimpleNamespace(**{n: x.cpu() for n, x in zip(names, found, strict=True)})
+
+    return run_forward
+
+
+@pytest.fixture(scope="session")
+def run_op(target, move):
+    """Run both passes of the kernels on a sample; the results are on the CPU."""
 
     def run_op(sample, embeddings=True, row_numbers=None, seed=0):
         if target.device.type == "cpu":

@@ -1,5 +1,7 @@
 """The kernels of the op against a naive one in float64, without tiles or distinct ids."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -277,3 +279,27 @@ def test_tensors_on_other_devices_are_refused_by_name(make_sample, target):
 def test_sizes_beyond_the_kernels_are_refused(make_sample, run_op, dims, message):
     with pytest.raises(ValueError, match=message):
         run_op(make_sample(dims, 1, 2))
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case((2, 16, 128), 2, 200, ids="distinct"),
+        Case((1, 3, 7), 26, 31, layout="strided"),
+        Case((8,), 2, 33, ids="same"),
+        Case((4, 8), 1, 1),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("far", [False, True])  # from the given ones, and from zero
+def test_statistics_of_a_batch_that_is_normalised_with_others(
+    case, far, run_op, run_forward, assert_near
+):
+    sample = draw(case, False, torch.float32)
+    if far:
+        shift_rows(sample)
+    result, expected = run_forward(sample), exact(replace(sample, running=None))
+    assert torch.equal(result.output, run_op(sample).output)
+    kind = "statistics" if far else "ieee values"
+    assert_near(result.mean, expected["mean"], kind)
+    assert_near(result.variance, expected["variance"], kind)

@@ -274,6 +274,11 @@ def test_opcheck_of_the_forward_op(make_sample, training, batch):
     torch.library.opcheck(torch.ops.autoemb.soft_embedding, forward_arguments(sample))
 
 
+def test_opcheck_with_the_statistics_of_the_batch(make_sample):
+    arguments = forward_arguments(make_sample((1, 3), 2, 6, training=False))
+    torch.library.opcheck(torch.ops.autoemb.soft_embedding, (*arguments, True))
+
+
 @pytest.mark.parametrize("embeddings", [True, False])
 def test_opcheck_of_the_backward_op(small, embeddings):
     small.grad.requires_grad_()

@@ -26,6 +26,7 @@ def forward(
     eps: float,
     average: bool,
     row_numbers: Tensor | None = None,
+    statistics: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Compute the op: output [B, F, D], mean and variance [F, N, D].
 
@@ -54,12 +55,13 @@ def forward(
         call = Call(kernels, tables, ids, dims, projection, row_numbers)
         output = call.floats(call.events, call.fields, call.width)
         if call.events == 0:
-            if running_mean is not None and running_variance is not None:
+            if running_mean is not None and running_variance is not None and not statistics:
                 return output, running_mean.clone(), running_variance.clone()
             zeros = torch.zeros_like(call.statistic())
             return output, zeros, zeros.clone()
         bias = bias.contiguous()
-        if running_mean is None or running_variance is None:
+        training = running_mean is None or running_variance is None
+        if training or statistics:
             mean, variance, centre = call.statistic(), call.statistic(), call.statistic()
             shift = call.floats(call.fields, call.total)
             strips = call.fields, call.sizes, 2 * call.batch.groups
@@ -72,14 +74,14 @@ def forward(
                 call.stream,
             )
             normaliser = call.normaliser(centre, None, variance, shift, eps, average)
-        else:
-            mean, variance = running_mean.contiguous(), running_variance.contiguous()
-            normaliser = call.normaliser(mean, bias, variance, None, eps, average)
+        if running_mean is not None and running_variance is not None:
+            given = running_mean.contiguous(), running_variance.contiguous()
+            normaliser = call.normaliser(given[0], bias, given[1], None, eps, average)
+            if not statistics:
+                mean, variance = (x.clone() for x in given)  # an op must not return its input
         kernels.normalise(
             call.batch, normaliser, strided(weights), output.data_ptr(), mode_name(), call.stream
         )
-        if running_mean is not None:  # an op must not return its input
-            mean, variance = mean.clone(), variance.clone()
         return output, mean, variance
 
 
