@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -180,6 +180,17 @@ class BilevelTrainer:
         """Whether the controller learns by :meth:`controller_step`."""
         return self._controller is not None and not self.joint
 
+    def _views(self, batches: Sequence[Batch]) -> list[View]:
+        learners = [self._model, *([self._controller] if self._controller else [])]
+        tables: dict[int, int] = {}
+        for function in (learner.function for learner in learners):
+            for name, field in function.fields.items():
+                rows = len(function.module.get_parameter(name))
+                tables[field] = min(rows, tables.get(field, rows))
+        fields = range(batches[0].ids.shape[1])
+        known = all(field in tables for field in fields)
+        return views_of(batches, self.features, [tables[f] for f in fields] if known else None)
+
     def _mix(
         self, parameters: Mapping[str, Tensor], view: View, frozen: bool
     ) -> list[Tensor] | None:
@@ -224,7 +235,7 @@ class BilevelTrainer:
         if not first and training is None:
             raise ValueError(f"hypergradient={self.hypergradient!r} needs a training batch")
         batches = [validation] if first or training is None else [validation, training]
-        views = views_of(batches, self.features)
+        views = self._views(batches)
         rows = views[0].rows
 
         def loss_of(view: View) -> Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], Tensor]:
@@ -261,7 +272,7 @@ class BilevelTrainer:
         -------
         Outcome
         """
-        (view,) = views_of([batch], self.features)
+        (view,) = self._views([batch])
         rows = view.rows
         values = leaves_of(self._model.function.gather(rows))
         leaves: dict[str, Tensor] = {**self._model.function.dense, **values}
@@ -313,7 +324,7 @@ class BilevelTrainer:
         -------
         Tensor[B, outputs]
         """
-        (view,) = views_of([Batch(ids, ids)], self.features)
+        (view,) = self._views([Batch(ids, ids)])
         model = self._model.function
         modules, gathered = [model.module], {}
         if self._controller is not None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from autoemb.ops import Plan, distinct, distinct_columns
+from autoemb.ops.plan import is_padded
 from autoemb.rows import gather, in_play, row_parameters
 
 #: (field, rows [U]) -> controller input [U, C]
@@ -121,7 +122,9 @@ class Functional:
         return result
 
 
-def views_of(batches: Sequence[Batch], features: Features | None) -> list[View]:
+def views_of(
+    batches: Sequence[Batch], features: Features | None, num_rows: Sequence[int] | None = None
+) -> list[View]:
     """View some batches over the rows that they need together.
 
     Parameters
@@ -129,6 +132,9 @@ def views_of(batches: Sequence[Batch], features: Features | None) -> list[View]:
     batches : sequence of Batch
     features : callable, optional
         (field, rows [U]) -> controller input [U, C].
+    num_rows : sequence of int, optional
+        Of each field's tables. On a GPU an id beyond them is told by a later call; until then its
+        event counts as one of the batch's first row, so that nothing reads outside a table.
 
     Examples
     --------
@@ -137,7 +143,7 @@ def views_of(batches: Sequence[Batch], features: Features | None) -> list[View]:
     >>> views[0].rows, views[0].plans[0].rows
     ([tensor([10, 30, 70]), tensor([5])], tensor([30, 70]))
     """
-    plans = [distinct_columns(batch.ids) for batch in batches]
+    plans = [distinct_columns(batch.ids, num_rows) for batch in batches]
     rows = [plan.rows for plan in plans[0]]
     for others in plans[1:]:
         pairs = zip(rows, others, strict=True)
@@ -148,5 +154,8 @@ def views_of(batches: Sequence[Batch], features: Features | None) -> list[View]:
             batch.ids.new_empty(0) if features is None else features(field, plan.rows)
             for field, plan in enumerate(own)
         ]
-        views.append(View(rows, own, batch.ids, inputs, batch.target))
+        ids = batch.ids
+        if num_rows is not None and is_padded(ids.device):
+            ids = torch.stack([plan.rows.index_select(0, plan.inverse) for plan in own], 1)
+        views.append(View(rows, own, ids, inputs, batch.target))
     return views

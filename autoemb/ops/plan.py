@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -71,8 +72,11 @@ def distinct(ids: Tensor) -> Plan:
     return distinct_columns(ids.unsqueeze(1))[0]
 
 
-def distinct_columns(ids: Tensor) -> list[Plan]:
+def distinct_columns(ids: Tensor, num_rows: Sequence[int] | None = None) -> list[Plan]:
     """Return one :class:`Plan` per column of ``ids`` [B, F].
+
+    ``num_rows``, of each field's tables, is for the CUDA kernels: an id beyond is then in no plan
+    and waits for :func:`autoemb.ops.check_ids`; its events point at the first distinct row.
 
     Examples
     --------
@@ -81,7 +85,7 @@ def distinct_columns(ids: Tensor) -> list[Plan]:
     [[3, 7], [0]]
     """
     if is_padded(ids.device):
-        return padded_plans(ids)
+        return padded_plans(ids, num_rows)
     # 500 ids: 11 us, torch.unique 45 us.
     return [
         Plan(*map(torch.from_numpy, runtime.distinct(column.contiguous().numpy())))
@@ -89,8 +93,10 @@ def distinct_columns(ids: Tensor) -> list[Plan]:
     ]
 
 
-def padded_plans(ids: Tensor) -> list[Plan]:
+def padded_plans(ids: Tensor, num_rows: Sequence[int] | None = None) -> list[Plan]:
     """Return the padded plans of all columns of ``ids`` [B, F]; the device waits for no host.
+
+    ``num_rows`` as :func:`distinct_columns` takes it.
 
     Examples
     --------
@@ -100,7 +106,7 @@ def padded_plans(ids: Tensor) -> list[Plan]:
     [[3, 7, 7], [1, 0, 1], [1, 2, 0], [1, 0, 2], [0, 1, 3, 3]]
     """
     if has_cuda_kernels(ids.device):
-        plan = cuda.distinct(cuda.kernels, ids)
+        plan = cuda.distinct(cuda.kernels, ids, num_rows)
         return _by_field(plan.rows, plan.inverse, plan.counts, plan.order, plan.starts)
     ordered, order = ids.t().sort(dim=1, stable=True)  # [F, B]
     heads = torch.zeros_like(ordered)  # 1 where another id begins

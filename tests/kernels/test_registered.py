@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from autoemb.bilevel import Batch
 from autoemb.experiment import RunConfig
-from autoemb.experiment.methods import build_learner
+from autoemb.experiment.methods import build_learner, build_trainer
 from autoemb.ops import cpu, cuda, native, soft_embedding
 from autoemb.streaming import Events
 
@@ -121,6 +122,43 @@ def test_a_learner_gets_the_numbers_of_the_cpu(on_kernels, method, options):
     for mine, theirs in zip(learner.state.fields, plain.state.fields, strict=True):
         assert torch.equal(mine.count, theirs.count)
         torch.testing.assert_close(mine.mean_loss, theirs.mean_loss, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("bad", [-1, 30, 2**40])
+@pytest.mark.parametrize("hypergradient", ["first", "finite-difference", "exact"])
+@pytest.mark.parametrize("method", ["autoemb", "darts", "fse"])
+def test_a_trainer_tells_of_an_id_out_of_range_at_the_next_call(
+    on_kernels, monkeypatch, method, hypergradient, bad
+):
+    monkeypatch.setattr("autoemb.bilevel.working_set.is_padded", lambda device: True)
+    config = RunConfig(method=method, dims=(2, 8), hypergradient=hypergradient, device="cpu")
+    trainer, modules, state = build_trainer(config, [20, 30])
+    state.grow([20, 30])
+    on_kernels()
+    random = torch.Generator().manual_seed(0)
+
+    def batch():
+        columns = [torch.randint(n, (40,), generator=random) for n in (20, 30)]
+        return Batch(torch.stack(columns, 1), torch.rand(40, generator=random))
+
+    good, wrong = batch(), batch()
+    wrong.ids[7, 1] = bad
+    calls = [lambda: trainer.step(wrong), lambda: trainer.predict(wrong.ids)]
+    if trainer.bilevel:
+        calls.append(lambda: trainer.controller_step(wrong, good))
+        if hypergradient != "first":  # which takes no training batch
+            calls.append(lambda: trainer.controller_step(good, wrong))
+
+    def until_told(call):
+        call()
+        trainer.step(good)
+
+    for call in calls:
+        with pytest.raises(IndexError, match=f"out of range in field 1: id {bad} "):
+            until_told(call)
+        trainer.step(good)
+    for module in modules:
+        assert all(parameter.isfinite().all() for parameter in module.parameters())
 
 
 def test_native_names_what_is_missing(monkeypatch):

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from autoemb.bilevel import Batch
 from autoemb.experiment import RunConfig, methods
 from autoemb.experiment.methods import METHODS
 from autoemb.experiment.recorder import Recorder
@@ -148,3 +149,29 @@ def test_popularity_is_encoded_as_on_the_cpu():
     count = torch.tensor([0, *(2**k + j for k in range(1, 40) for j in (-2, -1, 0))])
     assert torch.equal(popularity_bucket(count.cuda()).cpu(), popularity_bucket(count))
     torch.testing.assert_close(encode_popularity(count.cuda()).cpu(), encode_popularity(count))
+
+
+@pytest.mark.parametrize("bad", [-1, 30, 2**40])
+@pytest.mark.parametrize("method", ["autoemb", "darts"])
+def test_a_trainer_tells_of_an_id_out_of_range_later(method, bad):
+    config = RunConfig(method=method, dims=(2, 8), hypergradient="exact", device="cuda")
+    trainer, _, state = methods.build_trainer(config, [20, 30])
+    state.grow([20, 30])
+    random = torch.Generator().manual_seed(0)
+
+    def batch():
+        ids = torch.stack([torch.randint(n, (40,), generator=random) for n in (20, 30)], 1)
+        return Batch(ids.cuda(), torch.rand(40, generator=random).cuda())
+
+    good, wrong = batch(), batch()
+    wrong.ids[7, 1] = bad
+
+    def until_told(call):
+        call()
+        torch.cuda.synchronize()
+        trainer.step(good)
+
+    for call in (lambda: trainer.step(wrong), lambda: trainer.controller_step(wrong, good)):
+        with pytest.raises(IndexError, match=f"out of range in field 1: id {bad} "):
+            until_told(call)
+        assert trainer.step(good).losses.isfinite().all()
