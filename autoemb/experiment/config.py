@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from autoemb.bilevel.dense import DENSE_OPTIMIZERS
 from autoemb.bilevel.hypergradient import KINDS
+from autoemb.embedding import NORMS
 from autoemb.errors import UserError
 from autoemb.experiment.methods import METHODS
 from autoemb.ops import cpu
@@ -17,11 +18,29 @@ from autoemb.optim import ROW_RATES
 from autoemb.streaming.learner import VALIDATION_SOURCES
 from autoemb.task import TASKS
 
-#: Learning rates of model and controller, and row rate (None: the optimiser's), by preset;
-#: docs/results.md compares them.
-RATES: dict[str | None, tuple[float, float, float | None]] = {
-    None: (0.001, 0.0001, None),
-    "paper": (0.01, 0.001, 1.0),
+
+class Recipe(NamedTuple):
+    """What a preset decides; an option that is given goes before it.
+
+    Attributes
+    ----------
+    learning_rate, controller_learning_rate : float
+    row_rate : float
+    norm : {"batch", "running"}
+    init_std : float
+    """
+
+    learning_rate: float
+    controller_learning_rate: float
+    row_rate: float
+    norm: str
+    init_std: float
+
+
+#: docs/study.md tells how the first was chosen.
+PRESETS: dict[str | None, Recipe] = {
+    None: Recipe(0.0002, 0.0001, 500.0, norm="running", init_std=0.1),
+    "paper": Recipe(0.01, 0.001, 1.0, norm="batch", init_std=1.0),
 }
 
 #: Larger values are a slip, and past what an index can count.
@@ -33,7 +52,8 @@ CHOICES = {
     "task": tuple(TASKS),
     "order": ("chronological", "shuffled"),
     "hypergradient": KINDS,
-    "preset": tuple(RATES),
+    "preset": tuple(PRESETS),
+    "norm": (None, *NORMS),
     "validation": VALIDATION_SOURCES,
     "optimizer": tuple(DENSE_OPTIMIZERS),
     "selection": ("soft", "hard"),
@@ -57,7 +77,7 @@ class RunConfig:
     order : {"chronological", "shuffled"}
     hypergradient : {"first", "finite-difference", "exact"}
     preset : {None, "paper"}
-        "paper" takes the paper's learning rates.
+        "paper" takes the paper's learning rates, BatchNorm and initial embeddings.
     dims : tuple of int
         Embedding sizes; fse takes one embedding as wide as their sum.
     batch_size : int
@@ -78,6 +98,10 @@ class RunConfig:
     row_rate : float or None
         Learning rate of the rows of tables as a multiple of the rates above; None takes the
         preset's, or the optimiser's.
+    norm : {None, "batch", "running"}
+        What :class:`autoemb.SoftEmbedding` normalises sizes with; None takes the preset's.
+    init_std : float or None
+        Standard deviation of the embeddings of ids never seen; None takes the preset's.
     selection : {"soft", "hard"}
         How predictions are scored; "hard" takes each id's largest size alone (Eq. 6).
     device : {"auto", "cpu", "cuda"}
@@ -89,8 +113,8 @@ class RunConfig:
 
     Examples
     --------
-    >>> RunConfig(method="sam", preset="paper").rates
-    (0.01, 0.001, 1.0)
+    >>> RunConfig(method="sam", preset="paper", norm="running").recipe[1:]
+    (0.001, 1.0, 'running', 1.0)
     >>> RunConfig(dims=(16, 2))
     Traceback (most recent call last):
         ...
@@ -101,7 +125,7 @@ class RunConfig:
     task: str = _option("regression", "Predict a rating above 3.5 stars, or the stars.")
     order: str = _option("chronological", "Order of the stream.")
     hypergradient: str = _option("first", "How the controller sees the weights' own step.")
-    preset: str | None = _option(None, "The learning rates of the paper.")
+    preset: str | None = _option(None, "The recipe of the paper.")
     dims: tuple[int, ...] = _option((2, 16, 128), "Embedding sizes; fse is as wide as their sum.")
     batch_size: int = _option(500, "Events of a batch.")
     offline_fraction: float = _option(0.7, "Share of the stream that is the offline stage.")
@@ -117,8 +141,14 @@ class RunConfig:
     )
     row_rate: float | None = _option(
         None,
-        "Of the rows of tables, as a multiple of these; by default 30 for adam, 1 for others and "
+        "Of the rows of tables, as a multiple of these; by default 500 for adam, 1 for others and "
         "with the paper's preset.",
+    )
+    norm: str | None = _option(
+        None, "Statistics that sizes are normalised with: the batch's, or those of batches before."
+    )
+    init_std: float | None = _option(
+        None, "Standard deviation of new embeddings; by default the preset's."
     )
     selection: str = _option("soft", "How predictions are scored; hard: the largest size alone.")
     device: str = _option("auto", "Where to compute.")
@@ -147,6 +177,8 @@ class RunConfig:
             rate = getattr(self, name)
             if rate is not None and not 0 < rate < float("inf"):
                 raise UserError(f"{_flag(name)} is {rate}; expected a positive number")
+        if self.init_std is not None and not 0 <= self.init_std < float("inf"):
+            raise UserError(f"--init-std is {self.init_std}; expected a number from 0")
         if self.device == "cuda" and not torch.cuda.is_available():
             raise UserError("--device is cuda; this machine or this torch has no usable GPU")
         try:
@@ -155,14 +187,13 @@ class RunConfig:
             raise UserError(str(error)) from None
 
     @property
-    def rates(self) -> tuple[float, float, float]:
-        """Learning rates of model and controller, and the row rate."""
-        model, controller, row_rate = RATES[self.preset]
-        return (
-            self.learning_rate or model,
-            self.controller_learning_rate or controller,
-            self.row_rate or row_rate or ROW_RATES[self.optimizer],
-        )
+    def recipe(self) -> Recipe:
+        """The preset's recipe with the options that were given."""
+        preset = PRESETS[self.preset]
+        if self.optimizer != "adam" and self.preset is None:
+            preset = preset._replace(row_rate=ROW_RATES[self.optimizer])
+        given = {name: getattr(self, name) for name in Recipe._fields}
+        return preset._replace(**{k: v for k, v in given.items() if v is not None})
 
     @property
     def torch_device(self) -> torch.device:
@@ -179,15 +210,9 @@ class RunConfig:
         return {"cpu": cpu.KERNELS, "cuda": "cuda", None: "reference"}[family]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the options as they are recorded, learning rates and device resolved."""
-        model, controller, row_rate = self.rates
-        return asdict(self) | {
-            "dims": list(self.dims),
-            "learning_rate": model,
-            "controller_learning_rate": controller,
-            "row_rate": row_rate,
-            "device": self.torch_device.type,
-        }
+        """Return the options as they are recorded, recipe and device resolved."""
+        own = {"dims": list(self.dims), "device": self.torch_device.type}
+        return asdict(self) | self.recipe._asdict() | own
 
 
 def _flag(name: str) -> str:

@@ -100,30 +100,27 @@ def build_trainer(
     method, task, device = METHODS[config.method], TASKS[config.task], config.torch_device
     sizes = len(config.dims)
     state = InteractionState(len(rows), sizes, device)
-    modules: list[torch.nn.Module] = [
-        RatingModel(_embedding(method, rows, config.dims), task.outputs)
-    ]
+    recipe = config.recipe
+    embedding = (
+        SoftEmbedding(rows, config.dims, norm=recipe.norm, init_std=recipe.init_std)
+        if method.controller
+        else FixedEmbedding(rows, sum(config.dims), init_std=recipe.init_std)
+    )
+    modules: list[torch.nn.Module] = [RatingModel(embedding, task.outputs)]
     if method.controller == "network":
         modules.append(Controller(len(rows), sizes, state.num_features))
     elif method.controller == "logits":
         modules.append(PerIdLogits(rows, sizes))
-    learning_rate, controller_learning_rate, row_rate = config.rates
     trainer = BilevelTrainer(
         *(module.to(device) for module in modules),
         loss=task.loss,
         features=state.features if method.controller == "network" else None,
         joint=method.joint,
         hypergradient=config.hypergradient,
-        learning_rate=learning_rate,
-        controller_learning_rate=controller_learning_rate,
-        row_rate=row_rate,
+        learning_rate=recipe.learning_rate,
+        controller_learning_rate=recipe.controller_learning_rate,
+        row_rate=recipe.row_rate,
         optimizer=config.optimizer,
         hard=config.selection == "hard",
     )
     return trainer, modules, state
-
-
-def _embedding(
-    method: Method, rows: Sequence[int], dims: Sequence[int]
-) -> FixedEmbedding | SoftEmbedding:
-    return SoftEmbedding(rows, dims) if method.controller else FixedEmbedding(rows, sum(dims))

@@ -20,9 +20,12 @@ class Interrupted(Exception):
     """
 
     def __init__(self, events: int, saved: bool) -> None:
-        then = "continue with --resume" if saved else "nothing was saved, for want of --out"
-        super().__init__(f"interrupted after {events:,} events; {then}")
+        super().__init__(events, saved)  # what another process makes it again from
         self.events, self.saved = events, saved
+
+    def __str__(self) -> str:
+        then = "continue with --resume" if self.saved else "nothing was saved, for want of --out"
+        return f"interrupted after {self.events:,} events; {then}"
 
 
 @contextmanager

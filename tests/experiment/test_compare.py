@@ -11,7 +11,7 @@ import pytest
 
 from autoemb.errors import UserError
 from autoemb.experiment import Interrupted, compare, run
-from autoemb.experiment.compare import CONFIDENCE, block_bootstrap
+from autoemb.experiment.differences import CONFIDENCE, block_bootstrap
 
 module = importlib.import_module("autoemb.experiment.compare")  # the package has a function so
 

@@ -7,12 +7,13 @@ import torch
 from autoemb.errors import UserError
 from autoemb.experiment import RunConfig
 from autoemb.experiment.config import CHOICES
+from autoemb.optim import ROW_RATES
 
 NAN, INF = float("nan"), float("inf")
 
 INVALID = [
     *[(name, "bogus", "expected one of") for name in CHOICES],
-    *[(name, None, "expected one of") for name in CHOICES if name != "preset"],
+    *[(name, None, "expected one of") for name in CHOICES if name not in ("preset", "norm")],
     ("method", "AutoEmb", "expected one of fse, sam, darts, autoemb"),
     ("dims", (), "positive sizes in ascending order"),
     ("dims", (0,), "positive sizes"),
@@ -34,6 +35,7 @@ INVALID = [
     ("offline_fraction", NAN, "0 to 1"),
     *[(name, 2**63, "at most") for name in ("batch_size", "window", "reservoir", "limit")],
     ("dims", (2, 10**17), "sizes of at most"),
+    *[("init_std", value, "a number from 0") for value in (-0.1, NAN, INF)],
     *[
         (name, value, "a positive number")
         for name in ("learning_rate", "controller_learning_rate", "row_rate")
@@ -90,18 +92,20 @@ def test_a_gpu_that_is_not_there_is_named():
 
 
 @pytest.mark.parametrize(
-    ("options", "rates"),
+    ("options", "recipe"),
     [
-        ({}, (0.001, 0.0001, 30)),
-        ({"preset": "paper"}, (0.01, 0.001, 1)),
-        ({"preset": "paper", "learning_rate": 0.5}, (0.5, 0.001, 1)),
-        ({"controller_learning_rate": 0.5}, (0.001, 0.5, 30)),
-        ({"optimizer": "sgd"}, (0.001, 0.0001, 1)),
-        ({"row_rate": 2}, (0.001, 0.0001, 2)),
+        ({}, (0.0002, 0.0001, 500, "running", 0.1)),
+        ({"preset": "paper"}, (0.01, 0.001, 1, "batch", 1)),
+        ({"preset": "paper", "learning_rate": 0.5}, (0.5, 0.001, 1, "batch", 1)),
+        ({"preset": "paper", "optimizer": "sgd"}, (0.01, 0.001, 1, "batch", 1)),
+        ({"controller_learning_rate": 0.5}, (0.0002, 0.5, 500, "running", 0.1)),
+        ({"optimizer": "sgd"}, (0.0002, 0.0001, 1, "running", 0.1)),
+        ({"row_rate": 2, "optimizer": "sgd"}, (0.0002, 0.0001, 2, "running", 0.1)),
+        ({"norm": "batch", "init_std": 0}, (0.0002, 0.0001, 500, "batch", 0)),
     ],
 )
-def test_given_rates_go_before_the_presets(options, rates):
-    assert RunConfig(**options).rates == rates
+def test_given_options_go_before_the_presets(options, recipe):
+    assert RunConfig(**options).recipe == recipe
 
 
 @pytest.mark.parametrize(("every", "distance"), [(10, 3.2), (100, 9.9)])
@@ -115,10 +119,10 @@ def test_row_rate_is_about_what_adam_over_a_whole_table_moves_a_row(every, dista
         table.grad = torch.tensor([float(step % every == 0)])
         adam.step()
     assert (begin - table.item()) / (4000 / every) == pytest.approx(distance, rel=0.03)
-    assert distance < RunConfig().rates[2]
+    assert distance < ROW_RATES["adam"]
 
 
-def test_the_defaults_are_the_papers_but_for_the_rates():
+def test_the_defaults_are_the_papers_but_for_the_recipe():
     config = RunConfig()
     assert config.dims == (2, 16, 128)
     assert (config.batch_size, config.offline_fraction) == (500, 0.7)
