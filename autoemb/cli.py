@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -20,6 +21,8 @@ from autoemb.experiment.folder import as_comparison
 from autoemb.info import info_lines
 from autoemb.progress import ProgressDisplay
 from autoemb.report import draw, table, wording
+from autoemb.report.page import extra_missing
+from autoemb.study import read_study, run_study
 
 app = typer.Typer(
     help="Adaptive embedding sizes for recommenders on live streams.",
@@ -188,6 +191,37 @@ def compare_command(
         typer.echo(f"report: {draw(out)}")
     except UserError as error:
         typer.echo(f"recorded in {out}, without a report: {error}", err=True)
+
+
+@app.command("study")
+def study_command(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="TOML file of the study.")],
+    out: Annotated[Path, typer.Option(help="Folder for runs, study.json, study.md and figures.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Folder that the study's data are in; by default FILE's.")
+    ] = None,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="Runs at a time; by default one for each core.")
+    ] = None,
+) -> None:
+    """Make the runs of a study that --out does not hold yet, and draw its tables and figures."""
+    study = read_study(file, data)
+    workers = len(os.sched_getaffinity(0)) if processes is None else processes
+    with ProgressDisplay(unit="runs") as display:
+        tasks: dict[str, Callable[[int, int], None]] = {}
+
+        def progress(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = display.task(what)
+            tasks[what](done, total)
+
+        run_study(study, out, processes=workers, progress=progress)
+    try:
+        from autoemb.study.draw import draw_study
+    except ModuleNotFoundError as error:
+        typer.echo(f"recorded in {out}, without a report: {extra_missing(error)}", err=True)
+    else:
+        typer.echo(f"study: {draw_study(out)}")
 
 
 @app.command("report")

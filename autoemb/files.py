@@ -61,6 +61,23 @@ def write_json(path: Path, content: Any) -> None:
         part.write_text(json_text(content, indent=1) + "\n", encoding="utf-8")
 
 
+def write_text(path: Path, text: str) -> Path:
+    """Write a text file, whole or not at all, in a folder that is made if need be.
+
+    Raises
+    ------
+    UserError
+        If it cannot be written.
+    """
+    try:
+        path.parent.mkdir(exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{path.parent} cannot be made: {error.strerror}") from None
+    with replacing(path) as part:
+        part.write_bytes(text.encode("utf-8", "replace"))  # half a surrogate becomes "?"
+    return path
+
+
 def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _finite(entry) for key, entry in value.items()}

@@ -24,9 +24,13 @@ PLAIN_SECONDS = 10.0
 
 
 class _Rate(ProgressColumn):
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self.unit = unit
+
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:,.0f} events/s")
+        return Text("" if speed is None else f"{speed:,.4g} {self.unit}/s")
 
 
 class ProgressDisplay:
@@ -36,6 +40,8 @@ class ProgressDisplay:
     ----------
     console : rich.console.Console, optional
         Where to show it; standard error by default.
+    unit : str, default "events"
+        What is counted.
 
     Examples
     --------
@@ -49,13 +55,14 @@ class ProgressDisplay:
     'FSE, seed 0: 1,000 of 1,000 events'
     """
 
-    def __init__(self, console: Console | None = None) -> None:
+    def __init__(self, console: Console | None = None, *, unit: str = "events") -> None:
+        self._unit = unit
         self._console = Console(file=sys.stderr) if console is None else console
         self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
-            _Rate(),
+            _Rate(unit),
             TimeRemainingColumn(),
             console=self._console,
             disable=not self._console.is_terminal,
@@ -90,6 +97,7 @@ class ProgressDisplay:
 
     def _lines(self, name: str) -> Callable[[int, int], None]:
         start = last = time.monotonic()
+        unit = self._unit
         first: int | None = None
 
         def report(done: int, total: int) -> None:
@@ -103,7 +111,7 @@ class ProgressDisplay:
             last = now
             rate = (done - first) / max(now - start, 1e-9)
             rest = f", {(total - done) / rate:.0f} s to go" if done < total and rate else ""
-            line = f"{name}: {done:,} of {total:,} events; {rate:,.0f} events/s{rest}"
+            line = f"{name}: {done:,} of {total:,} {unit}; {rate:,.4g} {unit}/s{rest}"
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
         return report

@@ -258,3 +258,50 @@ def differences(name: str, pairs: Sequence[Difference], label: str) -> str:
         panel.legend(axes, handles)
 
     return panel.svg(name, (panel.WIDE[0], 1.15 + 0.36 * len(names)), paint)
+
+
+def loss_by_bytes(name: str, points: Mapping[str, tuple[float, float, float]], label: str) -> str:
+    """Draw the loss of each method against the bytes of its embeddings.
+
+    Parameters
+    ----------
+    name
+        The figure's name, unique on its page.
+    points
+        Bytes, mean loss and its standard deviation over seeds (NaN for one) of each method.
+    label
+        What the vertical axis shows.
+
+    Returns
+    -------
+    str
+        The SVG file's text.
+    """
+
+    def paint(axes: Axes) -> None:
+        for method, (size, loss, deviation) in points.items():
+            main = method == "autoemb"
+            axes.errorbar(
+                size / 2**20,
+                loss,
+                yerr=None if deviation != deviation else deviation,
+                color=colour(method, list(points)),
+                marker="o",
+                markersize=7 if main else 5,
+                zorder=3 if main else 2,
+            )
+            axes.annotate(
+                panel.cut(display(method), 14),
+                (size / 2**20, loss),
+                (6, 4),
+                textcoords="offset points",
+                size=8.5,
+            )
+        axes.set_xscale("log")
+        axes.margins(x=0.2, y=0.2)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: panel.compact(value)))
+        axes.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
+        axes.set_xlabel("MiB of embeddings")
+        panel.finish(axes, label)
+
+    return panel.svg(name, panel.WIDE, paint)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from autoemb.errors import UserError
-from autoemb.files import replacing
+from autoemb.files import write_text
 from autoemb.report import tables, wording
 from autoemb.report.records import METRICS, STAGES, Recording, Run, read
 
@@ -70,8 +70,8 @@ def draw(directory: str | os.PathLike[str]) -> Path:
     page = _render(recording, sections)
     for panels in sections.values():
         for panel in panels:
-            _write(folder / "figures" / f"{panel.name}.svg", panel.svg)
-    return _write(folder / "report.html", page)
+            write_text(folder / "figures" / f"{panel.name}.svg", panel.svg)
+    return write_text(folder / "report.html", page)
 
 
 def command_line(recording: Recording) -> str:
@@ -106,7 +106,7 @@ def _panels(recording: Recording) -> dict[str, list[Panel]]:
     try:
         from autoemb.report import curves, figures
     except ModuleNotFoundError as error:
-        raise _extra_missing(error) from error
+        raise extra_missing(error) from error
 
     comparison = recording.comparison
     runs: dict[str, list[Run]] = {method: [] for method in comparison.methods}
@@ -177,7 +177,7 @@ def _render(recording: Recording, sections: Mapping[str, list[Panel]]) -> str:
     try:
         import jinja2
     except ModuleNotFoundError as error:
-        raise _extra_missing(error) from error
+        raise extra_missing(error) from error
 
     template = resources.files("autoemb.report").joinpath("template.html").read_text("utf-8")
     environment = jinja2.Environment(
@@ -211,7 +211,8 @@ def _render(recording: Recording, sections: Mapping[str, list[Panel]]) -> str:
     )
 
 
-def _extra_missing(error: ModuleNotFoundError) -> UserError:
+def extra_missing(error: ModuleNotFoundError) -> UserError:
+    """Return what to install for a report, where that is what is missing."""
     if error.name not in {"jinja2", "matplotlib", "numpy"}:
         raise error
     return UserError(f"a report needs {error.name}: pip install 'autoemb[report]'")
@@ -242,13 +243,3 @@ def _flat(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, s
 
 def _capital(text: str) -> str:
     return text[0].upper() + text[1:]
-
-
-def _write(path: Path, text: str) -> Path:
-    try:
-        path.parent.mkdir(exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{path.parent} cannot be made: {error.strerror}") from None
-    with replacing(path) as part:
-        part.write_bytes(text.encode("utf-8", "replace"))  # half a surrogate becomes "?"
-    return path

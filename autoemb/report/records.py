@@ -151,7 +151,7 @@ def parse_comparison(record: JsonObject) -> Comparison:
         raise record.error("results", "at least one result")
     return Comparison(
         results=results,
-        differences=tuple(_difference(item) for item in record.children("differences")),
+        differences=tuple(parse_difference(item) for item in record.children("differences")),
         data=_data(record.child("data")),
         task=record.choice("task", "regression", "classification"),
         config=record.mapping("config"),
@@ -186,7 +186,7 @@ def read(directory: Path) -> Recording:
     if not (directory / "compare.json").exists():
         if any(directory.glob("*-seed*/")):
             raise _incomplete(directory / "compare.json", "comparison")
-        record, run = _read_run(directory)
+        record, run = read_run(directory)
         comparison = Comparison(
             results=(run.result,),
             differences=(),
@@ -202,7 +202,7 @@ def read(directory: Path) -> Recording:
     runs = []
     for item, result in zip(record.children("results"), comparison.results, strict=True):
         folder = directory / item.name("run")
-        run = _read_run(folder)[1]
+        run = read_run(folder)[1]
         if (run.result.method, run.result.seed) != (result.method, result.seed):
             raise UserError(
                 f"{folder / 'summary.json'}: method {run.result.method}, seed {run.result.seed}; "
@@ -212,7 +212,14 @@ def read(directory: Path) -> Recording:
     return Recording("compare", comparison, tuple(runs))
 
 
-def _read_run(folder: Path) -> tuple[JsonObject, Run]:
+def read_run(folder: Path) -> tuple[JsonObject, Run]:
+    """Read the folder of one run: its ``summary.json`` and all that it recorded.
+
+    Raises
+    ------
+    UserError
+        Where a file is missing, incomplete or broken; the message names it.
+    """
     summary, metrics = folder / "summary.json", folder / "metrics.jsonl"
     if not summary.exists():
         raise _incomplete(summary, "run")
@@ -254,7 +261,8 @@ def _result(record: JsonObject) -> Result:
     return Result(record.name("method"), record.count("seed"), stages, seconds, rate)
 
 
-def _difference(record: JsonObject) -> Difference:
+def parse_difference(record: JsonObject) -> Difference:
+    """Read one paired difference."""
     return Difference(
         method=record.name("method"),
         baseline=record.name("baseline"),

@@ -56,9 +56,11 @@ def rows(comparison: Comparison) -> list[Row]:
     found = []
     for method in comparison.methods:
         results = [result for result in comparison.results if result.method == method]
-        cells = [_cell([getattr(r.stages[s], metric) for r in results]) for s, metric in COLUMNS]
-        rate = _cell([r.interactions_per_second for r in results])
-        found.append(Row(method, tuple(cells), rate, _cell([r.seconds for r in results])))
+        cells = [
+            mean_cell([getattr(r.stages[s], metric) for r in results]) for s, metric in COLUMNS
+        ]
+        rate = mean_cell([r.interactions_per_second for r in results])
+        found.append(Row(method, tuple(cells), rate, mean_cell([r.seconds for r in results])))
     if len(found) == 1:
         return found
     best = []
@@ -166,10 +168,10 @@ def markdown(compare: Mapping[str, Any]) -> str:
         for row in rows(comparison)
     ]
     lines = [_escape(" · ".join(wording.describe(comparison))), ""]
-    lines += _pipes(_headers(comparison.task), body)
+    lines += pipes(_headers(comparison.task), body)
     lines += ["", f"{wording.spread_note(comparison)}."]
     if comparison.differences:
-        lines += ["", *_pipes(_difference_headers(comparison), difference_rows(comparison))]
+        lines += ["", *pipes(_difference_headers(comparison), difference_rows(comparison))]
     return "\n".join(lines) + "\n"
 
 
@@ -188,7 +190,8 @@ def _difference_headers(comparison: Comparison) -> list[str]:
     return ["stage", "metric", "pair", "difference", interval, "reading"]
 
 
-def _cell(values: Sequence[float]) -> Cell:
+def mean_cell(values: Sequence[float]) -> Cell:
+    """Return the mean over seeds with its standard deviation."""
     mean = sum(values) / len(values)
     if len(values) == 1:
         return Cell(mean, math.nan)
@@ -197,8 +200,8 @@ def _cell(values: Sequence[float]) -> Cell:
     return Cell(mean, math.sqrt(squares / (len(values) - 1)))
 
 
-def _pipes(headers: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
-    """Align a column right where it holds numbers."""
+def pipes(headers: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a markdown table; a column is aligned right where it holds numbers."""
     rule = ["---:" if cell[:1] in "*+\N{MINUS SIGN}0123456789n" else "---" for cell in body[0]]
     return [f"| {' | '.join(cells)} |" for cells in [headers, rule, *body]]
 

@@ -6,7 +6,7 @@ import itertools
 import random
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +20,20 @@ _OURS = {"task", "order", "seed", "limit"}
 _OPTIONS = {field.name: field for field in fields(RunConfig) if field.name not in _OURS}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _KEYS = {"data", "tasks", "orders", "seeds", "options", "methods", "tuning"}
+
+#: Whether TOML's value is of an option's type, and what that is called.
+_KINDS: dict[str, Callable[[object], bool]] = {
+    "int": lambda value: type(value) is int,
+    "float": lambda value: type(value) in (int, float),
+    "str": lambda value: type(value) is str,
+    "tuple[int, ...]": lambda value: isinstance(value, list) and all(type(v) is int for v in value),
+}
+_WORDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "text",
+    "tuple[int, ...]": "a list of whole numbers",
+}
 
 Options = Mapping[str, Any]
 _T = TypeVar("_T")
@@ -133,8 +147,8 @@ class _Reader:
         )
         for method in study.methods:  # every run's options are checked before the first begins
             for task, order in itertools.product(study.tasks, study.orders):
-                for chosen in method.candidates:
-                    study.config(method, chosen, task=task, order=order)
+                for chosen, seed in itertools.product(method.candidates, study.seeds):
+                    study.config(method, chosen, task=task, order=order, seed=seed)
         return study
 
     def method(self, name: str, value: object, shared: Options, tuning: object) -> Method:
@@ -153,7 +167,8 @@ class _Reader:
         for name, values in tuning.items():
             if not isinstance(values, list) or not values:
                 raise self.error(f"tuning.{name}", values, "a list of values to try")
-            self.options("tuning", {name: values[0]})
+            for value in values:
+                self.options("tuning", {name: value})
         names = sorted(tuning)
         every = [
             dict(zip(names, values, strict=True))
@@ -171,6 +186,9 @@ class _Reader:
             if name not in _OPTIONS:
                 known = ", ".join(_OPTIONS)
                 raise self.error(f"{where}.{name}", given, f"an option of a run: {known}")
+            kind = str(_OPTIONS[name].type).removesuffix(" | None")
+            if not _KINDS[kind](given):
+                raise self.error(f"{where}.{name}", given, _WORDS[kind])
         return options
 
     def table(self, where: str, value: object) -> dict[str, Any]:

@@ -63,8 +63,11 @@ def pool(processes: int) -> Iterator[Execute]:
     """Yield a function that makes runs in parallel and yields each with its summary when done.
 
     Every process computes with one thread: as many runs as cores are faster than threads within
-    one, and a run's numbers do not depend on how many there are.
+    one, and a run's numbers do not depend on how many there are. One process is this one.
     """
+    if processes == 1:
+        yield lambda jobs: ((one, execute(one)) for one in jobs)
+        return
     context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
     with ProcessPoolExecutor(
         processes, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)
