@@ -51,11 +51,11 @@ def test_results_and_paired_differences(write, folder):
 
 
 def test_the_candidate_of_the_lowest_loss_is_run(write, folder):
-    # At a rate of 1e-9 nothing is learnt; the offline stage is 700 events.
+    # At a rate of 100 nothing is learnt; the offline stage is 700 events.
     text = SMALL.replace("seeds = [0, 1]", "seeds = [3]")
-    text += "[tuning]\nlearning_rate = [1e-9, 0.0003]\n"
+    text += "[tuning]\nlearning_rate = [100, 0.0002]\n"
     content = run_study(read_study(write(text)), folder / "out")
-    assert [result["chosen"] for result in content["results"]] == [{"learning_rate": 0.0003}] * 2
+    assert [result["chosen"] for result in content["results"]] == [{"learning_rate": 0.0002}] * 2
     summaries = [json.loads(path.read_text()) for path in times(folder / "out")]
     assert sorted(s["data"]["interactions"] for s in summaries) == [700] * 4 + [1000] * 2
     assert {s["seed"] for s in summaries} == {3}
