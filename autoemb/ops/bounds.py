@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-
 
 def out_of_range(field: int | None, bad: int, num_rows: int) -> IndexError:
     """Return the error for an id outside its table; for a row of no known field, give None.
@@ -18,12 +15,3 @@ def out_of_range(field: int | None, bad: int, num_rows: int) -> IndexError:
     """
     what = f": row {bad}" if field is None else f" in field {field}: id {bad}"
     return IndexError(f"index out of range{what} is not in [0, {num_rows - 1}]")
-
-
-def check_range(ids: Tensor, num_rows: int, field: int) -> None:
-    """Raise IndexError if an id of this field is outside its table; waits for the device."""
-    if len(ids) == 0:
-        return
-    low, high = torch.aminmax(ids)
-    if low < 0 or high >= num_rows:
-        raise out_of_range(field, int(low if low < 0 else high), num_rows)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from autoemb.ops import cpu, cuda, reference
-from autoemb.ops.bounds import check_range
+from autoemb.ops.lookup import check_range
 from autoemb.ops.native import kernels_for
 from autoemb.ops.plan import distinct
 from autoemb.ops.tanh import tanh
