@@ -374,7 +374,8 @@ class FixedEmbedding(RowModule):
         Raises
         ------
         IndexError
-            For an id outside its table.
+            For an id outside its table; names the field. On a GPU it gets zeros and a later call
+            raises, or :func:`autoemb.ops.check_ids`.
         RuntimeError, ValueError
             For a wrong dtype or shape of ids.
         """

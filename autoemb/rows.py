@@ -15,7 +15,8 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
+
+from autoemb.ops import look_up, rows_of
 
 
 class RowModule(nn.Module):
@@ -76,15 +77,22 @@ class RowModule(nn.Module):
         Returns
         -------
         Tensor[...], int64
-            The ids themselves, or their places among the rows in play.
+            The ids themselves, or their places among the rows in play. On a GPU an id out of
+            range is past the end of the tables; :meth:`lookup` gives zeros for it.
+
+        Raises
+        ------
+        IndexError
+            For an id out of range; names the field. On a GPU a later call raises it.
         """
         if self._rows_in_play is None:
-            return ids
+            num_rows = min(len(self.table(n)) for n, f in self.row_fields.items() if f == field)
+            return rows_of(ids.reshape(-1, 1), [num_rows], field).view(ids.shape)
         return torch.searchsorted(self._rows_in_play[field], ids.contiguous())
 
     def lookup(self, name: str, ids: Tensor) -> Tensor:
         """Return the rows [..., width] that the table ``name`` holds for ids [...] of its field."""
-        return functional.embedding(self.positions(self.row_fields[name], ids), self.table(name))
+        return look_up(self.table(name), self.positions(self.row_fields[name], ids))
 
     def num_rows(self, field: int) -> int:
         """Return how many rows the tables of ``field`` have."""

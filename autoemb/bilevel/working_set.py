@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from autoemb.ops import Plan, distinct, distinct_columns
-from autoemb.ops.plan import is_padded
+from autoemb.ops import Plan, distinct, distinct_columns, rows_of
 from autoemb.rows import gather, in_play, row_parameters
 
 #: (field, rows [U]) -> controller input [U, C]
@@ -134,7 +133,12 @@ def views_of(
         (field, rows [U]) -> controller input [U, C].
     num_rows : sequence of int, optional
         Of each field's tables. On a GPU an id beyond them is told by a later call; until then its
-        event counts as one of the batch's first row, so that nothing reads outside a table.
+        event has no row of that field.
+
+    Raises
+    ------
+    IndexError
+        For an id beyond the tables; names the field.
 
     Examples
     --------
@@ -143,7 +147,9 @@ def views_of(
     >>> views[0].rows, views[0].plans[0].rows
     ([tensor([10, 30, 70]), tensor([5])], tensor([30, 70]))
     """
-    plans = [distinct_columns(batch.ids, num_rows) for batch in batches]
+    if num_rows is not None:
+        batches = [batch._replace(ids=rows_of(batch.ids, num_rows)) for batch in batches]
+    plans = [distinct_columns(batch.ids) for batch in batches]
     rows = [plan.rows for plan in plans[0]]
     for others in plans[1:]:
         pairs = zip(rows, others, strict=True)
@@ -154,8 +160,5 @@ def views_of(
             batch.ids.new_empty(0) if features is None else features(field, plan.rows)
             for field, plan in enumerate(own)
         ]
-        ids = batch.ids
-        if num_rows is not None and is_padded(ids.device):
-            ids = torch.stack([plan.rows.index_select(0, plan.inverse) for plan in own], 1)
-        views.append(View(rows, own, ids, inputs, batch.target))
+        views.append(View(rows, own, batch.ids, inputs, batch.target))
     return views

@@ -1,6 +1,7 @@
 """The ops of autoemb: schemas, shapes, autograd, the specification, and what is around kernels."""
 
 from autoemb.ops.cuda import check_ids
+from autoemb.ops.lookup import look_up, rows_of
 from autoemb.ops.native import chosen_backend
 from autoemb.ops.plan import Plan, distinct, distinct_columns, fill_padding
 from autoemb.ops.product import Linear, product
@@ -18,8 +19,10 @@ __all__ = [
     "distinct",
     "distinct_columns",
     "fill_padding",
+    "look_up",
     "product",
     "record",
+    "rows_of",
     "soft_embedding",
     "tanh",
 ]

@@ -1,28 +1,17 @@
-"""Ids outside their table: found on the host, and said in one way."""
+"""Ids outside their table, said in one way."""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
 
-
-def out_of_range(field: int, bad: int, num_rows: int) -> IndexError:
-    """Return the error for an id outside its table.
+def out_of_range(field: int | None, bad: int, num_rows: int) -> IndexError:
+    """Return the error for an id outside its table; for a row of no known field, give None.
 
     Examples
     --------
     >>> out_of_range(1, 30, 20)
     IndexError('index out of range in field 1: id 30 is not in [0, 19]')
+    >>> out_of_range(None, 30, 20)
+    IndexError('index out of range: row 30 is not in [0, 19]')
     """
-    return IndexError(
-        f"index out of range in field {field}: id {bad} is not in [0, {num_rows - 1}]"
-    )
-
-
-def check_range(ids: Tensor, num_rows: int, field: int) -> None:
-    """Raise IndexError if an id of this field is outside its table; waits for the device."""
-    if len(ids) == 0:
-        return
-    low, high = torch.aminmax(ids)
-    if low < 0 or high >= num_rows:
-        raise out_of_range(field, int(low if low < 0 else high), num_rows)
+    what = f": row {bad}" if field is None else f" in field {field}: id {bad}"
+    return IndexError(f"index out of range{what} is not in [0, {num_rows - 1}]")

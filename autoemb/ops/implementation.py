@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from autoemb.ops import cpu, cuda, reference
-from autoemb.ops.bounds import check_range
+from autoemb.ops.lookup import check_range, rows_of
 from autoemb.ops.native import kernels_for
 from autoemb.ops.plan import distinct
 from autoemb.ops.tanh import tanh
@@ -182,9 +182,12 @@ def double_backward(
     grad_2, weights_2 = torch.zeros_like(grad), torch.zeros_like(weights)
     projection_2, bias_2 = torch.zeros_like(projection), torch.zeros_like(bias)
     embeddings_2 = projection.new_zeros(fields, batch, projection.shape[2])
+    ids = rows_of(ids, [len(table) for table in tables])
     for f, table in enumerate(tables if batch else []):
         plan = distinct(ids[:, f])
         used = len(plan.rows)
+        # An event whose id has no row adds to nothing; its place in the plan is another id's.
+        absent = (plan.rows.index_select(0, plan.inverse) != ids[:, f]).unsqueeze(1)
         rows[f, :used], rows[f, used:] = plan.rows, plan.rows[-1]
         e, w, b = (
             table.index_select(0, plan.rows).to(dtype),
@@ -197,14 +200,17 @@ def double_backward(
         else:  # backward computed the gradient of the weights alone
             from_rows, from_projection = torch.zeros_like(e), torch.zeros_like(w)
             from_bias = torch.zeros_like(b)
-        parts = from_rows, cotangents[1][:, f], from_projection, from_bias
+        from_weights, g, a = (
+            x[:, f].to(dtype).masked_fill(absent, 0) for x in (cotangents[1], grad, weights)
+        )
+        parts = from_rows, from_weights, from_projection, from_bias
         grad_2[:, f], embeddings_2[f, :used], weights_2[:, f], projection_2[f], bias_2[f] = (
             reference.double_backward(
                 [part.to(dtype) for part in parts],
-                grad[:, f].to(dtype),
+                g,
                 e,
                 plan,
-                weights[:, f].to(dtype),
+                a,
                 w,
                 b,
                 None if training else (mean[f], variance[f]),

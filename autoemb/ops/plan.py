@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -19,6 +18,9 @@ class Plan(NamedTuple):
 
     On the CPU U is the number of distinct ids. On a GPU, where the host does not know that number
     and shapes must not depend on data, a plan is padded to U = B.
+
+    An event whose id has no row (:func:`autoemb.ops.rows_of`) is in no row's count and points at
+    the first; where no event's id has one, ``rows`` is 0.
 
     Attributes
     ----------
@@ -72,11 +74,8 @@ def distinct(ids: Tensor) -> Plan:
     return distinct_columns(ids.unsqueeze(1))[0]
 
 
-def distinct_columns(ids: Tensor, num_rows: Sequence[int] | None = None) -> list[Plan]:
+def distinct_columns(ids: Tensor) -> list[Plan]:
     """Return one :class:`Plan` per column of ``ids`` [B, F].
-
-    ``num_rows``, of each field's tables, is for the CUDA kernels: an id beyond is then in no plan
-    and waits for :func:`autoemb.ops.check_ids`; its events point at the first distinct row.
 
     Examples
     --------
@@ -85,7 +84,7 @@ def distinct_columns(ids: Tensor, num_rows: Sequence[int] | None = None) -> list
     [[3, 7], [0]]
     """
     if is_padded(ids.device):
-        return padded_plans(ids, num_rows)
+        return padded_plans(ids)
     # 500 ids: 11 us, torch.unique 45 us.
     return [
         Plan(*map(torch.from_numpy, runtime.distinct(column.contiguous().numpy())))
@@ -93,10 +92,8 @@ def distinct_columns(ids: Tensor, num_rows: Sequence[int] | None = None) -> list
     ]
 
 
-def padded_plans(ids: Tensor, num_rows: Sequence[int] | None = None) -> list[Plan]:
+def padded_plans(ids: Tensor) -> list[Plan]:
     """Return the padded plans of all columns of ``ids`` [B, F]; the device waits for no host.
-
-    ``num_rows`` as :func:`distinct_columns` takes it.
 
     Examples
     --------
@@ -106,7 +103,7 @@ def padded_plans(ids: Tensor, num_rows: Sequence[int] | None = None) -> list[Pla
     [[3, 7, 7], [1, 0, 1], [1, 2, 0], [1, 0, 2], [0, 1, 3, 3]]
     """
     if has_cuda_kernels(ids.device):
-        plan = cuda.distinct(cuda.kernels, ids, num_rows)
+        plan = cuda.distinct(cuda.kernels, ids)
         return _by_field(plan.rows, plan.inverse, plan.counts, plan.order, plan.starts)
     ordered, order = ids.t().sort(dim=1, stable=True)  # [F, B]
     heads = torch.zeros_like(ordered)  # 1 where another id begins

@@ -86,10 +86,15 @@ def statistics(z: Tensor, plan: Plan) -> tuple[Tensor, Tensor, Tensor]:
     Two passes over centred values: raw moments lose every digit of the variance once mean/std
     reaches 1000 in float32.
     """
-    share = plan.counts.to(z.dtype) / len(plan.inverse)  # [U]
+    share = shares(plan, z.dtype)
     mean = share @ z
     centred = z - mean.unsqueeze(1)
     return mean, share @ centred.square(), centred
+
+
+def shares(plan: Plan, dtype: torch.dtype) -> Tensor:
+    """Return each distinct id's part [U] of the events that have a row."""
+    return plan.counts.to(dtype) / plan.counts.sum().clamp_min(1)
 
 
 def sum_events(events: Tensor, plan: Plan, distinct: int) -> Tensor:
@@ -134,7 +139,7 @@ def backward_embeddings(
     summed = sum_events(scaled.unsqueeze(2) * grad, plan, len(embeddings))  # [N, U, D]
     dy = torch.ops.aten.tanh_backward(summed, activation)  # [N, U, D]
     if training:
-        share = (plan.counts.to(dy.dtype) / len(plan.inverse)).unsqueeze(1)  # [U, 1]
+        share = shares(plan, dy.dtype).unsqueeze(1)  # [U, 1]
         moments = dy.sum(1, keepdim=True), (dy * normalised).sum(1, keepdim=True)
         dz = (dy - share * (moments[0] + normalised * moments[1])) * scale
         bias_grad = torch.zeros_like(scale).squeeze(1)
@@ -186,7 +191,7 @@ def double_backward(
     embeddings_cot, weights_cot, projection_cot, bias_cot = cotangents
     training = running is None
     y, scale, *_ = normalise(embeddings, plan, projection, bias, running, dims, eps)
-    share = (plan.counts.to(y.dtype) / len(plan.inverse)).unsqueeze(1)  # [U, 1]
+    share = shares(plan, y.dtype).unsqueeze(1)  # [U, 1]
     t = tanh(y)
     factor = 1 / len(dims) if average else 1.0
     scaled = (weights * factor).t().unsqueeze(2)  # [N, B, 1]

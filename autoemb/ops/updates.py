@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from autoemb.ops import cpu, cuda
+from autoemb.ops.lookup import check_range
 from autoemb.ops.native import kernels_for
 from autoemb.ops.plan import fill_padding
 
@@ -90,6 +91,8 @@ def _register(
             case "cuda":
                 on_cuda(cuda.kernels, table, rows, grad, *rest)
             case None:
+                if table.device.type == cuda.DEVICE:  # a CPU looks by itself before it writes
+                    check_range(rows, len(table), None)
                 reference(table, rows, grad, *rest)
 
     torch.library.impl(f"autoemb::{name}", "CompositeExplicitAutograd", update)

@@ -185,9 +185,11 @@ class StreamLearner:
         *past, batch = map(Batch, tensors[::2], tensors[1::2])
         if past:
             self.trainer.controller_step(*past)
-        columns = batch.ids.unbind(1)
-        popularity = [self.state.count(field, column) for field, column in enumerate(columns)]
         outcome = self.trainer.step(batch)
+        popularity = [
+            self.state.count(field, plan.rows).index_select(0, plan.inverse)
+            for field, plan in enumerate(outcome.plans)
+        ]
         self.state.record(batch.ids, outcome.losses, outcome.weights, outcome.plans)
         # What nobody reads need not travel to the host.
         brief = [plan._replace(order=None, starts=None) for plan in outcome.plans]

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autoemb.ops import Plan, distinct_columns, fill_padding, record
+from autoemb.ops import Plan, distinct_columns, fill_padding, record, rows_of
 
 #: Octaves of popularity that the encoding tells apart; 2^31 events fill the last.
 POPULARITY_WIDTH = 32
@@ -99,7 +99,7 @@ class InteractionState:
             field.grow(rows)
 
     def count(self, field: int, rows: Tensor) -> Tensor:
-        """Return the popularity [U] of ids: how many of their events were recorded."""
+        """Return the popularity [U] of a plan's rows: how many of their events were recorded."""
         return self.fields[field].count.index_select(0, rows)
 
     def features(self, field: int, rows: Tensor) -> Tensor:
@@ -134,9 +134,15 @@ class InteractionState:
             Weights given to the distinct ids.
         plans : list of F Plan, optional
             Distinct ids of the columns, where they are known already.
+
+        Raises
+        ------
+        IndexError
+            For an id never grown to, before anything is recorded; on a GPU a later call raises it.
         """
         losses = losses.to(torch.float32)
-        plans = distinct_columns(ids) if plans is None else plans
+        if plans is None:
+            plans = distinct_columns(rows_of(ids, [len(field.count) for field in self.fields]))
         for f, (field, plan) in enumerate(zip(self.fields, plans, strict=True)):
             record(plan, losses, LOSS_DECAY, field.count, field.last_loss, field.mean_loss)
             if weights is not None:

@@ -217,8 +217,9 @@ PYBIND11_MODULE(AUTOEMB_MODULE, m) {
   m.def("plan", [](const Batch& batch, const Plan& distinct, Address stream) {
     plan({batch, distinct}, to_stream(stream));
   });
-  m.def("keys", [](const Batch& batch, Address result, Address stream) {
-    keys({batch, at<int64_t>(result)}, to_stream(stream));
+  m.def("checked_ids", [](const Batch& batch, Address result, std::array<int64_t, 2> strides,
+                          int named, Address stream) {
+    checked_ids({batch, at<int64_t>(result), strides[0], strides[1], named}, to_stream(stream));
   });
   m.def("plan_from_sorted", [](const Batch& batch, const Plan& distinct, Address sorted,
                                Address indices, Address stream) {

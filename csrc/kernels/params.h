@@ -43,7 +43,7 @@ struct Batch {
   const int64_t* ids;  // [B, F]
   int64_t ids_event, ids_field;
   const float* projection;  // [F, D, S]
-  int64_t* error;           // 4 numbers: field + 1 (0: no error), id, rows of the table, event
+  int64_t* error;  // 4 numbers: field + 1 (0: no error), id, rows of the table, event (kNoEvent)
   int events, fields, sizes, width, total;
   int dims[kMaxSizes];
 };
@@ -143,11 +143,16 @@ struct PlanParams {
   Plan plan;
 };
 
-// For batches that one block cannot sort: keys to sort by, then the plan from what was sorted.
-struct KeysParams {
+// The ids, a bad one as the largest number: rows for what indexes tables without looking, and keys
+// to sort by for batches that one block cannot sort.
+struct CheckedIdsParams {
   Batch batch;
-  int64_t* keys;  // [F, B], a bad id: the largest number
+  int64_t* result;
+  int64_t result_event, result_field;  // strides
+  int named;                           // field of the model that the batch's first one is
 };
+
+// The plan from what was sorted.
 
 struct SortedParams {
   Batch batch;
@@ -269,7 +274,7 @@ void normalise(const NormaliseParams& params, Mode mode, Stream stream);
 void weights_gradient(const WeightsGradientParams& params, Mode mode, Stream stream);
 void sum_chunks(const SumChunksParams& params, Stream stream);
 void plan(const PlanParams& params, Stream stream);
-void keys(const KeysParams& params, Stream stream);
+void checked_ids(const CheckedIdsParams& params, Stream stream);
 void plan_from_sorted(const SortedParams& params, Stream stream);
 void windows(const WindowsParams& params, Stream stream);
 void reduce(const ReduceParams& params, Mode mode, Stream stream);

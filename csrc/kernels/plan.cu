@@ -9,13 +9,13 @@ namespace {
 constexpr int kPlanThreads = 1024;
 constexpr int64_t kNoId = INT64_MAX;
 
-// The id, or kNoId where it is out of range, which is reported.
-__device__ int64_t checked_id(const Batch& batch, int field, int event) {
+// The id, or kNoId where it is out of range, which is reported for the field `field + named`.
+__device__ int64_t checked_id(const Batch& batch, int field, int event, int named = 0) {
   const Slot& slot = slot_of(batch, field, 0);
   const int64_t id = id_of(batch, field, event);
   const int64_t num_ids = slot.row_numbers ? kMaxIds - 1 : slot.num_rows;
   if (id >= 0 && id < num_ids) return id;
-  report(batch.error, field, id, num_ids, event);
+  report(batch.error, field + named, id, num_ids, event);
   return kNoId;
 }
 
@@ -98,10 +98,11 @@ __global__ void __launch_bounds__(kPlanThreads) plan_kernel(const __grid_constan
 constexpr int kScatterThreads = 256;
 
 __global__ void __launch_bounds__(kScatterThreads)
-    keys_kernel(const __grid_constant__ KeysParams p) {
+    checked_ids_kernel(const __grid_constant__ CheckedIdsParams p) {
   const int event = blockIdx.x * kScatterThreads + threadIdx.x, field = blockIdx.y;
   if (event >= p.batch.events) return;
-  p.keys[static_cast<int64_t>(field) * p.batch.events + event] = checked_id(p.batch, field, event);
+  p.result[event * p.result_event + field * p.result_field] =
+      checked_id(p.batch, field, event, p.named);
 }
 
 // Position of the first number that is not below `value` in an ascending array.
@@ -154,8 +155,8 @@ void plan(const PlanParams& params, Stream stream) {
   launch("plan", plan_kernel, dim3(params.batch.fields), kPlanThreads, shared, stream, params);
 }
 
-void keys(const KeysParams& params, Stream stream) {
-  launch("keys", keys_kernel,
+void checked_ids(const CheckedIdsParams& params, Stream stream) {
+  launch("checked_ids", checked_ids_kernel,
          dim3(ceil_div(params.batch.events, kScatterThreads), params.batch.fields), kScatterThreads,
          0, stream, params);
 }

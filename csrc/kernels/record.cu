@@ -15,7 +15,7 @@ __global__ void __launch_bounds__(kRecordThreads)
   if (i >= p.events || p.plan.counts[i] == 0) return;
   const int64_t row = p.plan.rows[i], begin = p.plan.starts[i], end = p.plan.starts[i + 1];
   if (row < 0 || row >= p.num_rows) {
-    if (lane() == 0) report(p.error, 0, row, p.num_rows, i);
+    if (lane() == 0) report(p.error, 0, row, p.num_rows, kNoEvent);
     return;
   }
   const int64_t count = p.count[row];

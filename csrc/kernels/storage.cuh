@@ -14,6 +14,9 @@ __device__ inline int64_t id_of(const Batch& batch, int field, int event) {
   return batch.ids[event * batch.ids_event + field * batch.ids_field];
 }
 
+// Of a row that an optimiser or a counter was given: no event, and no field that it would know.
+constexpr int kNoEvent = -1;
+
 // The first error stays until the host has read it. The host polls the memory without waiting for
 // the device, so the field is written last, behind a fence.
 __device__ inline void report(int64_t* error, int field, int64_t id, int64_t num_rows, int event) {

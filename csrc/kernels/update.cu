@@ -15,7 +15,7 @@ __device__ int64_t own_row(const UpdateParams& p, int& i) {
   if (i >= p.num_rows || (i > 0 && p.rows[i] == p.rows[i - 1])) return -1;
   const int64_t row = p.rows[i];
   if (row >= 0 && row < p.table_rows) return row;
-  if (lane() == 0) report(p.error, 0, row, p.table_rows, i);
+  if (lane() == 0) report(p.error, 0, row, p.table_rows, kNoEvent);
   return -1;
 }
 

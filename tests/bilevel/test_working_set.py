@@ -51,6 +51,18 @@ def test_without_features_their_place_is_empty():
     assert [len(f) for f in views_of([batch], None)[0].features] == [0, 0]
 
 
+@pytest.mark.parametrize("field", range(FIELDS))
+@pytest.mark.parametrize("bad", [-1, "V", 2**40])
+def test_an_id_beyond_the_tables_is_refused_by_the_name_of_its_field(field, bad):
+    rows = [20, 10, 30]
+    good = Batch(torch.tensor([[7, 1, 9], [19, 2, 29]]), torch.zeros(2))
+    wrong = good._replace(ids=good.ids.clone())
+    wrong.ids[1, field] = bad = rows[field] if bad == "V" else bad
+    assert len(views_of([good, good], None, rows)) == 2
+    with pytest.raises(IndexError, match=rf"field {field}: id {bad} is not in \[0, "):
+        views_of([good, wrong], None, rows)
+
+
 @pytest.fixture
 def model():
     torch.manual_seed(0)

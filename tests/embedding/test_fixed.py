@@ -32,7 +32,7 @@ def test_empty_batch():
 def test_bad_ids_are_refused():
     module = FixedEmbedding(ROWS, 6)
     for bad in (-1, 5):
-        with pytest.raises(IndexError):
+        with pytest.raises(IndexError, match=f"field 1: id {bad} is not in"):
             module(torch.tensor([[0, bad]]))
     with pytest.raises(RuntimeError, match=r"torch.int64 but got torch.int32"):
         module(draw_ids(3).int())

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from autoemb.ops import cuda
+from autoemb.ops import cpu, cuda
 
 ROOT = Path(__file__).parents[2]
 
@@ -72,6 +72,30 @@ def nothing_reported(request):
     yield
     if "target" in request.fixturenames:
         cuda.check_ids(request.getfixturevalue("target").device)
+
+
+@pytest.fixture
+def on_kernels(monkeypatch, emulated):
+    """Let CPU tensors go the way of CUDA tensors; return the names of the kernels called."""
+    calls = set()
+
+    class Counting:
+        def __getattr__(self, name):
+            calls.add(name)
+            return getattr(emulated, name)
+
+    def use():
+        monkeypatch.setattr(cuda, "kernels", Counting())
+        monkeypatch.setattr(cuda, "COMPILED", True)
+        monkeypatch.setattr(cuda, "DEVICE", "cpu")
+        monkeypatch.setattr(cpu, "DEVICE", "none")
+        for name in ("plan", "record"):
+            monkeypatch.setattr(
+                sys.modules[f"autoemb.ops.{name}"], "is_padded", lambda device: True
+            )
+        return calls
+
+    return use
 
 
 PRECISIONS = {"ieee": "highest", "tf32": "high", "bf16": "medium"}

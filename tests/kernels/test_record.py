@@ -35,3 +35,18 @@ def test_an_empty_batch(target):
     parts = plan.rows[0], plan.counts[0], plan.order[0], plan.starts[0]
     cuda.record(target.kernels, *parts, counters[1][:0], 0.9, *counters)
     assert not counters[0].any()
+
+
+def test_a_row_out_of_range_is_raised_later_and_counts_nothing(target):
+    ids = torch.tensor([[1], [4], [1]], device=target.device)  # of a table that has five rows
+    counters = [
+        torch.zeros(3, dtype=t, device=target.device) for t in (torch.int64, *[torch.float32] * 2)
+    ]
+    plan = cuda.distinct(target.kernels, ids, [5])
+    parts = plan.rows[0], plan.counts[0], plan.order[0], plan.starts[0]
+    cuda.record(target.kernels, *parts, torch.ones(3, device=target.device), 0.9, *counters)
+    if target.device.type == "cuda":
+        torch.cuda.synchronize()
+    with pytest.raises(IndexError, match=r"out of range: row 4 is not in \[0, 2\]"):
+        cuda.check_ids(target.device)
+    assert counters[0].tolist() == [0, 2, 0]

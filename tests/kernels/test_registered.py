@@ -3,8 +3,6 @@
 Plans are padded as on a GPU. That the kernels were called at all is part of each test.
 """
 
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -12,32 +10,8 @@ import torch
 from autoemb.bilevel import Batch
 from autoemb.experiment import RunConfig
 from autoemb.experiment.methods import build_learner, build_trainer
-from autoemb.ops import cpu, cuda, native, soft_embedding
+from autoemb.ops import cuda, native, soft_embedding
 from autoemb.streaming import Events
-
-
-@pytest.fixture
-def on_kernels(monkeypatch, emulated):
-    """Let CPU tensors go the way of CUDA tensors; return the names of the kernels called."""
-    calls = set()
-
-    class Counting:
-        def __getattr__(self, name):
-            calls.add(name)
-            return getattr(emulated, name)
-
-    def use():
-        monkeypatch.setattr(cuda, "kernels", Counting())
-        monkeypatch.setattr(cuda, "COMPILED", True)
-        monkeypatch.setattr(cuda, "DEVICE", "cpu")
-        monkeypatch.setattr(cpu, "DEVICE", "none")
-        for name in ("plan", "record"):
-            monkeypatch.setattr(
-                sys.modules[f"autoemb.ops.{name}"], "is_padded", lambda device: True
-            )
-        return calls
-
-    return use
 
 
 def gradients(sample, **changes):
@@ -128,9 +102,8 @@ def test_a_learner_gets_the_numbers_of_the_cpu(on_kernels, method, options):
 @pytest.mark.parametrize("hypergradient", ["first", "finite-difference", "exact"])
 @pytest.mark.parametrize("method", ["autoemb", "darts", "fse"])
 def test_a_trainer_tells_of_an_id_out_of_range_at_the_next_call(
-    on_kernels, monkeypatch, method, hypergradient, bad
+    on_kernels, method, hypergradient, bad
 ):
-    monkeypatch.setattr("autoemb.bilevel.working_set.is_padded", lambda device: True)
     config = RunConfig(method=method, dims=(2, 8), hypergradient=hypergradient, device="cpu")
     trainer, modules, state = build_trainer(config, [20, 30])
     state.grow([20, 30])

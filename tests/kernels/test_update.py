@@ -74,7 +74,7 @@ def test_a_row_out_of_range_is_raised_later_and_touches_nothing(target, bad):
     apply(target, "sgd", table, torch.tensor([2, bad]), torch.ones(2, 5), [], 1.0)
     if target.device.type == "cuda":
         torch.cuda.synchronize()
-    with pytest.raises(IndexError, match=rf"id {bad} is not in \[0, 5\]"):
+    with pytest.raises(IndexError, match=rf"out of range: row {bad} is not in \[0, 5\]"):
         cuda.check_ids(target.device)
     assert table.sum() == -5
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.utils._triton import has_triton
 
-from autoemb import SoftEmbedding
-from autoemb.ops import soft_embedding
+from autoemb import FixedEmbedding, PerIdLogits, SoftEmbedding
+from autoemb.ops import check_ids, soft_embedding
 from autoemb.optim import ROW_OPTIMIZERS
 from tests.samples import Case, draw, draw_update
 
@@ -213,6 +213,82 @@ def test_a_bad_id_is_raised_by_the_next_call_after_it_was_met():
     with pytest.raises(IndexError, match="out of range in field 1"):
         soft_embedding(*positional, **named, backend="native")
     soft_embedding(*positional, **named, backend="native")
+
+
+def told(call):
+    """Run it and return what it, or a look once the device has finished, raises: once."""
+
+    def until_told():
+        call()
+        torch.cuda.synchronize()
+        check_ids(torch.device(DEVICE))
+
+    with pytest.raises(IndexError) as raised:
+        until_told()
+    check_ids(torch.device(DEVICE))
+    assert torch.ones(2, device=DEVICE).sum().item() == 2  # no assert has stopped the device
+    return str(raised.value)
+
+
+every_bad = pytest.mark.parametrize("bad", [-1, 64, 2**40, 2**63 - 1, -(2**63)])
+
+
+@every_bad
+def test_second_derivatives_read_no_bad_id(bad):
+    module = make_module()
+    ids, weights, grad = draw_batch(33)
+    ids[3, 1] = bad
+    weights.requires_grad_()
+    leaves = [weights, *module.parameters()]
+
+    def call():
+        first = torch.autograd.grad(module(ids, weights), leaves, grad, create_graph=True)
+        total = sum(x.square().sum() for x in first)
+        return torch.autograd.grad(total, leaves, materialize_grads=True)
+
+    assert f"out of range in field 1: id {bad} is not in [0, 63]" in told(call)
+    ids[3, 1] = 0
+    assert all(x.isfinite().all() for x in call())
+
+
+@every_bad
+@pytest.mark.parametrize("module", [FixedEmbedding, PerIdLogits])
+def test_a_lookup_reads_no_bad_id(module, bad):
+    module = module([64, 64], 6).to(DEVICE)
+    ids = torch.zeros(33, 2, dtype=torch.int64, device=DEVICE)
+    ids[3, 1] = bad
+    arguments = (ids.unbind(1), [None, None]) if isinstance(module, PerIdLogits) else (ids,)
+    assert told(lambda: module(*arguments)) == (
+        f"index out of range in field 1: id {bad} is not in [0, 63]"
+    )
+
+
+@every_bad
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("name", ROW_OPTIMIZERS)
+def test_an_update_writes_no_bad_row(name, dtype, bad):
+    table = torch.nn.Parameter(torch.ones(64, 5, dtype=dtype, device=DEVICE))
+    rows = torch.tensor([2, bad], device=DEVICE).sort()[0]
+    optimizer = ROW_OPTIMIZERS[name]([table])
+    grad = torch.ones(2, 5, dtype=dtype, device=DEVICE)
+    message = f"index out of range: row {bad} is not in [0, 63]"
+    assert told(lambda: optimizer.update(table, rows, grad)) == message
+    others = torch.arange(64, device=DEVICE) != 2
+    assert (table[others] == 1).all()
+
+
+@every_bad
+def test_a_captured_lookup_tells_of_a_bad_id(bad):
+    module = FixedEmbedding([64, 64], 6).to(DEVICE)
+    ids = torch.zeros(33, 2, dtype=torch.int64, device=DEVICE)
+    module(ids)
+    graph = torch.cuda.CUDAGraph()
+    with torch.no_grad(), torch.cuda.graph(graph):
+        output = module(ids)
+    ids[3, 1] = bad
+    assert f"field 1: id {bad} is not in [0, 63]" in told(graph.replay)
+    assert not output[3, 1].any()
+    assert output[2, 1].any()
 
 
 # Tables of more than 2**31 numbers

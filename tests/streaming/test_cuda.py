@@ -175,3 +175,32 @@ def test_a_trainer_tells_of_an_id_out_of_range_later(method, bad):
         with pytest.raises(IndexError, match=f"out of range in field 1: id {bad} "):
             until_told(call)
         assert trainer.step(good).losses.isfinite().all()
+
+
+@pytest.mark.parametrize("bad", [-1, 2**40])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_replayed_step_tells_of_a_bad_row_at_the_next(build, make_batches, method, bad):
+    learner, graphs = build(method)
+    inner, wrong = learner._host_rows, []
+
+    def host_rows(ids):
+        rows = inner(ids)
+        rows[wrong, 1] = bad
+        return rows
+
+    learner._host_rows = host_rows
+    events = make_batches(1)[0]
+    for number in range(WARM_UP + 3):
+        wrong[:] = [2] if number == WARM_UP + 2 else []
+        learner.learn(events)
+    assert len(graphs) == 1
+    torch.cuda.synchronize()
+    wrong.clear()
+    before = sum(int(field.count.sum()) for field in learner.state.fields)
+    with pytest.raises(IndexError, match=f"out of range in field 1: id {bad} is not in"):
+        learner.learn(events)
+    # The event counts in the other field alone, and the step that raised did nothing.
+    assert before == 2 * (WARM_UP + 3) * len(events.label) - 1
+    assert before == sum(int(field.count.sum()) for field in learner.state.fields)
+    for module in learner.modules:
+        assert all(parameter.isfinite().all() for parameter in module.parameters())

@@ -117,6 +117,14 @@ def test_a_method_without_weights_records_the_rest():
     assert features[-3].item() == 0.25
 
 
+@pytest.mark.parametrize("bad", [-1, 4, 2**40])
+def test_an_id_never_grown_to_is_refused_before_anything_is_recorded(bad):
+    state = make_state()
+    with pytest.raises(IndexError, match=rf"field 1: id {bad} is not in \[0, 3\]"):
+        state.record(torch.tensor([[4, 0], [4, bad]]), torch.tensor([0.5, 0.25]))
+    assert not any(field.count.any() for field in state.fields)
+
+
 def test_an_id_never_seen_has_equal_weights_and_no_loss():
     features = make_state().features(0, torch.tensor([2]))[0].tolist()
     assert features[0] == 1

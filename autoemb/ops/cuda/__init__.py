@@ -15,7 +15,7 @@ Shapes as in :mod:`autoemb.ops.soft_embedding`; float32 alone.
 from autoemb.ops.cuda.compiled import ARCHITECTURES, COMPILED, DEVICE, IMPORT_ERROR, kernels
 from autoemb.ops.cuda.errors import check_ids
 from autoemb.ops.cuda.op import backward, forward
-from autoemb.ops.cuda.plan import PaddedPlan, distinct
+from autoemb.ops.cuda.plan import PaddedPlan, distinct, rows_of
 from autoemb.ops.cuda.rows import record, update_adagrad, update_adam, update_sgd
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "forward",
     "kernels",
     "record",
+    "rows_of",
     "update_adagrad",
     "update_adam",
     "update_sgd",

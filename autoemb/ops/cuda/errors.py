@@ -28,12 +28,14 @@ def error_memory(device: torch.device) -> Tensor:
 def check_ids(device: torch.device) -> None:
     """Raise IndexError if kernels on this device have met an id out of range since the last look.
 
-    Without waiting for the device: kernels that still run are seen by a later call.
+    Without waiting for the device: kernels that still run are seen by a later call. Only where
+    there is something to raise does it wait, lest the rest of that step is told as a second error.
 
     Raises
     ------
     IndexError
-        Names the field, the id and the rows of its table.
+        Names the field, the id and the rows of its table; of a row that an optimiser was given,
+        the row and those of the table.
 
     Examples
     --------
@@ -41,7 +43,9 @@ def check_ids(device: torch.device) -> None:
     >>> check_ids(torch.device("cpu"))
     """
     memory = error_memory(device)
-    field, bad, rows, _ = memory.tolist()
+    field, bad, rows, event = memory.tolist()
     if field > 0:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
         memory.zero_()
-        raise out_of_range(field - 1, bad, rows)
+        raise out_of_range(None if event < 0 else field - 1, bad, rows)

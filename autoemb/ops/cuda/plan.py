@@ -59,7 +59,7 @@ def distinct_of(call: Call) -> PaddedPlan:
         kernels.plan(call.batch, plan_addresses(kernels, plan), call.stream)
         return plan
     keys = call.integers(fields, events)
-    kernels.keys(call.batch, keys.data_ptr(), call.stream)
+    kernels.checked_ids(call.batch, keys.data_ptr(), keys.t().stride(), 0, call.stream)
     sorted_keys, order = keys.sort(dim=1, stable=True)
     plan = plan._replace(order=order)
     indices = torch.zeros_like(keys)
@@ -88,11 +88,29 @@ def distinct(kernels: Any, ids: Tensor, num_rows: Sequence[int] | None = None) -
     if num_rows is None:
         num_rows = [kernels.MAX_IDS] * ids.shape[1]
     with on_device(ids.device):
-        tables = [torch.empty(rows, 0, device=ids.device) for rows in num_rows]
-        call = Call(kernels, tables, ids, [1])
+        call = _call(kernels, ids, num_rows)
         if call.events == 0:
             empty = call.integers(call.fields, 0)
             starts = torch.zeros(call.fields, 1, dtype=torch.int64, device=ids.device)
             used = torch.zeros_like(starts[:, 0])
             return PaddedPlan(empty, torch.empty_like(ids), empty, empty, starts, used)
         return distinct_of(call)
+
+
+def rows_of(kernels: Any, ids: Tensor, num_rows: Sequence[int], field: int) -> Tensor:
+    """Return ids [B, F], the largest integer in place of one outside [0, num_rows[f]).
+
+    :func:`check_ids` tells of such an id; ``field`` is the number that it gives the first column.
+    """
+    with on_device(ids.device):
+        call = _call(kernels, ids, num_rows)
+        rows = call.integers(call.events, call.fields)
+        if call.events:
+            kernels.checked_ids(call.batch, rows.data_ptr(), rows.stride(), field, call.stream)
+        return rows
+
+
+def _call(kernels: Any, ids: Tensor, num_rows: Sequence[int]) -> Call:
+    """Return a call that reads nothing of the tables but their length."""
+    tables = [torch.empty(rows, 0, device=ids.device) for rows in num_rows]
+    return Call(kernels, tables, ids, [1])
