@@ -288,17 +288,12 @@ def loss_by_bytes(name: str, points: Mapping[str, tuple[float, float, float]], l
                 color=colour(method, list(points)),
                 marker="o",
                 markersize=7 if main else 5,
+                linestyle="none",
+                label=panel.cut(display(method), 14),
                 zorder=3 if main else 2,
             )
-            axes.annotate(
-                panel.cut(display(method), 14),
-                (size / 2**20, loss),
-                (6, 4),
-                textcoords="offset points",
-                size=8.5,
-            )
         axes.set_xscale("log")
-        axes.margins(x=0.2, y=0.2)
+        axes.margins(x=0.1, y=0.15)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: panel.compact(value)))
         axes.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
         axes.set_xlabel("MiB of embeddings")

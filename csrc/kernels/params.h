@@ -153,7 +153,6 @@ struct CheckedIdsParams {
 };
 
 // The plan from what was sorted.
-
 struct SortedParams {
   Batch batch;
   Plan plan;               // order is given: the permutation that sorted the keys
