@@ -51,7 +51,9 @@ def algorithm_1(
     device: str = "cpu",
 ) -> tuple[Callable[[Batch, Batch, Batch], Outcome], InteractionState]:
     """Return a step of Algorithm 1 (past, last, new) and the history that it reads."""
-    config = RunConfig(method=method, hypergradient=hypergradient, dims=dims, device=device)
+    config = RunConfig(  # with BatchNorm, as the rivals
+        method=method, hypergradient=hypergradient, dims=dims, norm="batch", device=device
+    )
     trainer, _modules, state = build_trainer(config, rows)
     state.grow([*rows])
 
