@@ -1,6 +1,5 @@
 """Methods x seeds on the same events, and the intervals of their differences."""
 
-import importlib
 import json
 import math
 import os
@@ -13,14 +12,12 @@ from autoemb.errors import UserError
 from autoemb.experiment import Interrupted, compare, run
 from autoemb.experiment.differences import CONFIDENCE, block_bootstrap
 
-module = importlib.import_module("autoemb.experiment.compare")  # the package has a function so
-
 METHODS, SEEDS = ("fse", "darts", "autoemb"), (0, 3)
 
 
 @pytest.fixture(autouse=True)
 def fewer_resamples(monkeypatch):
-    monkeypatch.setattr(module, "RESAMPLES", 300)  # 4,000 take a second
+    monkeypatch.setattr("autoemb.experiment.differences.RESAMPLES", 300)  # 4,000 take a second
 
 
 def interrupt_in(method, seed, position):
