@@ -26,6 +26,7 @@ class Recipe(NamedTuple):
     ----------
     learning_rate, controller_learning_rate : float
     row_rate : float
+    initial_rate : float
     norm : {"batch", "running"}
     init_std : float
     """
@@ -33,14 +34,15 @@ class Recipe(NamedTuple):
     learning_rate: float
     controller_learning_rate: float
     row_rate: float
+    initial_rate: float
     norm: str
     init_std: float
 
 
 #: docs/study.md tells how the first was chosen.
 PRESETS: dict[str | None, Recipe] = {
-    None: Recipe(0.0002, 0.0001, 500.0, norm="running", init_std=0.1),
-    "paper": Recipe(0.01, 0.001, 1.0, norm="batch", init_std=1.0),
+    None: Recipe(0.0001, 0.0001, 1000.0, initial_rate=10.0, norm="running", init_std=0.1),
+    "paper": Recipe(0.01, 0.001, 1.0, initial_rate=1.0, norm="batch", init_std=1.0),
 }
 
 #: Larger values are a slip, and past what an index can count.
@@ -98,6 +100,9 @@ class RunConfig:
     row_rate : float or None
         Learning rate of the rows of tables as a multiple of the rates above; None takes the
         preset's, or the optimiser's.
+    initial_rate : float or None
+        Learning rate of the network in the first batches, as a multiple of ``learning_rate``, to
+        which it falls as 1 / t; None takes the preset's.
     norm : {None, "batch", "running"}
         What :class:`autoemb.SoftEmbedding` normalises sizes with; None takes the preset's.
     init_std : float or None
@@ -114,7 +119,7 @@ class RunConfig:
     Examples
     --------
     >>> RunConfig(method="sam", preset="paper", norm="running").recipe[1:]
-    (0.001, 1.0, 'running', 1.0)
+    (0.001, 1.0, 1.0, 'running', 1.0)
     >>> RunConfig(dims=(16, 2))
     Traceback (most recent call last):
         ...
@@ -141,8 +146,13 @@ class RunConfig:
     )
     row_rate: float | None = _option(
         None,
-        "Of the rows of tables, as a multiple of these; by default 500 for adam, 1 for others and "
+        "Of the rows of tables, as a multiple of these; by default 1000 for adam, 1 for others and "
         "with the paper's preset.",
+    )
+    initial_rate: float | None = _option(
+        None,
+        "Learning rate of the network in the first batches, as a multiple; it falls to 1 as 1 / t. "
+        "By default the preset's.",
     )
     norm: str | None = _option(
         None, "Statistics that sizes are normalised with: the batch's, or those of batches before."
@@ -177,6 +187,8 @@ class RunConfig:
             rate = getattr(self, name)
             if rate is not None and not 0 < rate < float("inf"):
                 raise UserError(f"{_flag(name)} is {rate}; expected a positive number")
+        if self.initial_rate is not None and not 1 <= self.initial_rate < float("inf"):
+            raise UserError(f"--initial-rate is {self.initial_rate}; expected a number from 1")
         if self.init_std is not None and not 0 <= self.init_std < float("inf"):
             raise UserError(f"--init-std is {self.init_std}; expected a number from 0")
         if self.device == "cuda" and not torch.cuda.is_available():

@@ -120,6 +120,7 @@ def build_trainer(
         learning_rate=recipe.learning_rate,
         controller_learning_rate=recipe.controller_learning_rate,
         row_rate=recipe.row_rate,
+        initial_rate=recipe.initial_rate,
         optimizer=config.optimizer,
         hard=config.selection == "hard",
     )

@@ -35,6 +35,7 @@ INVALID = [
     ("offline_fraction", NAN, "0 to 1"),
     *[(name, 2**63, "at most") for name in ("batch_size", "window", "reservoir", "limit")],
     ("dims", (2, 10**17), "sizes of at most"),
+    *[("initial_rate", value, "a number from 1") for value in (0.9, NAN, INF)],
     *[("init_std", value, "a number from 0") for value in (-0.1, NAN, INF)],
     *[
         (name, value, "a positive number")
@@ -94,14 +95,15 @@ def test_a_gpu_that_is_not_there_is_named():
 @pytest.mark.parametrize(
     ("options", "recipe"),
     [
-        ({}, (0.0002, 0.0001, 500, "running", 0.1)),
-        ({"preset": "paper"}, (0.01, 0.001, 1, "batch", 1)),
-        ({"preset": "paper", "learning_rate": 0.5}, (0.5, 0.001, 1, "batch", 1)),
-        ({"preset": "paper", "optimizer": "sgd"}, (0.01, 0.001, 1, "batch", 1)),
-        ({"controller_learning_rate": 0.5}, (0.0002, 0.5, 500, "running", 0.1)),
-        ({"optimizer": "sgd"}, (0.0002, 0.0001, 1, "running", 0.1)),
-        ({"row_rate": 2, "optimizer": "sgd"}, (0.0002, 0.0001, 2, "running", 0.1)),
-        ({"norm": "batch", "init_std": 0}, (0.0002, 0.0001, 500, "batch", 0)),
+        ({}, (0.0001, 0.0001, 1000, 10, "running", 0.1)),
+        ({"preset": "paper"}, (0.01, 0.001, 1, 1, "batch", 1)),
+        ({"preset": "paper", "learning_rate": 0.5}, (0.5, 0.001, 1, 1, "batch", 1)),
+        ({"preset": "paper", "optimizer": "sgd"}, (0.01, 0.001, 1, 1, "batch", 1)),
+        ({"controller_learning_rate": 0.5}, (0.0001, 0.5, 1000, 10, "running", 0.1)),
+        ({"optimizer": "sgd"}, (0.0001, 0.0001, 1, 10, "running", 0.1)),
+        ({"row_rate": 2, "optimizer": "sgd"}, (0.0001, 0.0001, 2, 10, "running", 0.1)),
+        ({"norm": "batch", "init_std": 0}, (0.0001, 0.0001, 1000, 10, "batch", 0)),
+        ({"preset": "paper", "initial_rate": 3}, (0.01, 0.001, 1, 3, "batch", 1)),
     ],
 )
 def test_given_options_go_before_the_presets(options, recipe):

@@ -230,6 +230,7 @@ OTHER_OPTIONS = {
     "learning_rate": 0.5,
     "controller_learning_rate": 0.5,
     "row_rate": 2.0,
+    "initial_rate": 2.0,
     "norm": "batch",
     "init_std": 0.5,
     "selection": "hard",
