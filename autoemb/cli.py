@@ -18,10 +18,14 @@ from autoemb.errors import UserError
 from autoemb.experiment import Interrupted, RunConfig, compare, run
 from autoemb.experiment.config import CHOICES
 from autoemb.experiment.folder import as_comparison
+from autoemb.files import write_json
 from autoemb.info import info_lines
 from autoemb.progress import ProgressDisplay
 from autoemb.report import draw, table, wording
 from autoemb.report.page import extra_missing
+from autoemb.serving import load_model
+from autoemb.serving.evaluate import evaluate
+from autoemb.serving.export import export, export_lines, load_trained
 from autoemb.study import read_study, run_study
 
 app = typer.Typer(
@@ -141,6 +145,12 @@ def run_command(
         Path | None, typer.Option(help="Folder for summary.json and metrics.jsonl.")
     ] = None,
     resume: ResumeOption = False,
+    checkpoint_at: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of the stream after which the state is kept, for export.", metavar="SHARE"
+        ),
+    ] = None,
     **options: Any,
 ) -> None:
     """Run one method over a stream: predict, record, learn."""
@@ -150,7 +160,14 @@ def run_command(
     interactions = _interactions(data, columns, skip_bad_rows)
     with ProgressDisplay() as display:
         progress = display.task(wording.display(config.method))
-        summary = run(config, interactions, out, resume=resume, progress=progress)
+        summary = run(
+            config,
+            interactions,
+            out,
+            resume=resume,
+            checkpoint_at=checkpoint_at,
+            progress=progress,
+        )
     _print_table(as_comparison(summary))
     if out is not None:
         typer.echo(f"recorded in {out}; draw its report with: autoemb report {out}")
@@ -222,6 +239,53 @@ def study_command(
         typer.echo(f"recorded in {out}, without a report: {extra_missing(error)}", err=True)
     else:
         typer.echo(f"study: {draw_study(out)}")
+
+
+@app.command("export")
+def export_command(
+    run_: Annotated[
+        Path,
+        typer.Argument(metavar="RUN", help="Folder of a run with --checkpoint-at, or its file."),
+    ],
+    out: Annotated[Path, typer.Option(help="File for the model.")],
+    budget: Annotated[
+        float, typer.Option(help="Share of the floats that all sizes of all ids take.")
+    ] = 0.25,
+    widths: Annotated[
+        str | None,
+        typer.Option(help="Widths to choose from; by default the run's sizes.", metavar="N,N,..."),
+    ] = None,
+) -> None:
+    """Make a small model of a trained run: one row an id, as wide as it needs."""
+    trained = load_trained(run_)
+    chosen = None if widths is None else _integers("--widths", widths)
+    model, kept = export(trained, budget, chosen)
+    model.save(out)
+    for line in export_lines(trained, model, kept):
+        typer.echo(line)
+    typer.echo(f"model: {out} ({out.stat().st_size:,} bytes)")
+
+
+@app.command("evaluate")
+def evaluate_command(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="What export wrote.")],
+    data: DataOption = None,
+    columns: ColumnsOption = None,
+    skip_bad_rows: SkipOption = False,
+    every: Annotated[
+        bool, typer.Option("--all", help="Score all events, also of other data.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="File for the scores, as JSON.")] = None,
+) -> None:
+    """Score an exported model on the events after those it was trained on."""
+    model = load_model(file)
+    scores = evaluate(model, _interactions(data, columns, skip_bad_rows), every=every)
+    if out is not None:
+        write_json(out, scores | {"bytes": model.bytes(), "about": model.about})
+    typer.echo(
+        f"loss {scores['loss']:.4f}, accuracy {scores['accuracy']:.4f} over "
+        f"{scores['interactions']:,} events, {scores['interactions_per_second']:,.0f} a second"
+    )
 
 
 @app.command("report")

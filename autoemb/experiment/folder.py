@@ -26,6 +26,8 @@ class RunFolder:
     ----------
     summary, metrics, checkpoint : Path
         ``summary.json`` is there only if the run is complete, the checkpoint only if it is not.
+    trained : Path
+        State at an event that was asked for, to be exported; stays.
     """
 
     def __init__(self, path: Path, identity: Mapping[str, Mapping[str, Any]]) -> None:
@@ -33,6 +35,7 @@ class RunFolder:
         self.summary = path / "summary.json"
         self.metrics = path / "metrics.jsonl"
         self.checkpoint = path / "checkpoint.safetensors"
+        self.trained = path / "trained.safetensors"
 
     def open(self, resume: bool) -> dict[str, Any] | None:
         """Prepare the folder.
@@ -80,6 +83,7 @@ class RunFolder:
     def _start(self) -> None:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            self.trained.unlink(missing_ok=True)  # of a run that was killed before its checkpoint
             self.metrics.write_bytes(b"")
         except FileExistsError:
             raise UserError(f"{self.path} is a file; --out takes a folder") from None

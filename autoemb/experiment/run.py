@@ -50,12 +50,24 @@ def ordered(interactions: Interactions, config: RunConfig) -> Interactions:
     return interactions if config.limit is None else interactions.head(config.limit)
 
 
+def stream_of(events: Interactions, config: RunConfig) -> Stream:
+    """Return the batches of events with what the task makes of their ratings."""
+    stars = torch.from_numpy(events.rating.to_numpy() * (5 / events.max_rating)).float()
+    return Stream(
+        [_Column(events.user), _Column(events.item)],
+        TASKS[config.task].target(stars),
+        events.timestamp.to_numpy(),
+        config.batch_size,
+    )
+
+
 def run(
     config: RunConfig,
     interactions: Interactions,
     out: Path | None = None,
     *,
     resume: bool = False,
+    checkpoint_at: float | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Run one method over a stream: predict, record, learn.
@@ -70,6 +82,9 @@ def run(
     resume : bool, default False
         Continue the run in ``out``, or start it if there is none; a complete run is returned as
         it is.
+    checkpoint_at : float, optional
+        Share of the stream, in [0, 1], after which the state is kept in ``trained.safetensors``,
+        to be exported: at the end of the batch that reaches it.
     progress : callable, optional
         Called before the first batch and after every batch with events done and events in all.
 
@@ -81,7 +96,8 @@ def run(
     Raises
     ------
     UserError
-        If ``out`` already holds a run and ``resume`` is False, or holds one with other options.
+        If ``out`` already holds a run and ``resume`` is False, or holds one with other options;
+        for a ``checkpoint_at`` out of range, without ``out``, or already passed.
     Interrupted
         On SIGINT or SIGTERM, after the current batch.
 
@@ -94,18 +110,14 @@ def run(
     """
     events = ordered(interactions, config)
     task = TASKS[config.task]
-    stars = torch.from_numpy(events.rating.to_numpy() * (5 / events.max_rating)).float()
-    stream = Stream(
-        [_Column(events.user), _Column(events.item)],
-        task.target(stars),
-        events.timestamp.to_numpy(),
-        config.batch_size,
-    )
-    identity = {"config": config.as_dict() | {"fields": FIELDS}, "data": _describe(events)}
+    stream = stream_of(events, config)
+    identity = {"config": config.as_dict() | {"fields": FIELDS}, "data": describe(events)}
     folder = None if out is None else RunFolder(out, identity)
+    keep_at = _event_at(checkpoint_at, len(stream), folder)
     saved = None
     if folder is not None:
         if resume and (summary := folder.complete()) is not None:
+            _check_kept(folder, keep_at)
             if progress is not None:
                 progress(len(stream), len(stream))
             return summary
@@ -137,12 +149,13 @@ def run(
 
     start = saved_at = time.perf_counter()
 
-    def save() -> None:
-        if folder is not None:
-            state = {name: part.state_dict() for name, part in parts.items()}
-            elapsed = seconds + time.perf_counter() - start
-            checkpoint.save({**identity, **state, "seconds": elapsed}, folder.checkpoint)
+    def save(path: Path) -> None:
+        state = {name: part.state_dict() for name, part in parts.items()}
+        elapsed = seconds + time.perf_counter() - start
+        checkpoint.save({**identity, **state, "seconds": elapsed}, path)
 
+    if folder is not None and keep_at is not None and keep_at <= stream.position:
+        _check_kept(folder, keep_at)
     if progress is not None:
         progress(stream.position, len(stream))
     with stop_requests() as stop:
@@ -150,11 +163,18 @@ def run(
             recorder.add(learner.learn(batch))
             if progress is not None:
                 progress(stream.position, len(stream))
+            if folder is None:
+                if stop and stream.position < len(stream):
+                    raise Interrupted(stream.position, saved=False)
+                continue
+            if keep_at is not None and stream.position >= keep_at:
+                save(folder.trained)
+                keep_at = None
             if stop and stream.position < len(stream):
-                save()
-                raise Interrupted(stream.position, saved=folder is not None)
+                save(folder.checkpoint)
+                raise Interrupted(stream.position, saved=True)
             if time.perf_counter() - saved_at > CHECKPOINT_SECONDS:
-                save()
+                save(folder.checkpoint)
                 saved_at = time.perf_counter()
     recorder.close_window()  # which waits for the device
     check_ids(learner.device)
@@ -180,6 +200,25 @@ def run(
     return summary
 
 
+def _event_at(share: float | None, events: int, folder: RunFolder | None) -> int | None:
+    """Return the event at which the state is kept."""
+    if share is None:
+        return None
+    if not 0 <= share <= 1:
+        raise UserError(f"--checkpoint-at is {share}; expected 0 to 1")
+    if folder is None:
+        raise UserError("--checkpoint-at keeps a state in the run's folder; name it with --out")
+    return max(1, round(share * events))
+
+
+def _check_kept(folder: RunFolder, keep_at: int | None) -> None:
+    if keep_at is not None and not folder.trained.exists():
+        raise UserError(
+            f"--checkpoint-at is event {keep_at:,}, which the run in {folder.path} has passed "
+            "without keeping its state"
+        )
+
+
 def versions() -> dict[str, str]:
     """Return what the numbers of a run depend on besides its options."""
     return {
@@ -190,7 +229,8 @@ def versions() -> dict[str, str]:
     }
 
 
-def _describe(events: Interactions) -> dict[str, Any]:
+def describe(events: Interactions) -> dict[str, Any]:
+    """Return what the data of a run are told by."""
     return {
         "name": events.name,
         "format": events.format,

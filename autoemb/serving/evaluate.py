@@ -1,0 +1,77 @@
+"""How well a served model predicts the events after those it was trained on."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+
+from autoemb.data import Interactions
+from autoemb.errors import UserError
+from autoemb.experiment import RunConfig
+from autoemb.experiment.run import describe, ordered, stream_of
+from autoemb.serving.model import ServedModel
+
+#: Events of one prediction.
+BATCH = 4096
+
+
+def evaluate(
+    model: ServedModel, interactions: Interactions, *, every: bool = False
+) -> dict[str, Any]:
+    """Score predictions of events that the model has not seen; nothing is learnt.
+
+    Parameters
+    ----------
+    model : ServedModel
+    interactions : Interactions
+        As loaded; ordered here as the run was.
+    every : bool, default False
+        Score all events, of whatever data. By default they must be the run's, and those after
+        its position are scored.
+
+    Returns
+    -------
+    dict
+        ``loss``, ``accuracy``, ``interactions``, ``seconds``, ``interactions_per_second``.
+
+    Raises
+    ------
+    UserError
+        If the events are not those of the run, or none are left.
+    """
+    recorded = model.about["config"]
+    config = RunConfig(
+        task=model.task.name,
+        order="chronological" if every else recorded["order"],
+        seed=recorded["seed"],
+        limit=None if every else recorded["limit"],
+        batch_size=BATCH,
+        device="cpu",
+    )
+    events = ordered(interactions, config)
+    if not every and describe(events)["digest"] != model.about["data"]["digest"]:
+        raise UserError(
+            f"{events.name}: these are not the events that the model was trained on; "
+            "--all scores all of them"
+        )
+    stream = stream_of(events, config)
+    stream.position = 0 if every else int(model.about["position"])
+    if stream.position >= len(stream):
+        raise UserError(f"{events.name}: no events follow those that the model was trained on")
+    losses, right, count = 0.0, 0, 0
+    start = time.perf_counter()
+    for batch in stream:
+        logits = model.logits(batch.ids)
+        losses += float(model.task.loss(logits, batch.label).sum(dtype=torch.float64))
+        right += int(model.task.correct(logits, batch.label).sum())
+        count += len(batch.label)
+    seconds = time.perf_counter() - start
+    return {
+        "loss": losses / count,
+        "accuracy": right / count,
+        "interactions": count,
+        "seconds": seconds,
+        "interactions_per_second": count / seconds,
+    }

@@ -1,0 +1,278 @@
+"""From a trained run to the model that it serves within a budget of bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from autoemb.bilevel.trainer import evaluating
+from autoemb.controller import select_hard
+from autoemb.embedding import SoftEmbedding
+from autoemb.errors import UserError
+from autoemb.experiment import RunConfig
+from autoemb.experiment.folder import RunFolder
+from autoemb.experiment.methods import build_learner
+from autoemb.rows import RowModule, grow
+from autoemb.serving.choice import choose_widths
+from autoemb.serving.fit import Fitted, fit, squared_distance
+from autoemb.serving.model import ServedField, ServedModel
+from autoemb.streaming import IdTable, StreamLearner, checkpoint
+from autoemb.task import TASKS
+
+#: Ids of one call of the embedding.
+CHUNK = 4096
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run as it was at some event.
+
+    Attributes
+    ----------
+    config : RunConfig
+    learner : StreamLearner
+    about : dict
+        ``config`` and ``data`` as recorded, and ``position``: events seen.
+    """
+
+    config: RunConfig
+    learner: StreamLearner
+    about: dict[str, Any]
+
+
+def load_trained(path: Path) -> Trained:
+    """Read what ``autoemb run --checkpoint-at`` or an interrupted run left.
+
+    Parameters
+    ----------
+    path : Path
+        A run's folder, or the file itself.
+
+    Raises
+    ------
+    UserError
+        If there is no such file or it does not hold a run.
+    """
+    file = path
+    if path.is_dir():
+        folder = RunFolder(path, {})
+        file = folder.trained if folder.trained.exists() else folder.checkpoint
+        if not file.exists():
+            raise UserError(
+                f"{path} holds no trained state; keep one with: autoemb run --checkpoint-at 1"
+            )
+    saved = checkpoint.load(file)
+    try:
+        names = {field.name for field in fields(RunConfig)}
+        options = {name: value for name, value in saved["config"].items() if name in names}
+        config = RunConfig(**options | {"dims": tuple(options["dims"]), "device": "cpu"})
+        learner = build_learner(config, len(saved["config"]["fields"]))
+        learner.load_state_dict(saved["learner"])
+        about = {
+            "config": saved["config"],
+            "data": saved["data"],
+            "position": int(saved["stream"]["position"]),
+        }
+    except UserError:
+        raise
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"{file} does not hold the state of a run: {error!r}") from None
+    return Trained(config, learner, about)
+
+
+def export(
+    trained: Trained, budget: float, widths: Sequence[int] | None = None
+) -> tuple[ServedModel, list[Tensor]]:
+    """Return a model in which every id keeps one row at most, of the width that it needs.
+
+    What an id's embedding is to the model (its sizes mixed by the controller) is fitted by rows of
+    each width, and each id gets the width with the least error for its bytes. Errors are squared
+    changes of what the first hidden layer adds up, weighted by the square root of the id's events.
+
+    Parameters
+    ----------
+    trained : Trained
+    budget : float
+        Share of the floats that all sizes of all ids take, in (0, 1].
+    widths : sequence of int, optional
+        To choose from, beside none at all; by default the run's sizes, or 2, 16 and its own for
+        one fixed width.
+
+    Returns
+    -------
+    ServedModel
+    list of F Tensor[V_f]
+        Width of each row of the learner.
+
+    Raises
+    ------
+    UserError
+        For a budget or width out of range, or a run that diverged.
+    """
+    if not 0 < budget <= 1:
+        raise UserError(f"--budget is {budget}; expected a share above 0 and at most 1")
+    learner, config = trained.learner, trained.config
+    model: Any = learner.modules[0]  # a RatingModel
+    embedding = model.embedding
+    soft = isinstance(embedding, SoftEmbedding)
+    scale = 1 / len(config.dims) if soft and embedding.average else 1.0
+    chosen_from = _widths(widths, config.dims if soft else (2, 16), embedding.output_dim)
+    embeddings = mixed_embeddings(learner)
+    metrics = _metrics(model.hidden[0], embedding.fields)
+    counts = [
+        state.count[: len(known) - 1]
+        for state, known in zip(learner.state.fields, embeddings, strict=True)
+    ]
+    fitted: list[list[Fitted]] = []
+    errors = []
+    for known, metric, count in zip(embeddings, metrics, counts, strict=True):
+        target, newcomer = known[:-1], known[-1]
+        if not torch.isfinite(known).all():
+            raise UserError("the run has diverged: an embedding is not a finite number")
+        importance = count.to(torch.float32).sqrt()
+        none = squared_distance(target - newcomer, metric)
+        fits = [
+            _fit(target / scale, importance, metric * scale**2, width, soft)
+            for width in chosen_from
+        ]
+        fitted.append(fits)
+        error = torch.stack([none, *(fit.error for fit in fits)], 1)
+        errors.append(error * importance.unsqueeze(1))
+    total = sum(len(target) for target in errors) * sum(config.dims)
+    choices = choose_widths(errors, (0, *chosen_from), budget * total)
+    served = [
+        _field(table, choice, fits, known, scale)
+        for table, choice, fits, known in zip(
+            learner.id_tables, choices, fitted, embeddings, strict=True
+        )
+    ]
+    about = trained.about | {"budget": budget, "widths": list(chosen_from)}
+    task = TASKS[config.task]
+    exported = ServedModel(served, model.hidden, task, scale=scale, linear=not soft, about=about)
+    by_index = torch.tensor((0, *chosen_from))
+    return exported, [by_index[choice] for choice in choices]
+
+
+def _widths(given: Sequence[int] | None, trained: Sequence[int], output: int) -> tuple[int, ...]:
+    widths = sorted({*(given or (*trained, output))})
+    if widths[0] < 1 or widths[-1] > output:
+        raise UserError(
+            f"--widths is {','.join(map(str, widths))}; expected widths from 1 to {output}, the "
+            "width of the embeddings"
+        )
+    return tuple(widths)
+
+
+def _fit(target: Tensor, importance: Tensor, metric: Tensor, width: int, soft: bool) -> Fitted:
+    if width == target.shape[1]:  # the embedding itself
+        nothing = target.new_empty(0, width)
+        return Fitted(target, nothing, target.new_zeros(width), target.new_zeros(len(target)))
+    return fit(target, importance, metric, width, linear=not soft)
+
+
+def _metrics(first: nn.Linear, num_fields: int) -> list[Tensor]:
+    """Return F matrices [D, D]: squared change of the first hidden layer's sums."""
+    return [part.t() @ part for part in first.weight.detach().chunk(num_fields, 1)]
+
+
+def _field(
+    table: IdTable, choice: Tensor, fits: Sequence[Fitted], known: Tensor, scale: float
+) -> ServedField:
+    ids = table.ids()
+    kept, rows = IdTable(), []
+    for k, fitted in enumerate(fits, start=1):
+        (own,) = (choice == k).nonzero(as_tuple=True)
+        if len(own):
+            kept.rows(ids[own.numpy()] if isinstance(ids, np.ndarray) else [ids[i] for i in own])
+        verbatim = not len(fitted.projection)
+        rows.append(fitted.rows[own] * (scale if verbatim else 1))
+    return ServedField(
+        kept, rows, [fit.projection for fit in fits], [fit.offset for fit in fits], known[-1]
+    )
+
+
+@torch.no_grad()
+def mixed_embeddings(learner: StreamLearner) -> list[Tensor]:
+    """Return the embeddings [V_f + 1, D] of all ids of each field, a newcomer's last.
+
+    Sizes are normalised with the running statistics and mixed by the controller as it knows each
+    id now. A newcomer has rows of zeros, the mean of what new rows are drawn from.
+    """
+    num_ids = [len(table) for table in learner.id_tables]
+    _add_newcomers(learner, num_ids)
+    model, *controllers = learner.modules
+    embedding: Any = model.embedding
+    parts: list[list[Tensor]] = [[] for _ in num_ids]
+    with evaluating(learner.modules):
+        for start in range(0, max(num_ids) + 1, CHUNK):
+            rows = torch.arange(start, min(start + CHUNK, max(num_ids) + 1))
+            # A shorter field repeats its newcomer; those rows are cut off below.
+            columns = [rows.clamp_max(last) for last in num_ids]
+            weights = None
+            if controllers:
+                features = [learner.state.features(f, c) for f, c in enumerate(columns)]
+                weights = torch.stack(controllers[0](columns, features), 1)
+                if learner.trainer.hard:
+                    weights = select_hard(weights)
+            output = embedding(torch.stack(columns, 1), weights)
+            for f, part in enumerate(parts):
+                part.append(output[:, f])
+    return [torch.cat(part)[: n + 1] for part, n in zip(parts, num_ids, strict=True)]
+
+
+def _add_newcomers(learner: StreamLearner, num_ids: Sequence[int]) -> None:
+    """Give every field a row after its ids that nobody has seen."""
+    wanted = [n + 1 for n in num_ids]
+    learner.state.grow(wanted)
+    for module in learner.modules:
+        grow(module, wanted)
+        for part in module.modules():
+            if isinstance(part, RowModule):
+                for name, field in part.row_fields.items():
+                    part.get_parameter(name)[num_ids[field]].zero_()
+
+
+def export_lines(trained: Trained, model: ServedModel, kept: Sequence[Tensor]) -> list[str]:
+    """Say what an export kept: ids by width, mean width by popularity, bytes."""
+    lines = []
+    names = trained.about["config"]["fields"]
+    before = 4 * sum(map(len, kept)) * sum(trained.config.dims)
+    for name, widths, state in zip(names, kept, trained.learner.state.fields, strict=True):
+        values, numbers = torch.unique(widths, return_counts=True)
+        parts = [
+            f"{int(number):,} of {'none' if value == 0 else f'width {int(value)}'}"
+            for value, number in zip(values, numbers, strict=True)
+        ]
+        correlation = rank_correlation(state.count[: len(widths)], widths)
+        lines.append(
+            f"{name}s: {', '.join(parts)}; mean {widths.double().mean():.1f}, "
+            f"rank correlation with popularity {correlation:.2f}"
+        )
+    parts_of = model.bytes()
+    lines.append(f"rows: {parts_of['rows']:,} bytes instead of {before:,}")
+    return lines
+
+
+def rank_correlation(a: Tensor, b: Tensor) -> float:
+    """Return Spearman's rank correlation, ties at their mean rank; NaN where one is constant.
+
+    Examples
+    --------
+    >>> rank_correlation(torch.tensor([1, 5, 5, 9]), torch.tensor([2, 16, 16, 128]))
+    1.0
+    """
+    ranks = [_mean_ranks(x) for x in (a, b)]
+    (x, y) = (rank - rank.mean() for rank in ranks)
+    return float(((x * y).sum() / (x.square().sum() * y.square().sum()).sqrt()).item())
+
+
+def _mean_ranks(values: Tensor) -> Tensor:
+    _, inverse, counts = torch.unique(values, return_inverse=True, return_counts=True)
+    mean_ranks: Tensor = counts.cumsum(0) - (counts.double() - 1) / 2
+    return mean_ranks[inverse]
