@@ -32,6 +32,11 @@ def choose_widths(errors: Sequence[Tensor], widths: Sequence[int], budget: float
     list of F Tensor[V_f], int64
         Index of the width.
 
+    Raises
+    ------
+    ValueError
+        For an error that is not a finite number.
+
     Examples
     --------
     >>> errors = [torch.tensor([[9.0, 1.0, 0.0], [2.0, 1.5, 0.0]])]
@@ -41,6 +46,8 @@ def choose_widths(errors: Sequence[Tensor], widths: Sequence[int], budget: float
     [tensor([1, 0])]
     [tensor([1, 0])]
     """
+    if not all(bool(torch.isfinite(error).all()) for error in errors):
+        raise ValueError("errors must be finite numbers")
     costs = torch.tensor(widths, dtype=torch.float64)
 
     def at(price: float) -> list[Tensor]:

@@ -122,7 +122,8 @@ def export(
     embedding = model.embedding
     soft = isinstance(embedding, SoftEmbedding)
     scale = 1 / len(config.dims) if soft and embedding.average else 1.0
-    chosen_from = _widths(widths, config.dims if soft else (2, 16), embedding.output_dim)
+    own = config.dims if soft else [width for width in (2, 16) if width < embedding.output_dim]
+    chosen_from = _widths(widths, own, embedding.output_dim)
     embeddings = mixed_embeddings(learner)
     metrics = _metrics(model.hidden[0], embedding.fields)
     counts = [

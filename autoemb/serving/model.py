@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,9 @@ class ServedField:
     newcomer: Tensor
 
     def __post_init__(self) -> None:
+        for tensor in (*self.rows, *self.projections, *self.offsets, self.newcomer):
+            if not isinstance(tensor, Tensor) or tensor.dtype != torch.float32:
+                raise ValueError(f"expected float32 tensors, not {reprlib.repr(tensor)}")
         width = len(self.newcomer)
         for rows, projection, offset in zip(self.rows, self.projections, self.offsets, strict=True):
             verbatim = rows.shape[1] == width
@@ -229,7 +233,7 @@ def load_model(path: Path | str) -> ServedModel:
     except UserError:
         raise
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise UserError(f"{path} does not hold such a model: {error}") from None
+        raise UserError(f"{path} does not hold such a model: {error!r}") from None
 
 
 def _model(state: Mapping[str, Any]) -> ServedModel:

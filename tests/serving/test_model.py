@@ -1,0 +1,202 @@
+"""Served models: what they compute, and their file."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from autoemb import IdTable
+from autoemb.errors import UserError
+from autoemb.mlp import mlp
+from autoemb.serving import ServedField, ServedModel, load_model
+from autoemb.streaming import checkpoint
+from autoemb.task import TASKS
+
+D = 4
+
+
+def field(ids_by_width, random):
+    """Return a field whose ids own rows of widths 1, 3 and 4 (the embedding itself)."""
+    table = IdTable()
+    for ids in ids_by_width:
+        if len(ids):
+            table.rows(ids)
+    widths = (1, 3, D)
+    return ServedField(
+        table,
+        [
+            torch.randn(len(ids), d, generator=random)
+            for ids, d in zip(ids_by_width, widths, strict=True)
+        ],
+        [torch.randn(D if d < D else 0, d, generator=random) for d in widths],
+        [torch.randn(D, generator=random) for _ in widths],
+        torch.randn(D, generator=random),
+    )
+
+
+@pytest.fixture(params=[False, True], ids=["soft", "linear"])
+def model(request):
+    random = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    users = field([np.array([50, 7]), np.array([3]), np.array([900, 1])], random)
+    items = field([["jaws"], [], ["alien", "\ud7ffé"]], random)
+    return ServedModel(
+        [users, items],
+        mlp(2 * D, (5, 6), 5),
+        TASKS["classification"],
+        scale=0.5,
+        linear=request.param,
+        about={"data": {"name": "by hand"}},
+    )
+
+
+def by_hand(model, field, id):
+    """Return the embedding of one id."""
+    fields = model.fields[field]
+    known = list(fields.ids.ids())
+    if id not in known:
+        return fields.newcomer
+    number = known.index(id)
+    for rows, projection, offset in zip(
+        fields.rows, fields.projections, fields.offsets, strict=True
+    ):
+        if number < len(rows):
+            if rows.shape[1] == D:
+                return rows[number]
+            inner = projection @ rows[number] + offset
+            return inner if model.linear else model.scale * torch.tanh(inner)
+        number -= len(rows)
+    raise AssertionError
+
+
+USERS = np.array([1, 50, 4, 3, 7, 900, 1, 50])
+ITEMS = ["alien", "jaws", "\ud7ffé", "unheard of", "jaws", "alien", "jaws", ""]
+
+
+def test_embeddings_are_those_of_the_formula(model):
+    found = model.embed([USERS, ITEMS])
+    expected = torch.stack(
+        [
+            torch.stack([by_hand(model, 0, u), by_hand(model, 1, i)])
+            for u, i in zip(USERS, ITEMS, strict=True)
+        ]
+    )
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_logits_are_the_networks(model):
+    ids = [USERS, ITEMS]
+    assert torch.equal(model.logits(ids), model.hidden(model.embed(ids).flatten(1)))
+    probabilities = model.predict(ids)
+    assert probabilities.shape == (len(USERS), 5)
+    torch.testing.assert_close(probabilities, model.logits(ids).softmax(1))
+
+
+def test_one_output_is_a_probability(model):
+    one = ServedModel(model.fields, mlp(2 * D, (3,), 1), TASKS["regression"])
+    probabilities = one.predict([USERS, ITEMS])
+    assert probabilities.shape == (len(USERS),)
+    torch.testing.assert_close(probabilities, torch.sigmoid(one.logits([USERS, ITEMS])[:, 0]))
+
+
+def test_no_events_give_no_predictions(model):
+    assert model.predict([np.array([], dtype=np.int64), []]).shape == (0, 5)
+
+
+def test_ids_of_another_kind_are_refused(model):
+    with pytest.raises(UserError, match="ids are strings here and were integers before"):
+        model.predict([["ann"], ["jaws"]])
+    assert model.predict([np.array([1]), ["jaws"]]).shape == (1, 5)
+
+
+def test_the_file_gives_the_same_model(model, tmp_path):
+    path = tmp_path / "model.safetensors"
+    model.save(path)
+    loaded = load_model(path)
+    assert torch.equal(loaded.logits([USERS, ITEMS]), model.logits([USERS, ITEMS]))
+    assert (loaded.about, loaded.bytes()) == (model.about, model.bytes())
+    assert not any(p.requires_grad for p in loaded.hidden.parameters())
+
+
+def test_bytes_are_those_of_the_tensors(model):
+    sizes = model.bytes()
+    assert sizes["rows"] == 4 * (2 * 1 + 1 * 3 + 2 * 4 + 1 * 1 + 2 * 4)
+    assert sizes["projections"] == 4 * 2 * (4 * 1 + 4 * 3 + 3 * 4 + 4)
+    assert sizes["network"] == 4 * (8 * 5 + 5 + 5 * 6 + 6 + 6 * 5 + 5)
+    assert sizes["ids"] == 8 * 5 + (8 * 4 + len("jawsalien\ud7ffé".encode()))
+
+
+def test_the_file_holds_little_else(tmp_path):
+    random = torch.Generator().manual_seed(0)
+    many = field(
+        [np.arange(0, 20_000), np.arange(20_000, 21_000), np.arange(21_000, 21_100)], random
+    )
+    model = ServedModel([many], mlp(D, (3,), 1), TASKS["regression"])
+    model.save(path := tmp_path / "model.safetensors")
+    assert path.stat().st_size < sum(model.bytes().values()) + 5_000
+
+
+@pytest.fixture
+def tampered(model, tmp_path):
+    """Return a function that changes a model's state and writes it."""
+
+    def write(change):
+        model.save(path := tmp_path / "model.safetensors")
+        state = checkpoint.load(path)
+        change(state)
+        checkpoint.save(state, path)
+        return path
+
+    return write
+
+
+CHANGES = {
+    "a row too few": lambda s: s["fields"][0]["rows"].__setitem__(0, torch.ones(1, 1)),
+    "a narrow projection": lambda s: s["fields"][0]["projections"].__setitem__(1, torch.ones(4, 2)),
+    "an offset too short": lambda s: s["fields"][1]["offsets"].__setitem__(0, torch.ones(3)),
+    "a width less": lambda s: s["fields"][0]["rows"].pop(),
+    "no newcomer": lambda s: s["fields"][0].pop("newcomer"),
+    "a field more": lambda s: s["fields"][0].update(x=1),
+    "a field less": lambda s: s["fields"].pop(),
+    "a task that does not exist": lambda s: s.update(task="ranking"),
+    "another task": lambda s: s.update(task="regression"),
+    "no network": lambda s: s.update(hidden=[]),
+    "a layer too wide": lambda s: s["hidden"][0].__setitem__(0, torch.ones(5, 9)),
+    "text for a tensor": lambda s: s["fields"][0].update(newcomer="none"),
+    "an id twice": lambda s: s["fields"][0]["ids"].update(ids=np.array([1, 1, 2, 3, 4])),
+    "no scale": lambda s: s.pop("scale"),
+    "about nothing": lambda s: s.update(about=3),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_file_that_does_not_fit_together_is_refused(tampered, change):
+    path = tampered(change)
+    with pytest.raises(UserError) as caught:
+        load_model(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_another_file_is_told(tmp_path):
+    checkpoint.save({"step": 3}, path := tmp_path / "other.safetensors")
+    with pytest.raises(UserError, match="is not a model; make one with: autoemb export"):
+        load_model(path)
+    save_file({"a": torch.ones(1)}, path)
+    with pytest.raises(UserError, match="is not an autoemb checkpoint"):
+        load_model(path)
+
+
+def test_a_cut_file_is_refused(model, tmp_path):
+    model.save(path := tmp_path / "model.safetensors")
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(UserError, match="is not a readable checkpoint"):
+        load_model(path)
+
+
+def test_the_file_is_tensors_and_json(model, tmp_path):
+    model.save(path := tmp_path / "model.safetensors")
+    with safe_open(path, framework="np") as file:
+        assert json.loads(file.metadata()["structure"])
