@@ -63,6 +63,38 @@ def test_run_shows_a_table_and_records(autoemb, tmp_path):
     assert sorted(file.name for file in out.iterdir()) == ["metrics.jsonl", "summary.json"]
 
 
+def test_a_run_is_exported_and_evaluated(autoemb, tmp_path):
+    run, model, scores = tmp_path / "run", tmp_path / "model.safetensors", tmp_path / "scores.json"
+    assert autoemb("run", *SMALL, "--checkpoint-at", "0.7", "--out", run)[0] == 0
+    code, said, _ = autoemb("export", run, "--budget", "0.2", "--widths", "1,3", "--out", model)
+    assert code == 0
+    assert said.startswith("users: ")
+    assert f"model: {model} ({model.stat().st_size:,} bytes)" in said
+    code, said, _ = autoemb("evaluate", model, "--all", "--out", scores)
+    assert code == 0
+    assert "over 100,000 events" in said.replace("\n", " ")
+    recorded = json.loads(scores.read_text())
+    assert f"loss {recorded['loss']:.4f}, accuracy {recorded['accuracy']:.4f}" in said
+    assert recorded["about"]["widths"] == [1, 3]
+    code, said, _ = autoemb("evaluate", model)  # the same synthetic stream, up to the limit
+    assert (code, "over 500 events" in said) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("export", "nowhere", "--out", "m"), "nowhere does not exist"),
+        (("evaluate", "nowhere"), "nowhere does not exist"),
+        (("run", "--checkpoint-at", "0.5"), "--checkpoint-at keeps a state in the run's folder"),
+    ],
+)
+def test_mistakes_about_models_are_one_line(autoemb, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    code, said, error = autoemb(*arguments)
+    assert (code, said, error.count("\n")) == (2, "", 1)
+    assert message in error
+
+
 def test_run_needs_no_folder(autoemb, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, said, _ = autoemb("run", "--method", "fse", *SMALL)
