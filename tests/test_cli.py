@@ -77,7 +77,7 @@ def test_a_run_is_exported_and_evaluated(autoemb, tmp_path):
     assert f"loss {recorded['loss']:.4f}, accuracy {recorded['accuracy']:.4f}" in said
     assert recorded["about"]["widths"] == [1, 3]
     code, said, _ = autoemb("evaluate", model)  # the same synthetic stream, up to the limit
-    assert (code, "over 500 events" in said) == (0, True)
+    assert (code, "over 250 events" in said) == (0, True)
 
 
 @pytest.mark.parametrize(

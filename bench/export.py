@@ -1,0 +1,246 @@
+"""Loss against bytes of exported models, recorded, and the page made of it.
+
+``AUTOEMB_DATA=folder python -m bench.export [--runs DIR]`` makes the runs (into DIR, where they
+stay), exports each at every budget, scores the events that follow, writes
+``bench/results/export.json`` and ``docs/export.md``; ``--tables`` only writes the page again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+
+from autoemb import TASKS, IdTable
+from autoemb.data import load
+from autoemb.experiment import RunConfig, run
+from autoemb.mlp import mlp
+from autoemb.report.tables import mean_cell, pipes
+from autoemb.serving import ServedField, ServedModel
+from autoemb.serving.evaluate import evaluate
+from autoemb.serving.export import export, load_trained, rank_correlation
+from bench.harness import RESULTS, environment
+
+RECORD = RESULTS / "export.json"
+PAGE = Path(__file__).parents[1] / "docs" / "export.md"
+SETS = ("ml-100k", "ml-latest-small", "movietweetings", "ml-1m-users-1-2999")
+SEEDS = (0, 1, 2)
+BUDGETS = (1.0, 0.5, 0.25, 0.125, 0.06, 0.03, 0.015)
+METHODS: dict[str, dict[str, Any]] = {
+    "FSE-2": {"method": "fse", "dims": (2,)},
+    "FSE-16": {"method": "fse", "dims": (16,)},
+    "FSE-64": {"method": "fse", "dims": (64,)},
+    "FSE-146": {"method": "fse", "dims": (146,)},
+    "AutoEmb": {"method": "autoemb"},
+}
+#: Those that are also made smaller than they were trained.
+SHRUNK = ("FSE-146", "AutoEmb")
+
+#: Ids of the model whose resident memory is measured.
+MANY = 1_000_000
+
+
+def scores(data: Path, folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield the scores of every method, task, seed and budget on one data set."""
+    interactions = load(data)
+    for task in TASKS:
+        for seed in SEEDS:
+            for name, options in METHODS.items():
+                config = RunConfig(task=task, seed=seed, device="cpu", **options)
+                out = folder / f"{data.name}-{task}-{name}-{seed}"
+                run(config, interactions, out, resume=True, checkpoint_at=0.7)
+                for budget in BUDGETS if name in SHRUNK else BUDGETS[:1]:
+                    trained = load_trained(out)
+                    model, kept = export(trained, budget)
+                    counts = [
+                        state.count[: len(widths)]
+                        for state, widths in zip(trained.learner.state.fields, kept, strict=True)
+                    ]
+                    found = evaluate(model, interactions)
+                    yield {
+                        "data": data.name,
+                        "task": task,
+                        "seed": seed,
+                        "method": name,
+                        "budget": budget,
+                        "floats_per_id": sum(int(w.sum()) for w in kept) / sum(map(len, kept)),
+                        "row_bytes": model.bytes()["rows"],
+                        "loss": found["loss"],
+                        "accuracy": found["accuracy"],
+                        "rank_correlation": [
+                            rank_correlation(count, widths)
+                            for count, widths in zip(counts, kept, strict=True)
+                        ],
+                    }
+
+
+MEASURE = """
+import resource, sys
+from pathlib import Path
+from autoemb.serving import load_model
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+before = resident()
+model = load_model(sys.argv[1])
+for field in model.fields:  # the file is mapped: what is read becomes resident
+    for rows in field.rows:
+        rows.sum()
+print(resident() - before, sum(model.bytes().values()))
+"""
+
+
+def memory() -> list[dict[str, Any]]:
+    """Return file size and resident memory of a million ids in one width and in several."""
+    found = []
+    for name, shares in (
+        ("width 146", {146: 1.0}),
+        ("a quarter of that", {2: 0.4, 16: 0.4, 128: 0.2}),
+    ):
+        ids, start, rows = IdTable(), 0, []
+        for share in shares.values():
+            count = int(share * MANY)
+            ids.rows(torch.arange(start, start + count).numpy())
+            rows.append(count)
+            start += count
+        width = max(shares)
+        field = ServedField(
+            ids,
+            [torch.ones(count, d) for count, d in zip(rows, shares, strict=True)],
+            [torch.ones(0 if d == width else width, d) for d in shares],
+            [torch.zeros(width) for _ in shares],
+            torch.zeros(width),
+        )
+        model = ServedModel([field], mlp(width, (512, 512), 1), TASKS["regression"])
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "model.safetensors")
+            model.save(path)
+            del model, field
+            said = subprocess.run(
+                [sys.executable, "-c", MEASURE, str(path)], capture_output=True, check=True
+            ).stdout.split()
+            found.append(
+                {
+                    "ids": MANY,
+                    "widths": name,
+                    "file_bytes": path.stat().st_size,
+                    "resident_bytes": int(said[0]),
+                    "model_bytes": int(said[1]),
+                }
+            )
+    return found
+
+
+HEAD = """\
+# Exported models: loss against bytes
+
+Made by `python -m bench.export` from [its record](../bench/results/export.json): do not edit.
+
+A run is stopped in time after 70 % of its events (default recipe, three seeds), exported with
+`autoemb export --budget B`, and the model, now frozen, predicts the rest. B is the share of the
+floats of all sizes (146 an id). Rows of FSE-146 are made narrow in the same way (its principal
+components, as no tanh follows), so that what the mix of sizes is worth is not mistaken for what the
+export is worth. CPU.
+"""
+
+
+def rows_of(results: list[dict[str, Any]], **wanted: Any) -> list[dict[str, Any]]:
+    return [r for r in results if all(r[name] == value for name, value in wanted.items())]
+
+
+def page(record: dict[str, Any]) -> str:
+    """Return the tables of the record."""
+    results = record["results"]
+    streams = list(dict.fromkeys((r["data"], r["task"]) for r in results))
+    lines = [HEAD]
+    for method in SHRUNK:
+        body = []
+        for data, task in streams:
+            own = rows_of(results, data=data, task=task, method=method)
+            whole = {r["seed"]: r["loss"] for r in rows_of(own, budget=1.0)}
+            cells = [
+                mean_cell(
+                    [100 * (r["loss"] / whole[r["seed"]] - 1) for r in rows_of(own, budget=b)]
+                )
+                for b in BUDGETS[1:]
+            ]
+            body.append([f"{data}, {task}", *(f"{c.mean:+.2f}±{c.spread:.2f}" for c in cells)])
+        headers = ["stream", *(f"B = {b:g}" for b in BUDGETS[1:])]
+        lines += [
+            f"## {method}: loss in percent above that with all floats",
+            "",
+            *pipes(headers, body),
+            "",
+        ]
+    body, headers = [], ["stream", *METHODS, *(f"AutoEmb, B = {b:g}" for b in BUDGETS[2:])]
+    for data, task in streams:
+        own = rows_of(results, data=data, task=task)
+        cells = [
+            mean_cell([r["loss"] for r in rows_of(own, method=m, budget=1.0)]) for m in METHODS
+        ]
+        cells += [
+            mean_cell([r["loss"] for r in rows_of(own, method="AutoEmb", budget=b)])
+            for b in BUDGETS[2:]
+        ]
+        body.append([f"{data}, {task}", *map(str, cells)])
+    lines += ["## Loss of frozen models", "", *pipes(headers, body), ""]
+    body = []
+    for data, task in streams:
+        own = rows_of(results, data=data, task=task, method="AutoEmb")
+        cells = []
+        for b in BUDGETS[1:]:
+            pairs = zip(*(r["rank_correlation"] for r in rows_of(own, budget=b)), strict=True)
+            cells.append(" / ".join(f"{fmean(field):.2f}" for field in pairs))
+        body.append([f"{data}, {task}", *cells])
+    headers = ["stream", *(f"B = {b:g}" for b in BUDGETS[1:])]
+    lines += ["## Rank correlation of an id's width with its events (users / items)", ""]
+    lines += [*pipes(headers, body), ""]
+    body = [
+        [
+            f"{m['ids']:,} ids, {m['widths']}",
+            *(f"{m[key] / 2**20:,.0f}" for key in ("model_bytes", "file_bytes", "resident_bytes")),
+        ]
+        for m in record["memory"]
+    ]
+    lines += ["## Bytes that are gone (MiB, ids and network included)", ""]
+    lines += [*pipes(["model", "tensors and ids", "file", "resident memory"], body), ""]
+    where = record["environment"]
+    lines.append(
+        f"CPU: {where['hardware']['cpu']}; torch {where['versions']['torch']}; commit "
+        f"{where['commit']}; `{record['command']}`."
+    )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--runs", type=Path, help="folder for the runs; by default they are not kept"
+    )
+    parser.add_argument("--tables", action="store_true", help="only write the page again")
+    arguments = parser.parse_args()
+    if not arguments.tables:
+        root = Path(os.environ["AUTOEMB_DATA"])
+        with tempfile.TemporaryDirectory() as folder:
+            runs = arguments.runs or Path(folder)
+            results = [row for data in SETS for row in scores(root / data, runs)]
+        record = {
+            "command": "python -m bench.export",
+            "environment": environment(),
+            "results": results,
+            "memory": memory(),
+        }
+        RECORD.write_text(json.dumps(record, indent=1) + "\n")
+    PAGE.write_text(page(json.loads(RECORD.read_text())))
+
+
+if __name__ == "__main__":
+    main()
