@@ -154,13 +154,13 @@ def _result(
         "run": f"runs/{one.folder.name}",
         "chosen": dict(chosen),
         **{stage: summary[stage] for stage in STAGES},
-        "first_tenth": _first_tenth(read_windows(one.folder / "metrics.jsonl", summary)),
+        "first_tenth": first_tenth(read_windows(one.folder / "metrics.jsonl", summary)),
         "embedding_bytes": 4 * rows * sum(config["dims"]),
         "seconds": summary["seconds"],
     }
 
 
-def _first_tenth(windows: Sequence[JsonObject]) -> float:
+def first_tenth(windows: Sequence[JsonObject]) -> float:
     """Return the mean loss of the windows that begin in the first tenth of the stream."""
     total = sum(window.count("window") for window in windows)
     begun = events = 0

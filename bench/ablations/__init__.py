@@ -1,0 +1,1 @@
+"""What each part of the default recipe is worth, recorded: ``python -m bench.ablations``."""

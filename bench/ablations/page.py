@@ -1,0 +1,86 @@
+"""docs/ablations.md, made of the record."""
+
+from __future__ import annotations
+
+import json
+from itertools import groupby
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from autoemb.report.tables import pipes
+from bench.ablations.record import RECORD
+from bench.ablations.variants import DEFAULT, VARIANTS
+
+PAGE = Path(__file__).parents[2] / "docs" / "ablations.md"
+
+HEAD = """\
+# Ablations: what each part of the default recipe is worth
+
+Made by `python -m bench.ablations --runs DIR` from
+[its record](../bench/results/ablations.json): do not edit.
+
+Each line is AutoEmb with one change, and its loss in percent above that of the default recipe (a
+positive number: the change harms), the mean over six streams: MovieLens 100K, MovieLens latest
+small and MovieTweetings, both tasks. In brackets: on how many of them the 95 % interval of the
+paired difference (blocks of time and seeds drawn again) lies above / below zero. Three seeds in
+time order, one shuffled. The first tenth is of the streams in time order. The last columns: the
+weight of the widest size at the end (users / items; mean over the streams in time order), and how
+long a run takes. CPU.
+"""
+
+
+def cell(values: list[dict[str, Any]]) -> str:
+    """Return the mean effect online and on how many streams it is sure."""
+    above = sum(v["online_interval"][0] > 0 for v in values)
+    below = sum(v["online_interval"][1] < 0 for v in values)
+    return f"{fmean(v['online_percent'] for v in values):+.2f} ({above} / {below})"
+
+
+def lines_of(record: dict[str, Any]) -> list[str]:
+    """Return a table for each group of variants."""
+    lines = [HEAD]
+    found: dict[str, list[dict[str, Any]]] = {}
+    for result in record["results"]:
+        found.setdefault(result["variant"], []).append(result)
+
+    def seconds(values: list[dict[str, Any]]) -> float:
+        return fmean(v["seconds"] for v in values if v["order"] == "chronological")
+
+    own = seconds(found[DEFAULT.name])
+    for group, variants in groupby(VARIANTS, key=lambda variant: variant.group):
+        body = []
+        for variant in variants:
+            results = found.get(variant.name, [])
+            timed = [r for r in results if r["order"] == "chronological"]
+            mixed = [r for r in results if r["order"] == "shuffled"]
+            if not timed:
+                continue
+            widest = [
+                f"{fmean(r['weights'][field][-1] for r in timed):.2f}"
+                for field in timed[0]["weights"]
+            ]
+            body.append(
+                [
+                    variant.name,
+                    cell(timed),
+                    f"{fmean(r['first_tenth_percent'] for r in timed):+.2f}",
+                    cell(mixed) if mixed else "",
+                    " / ".join(widest),
+                    f"{seconds(results) / own:.2f}x",
+                ]
+            )
+        if body and group != DEFAULT.group:
+            headers = ["change", "online", "first tenth", "online, shuffled", "widest", "time"]
+            lines += [f"## {group[0].upper()}{group[1:]}", "", *pipes(headers, body), ""]
+    where = record["environment"]
+    lines.append(
+        f"CPU: {where['hardware']['cpu']}; torch {where['versions']['torch']}; commit "
+        f"{where['commit']}; `{record['command']}`."
+    )
+    return lines
+
+
+def write() -> None:
+    """Write the page from the record."""
+    PAGE.write_text("\n".join(lines_of(json.loads(RECORD.read_text()))) + "\n")

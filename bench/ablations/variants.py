@@ -1,0 +1,138 @@
+"""The variants, each one change to the default recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from autoemb import BilevelTrainer, SoftEmbedding
+from autoemb.experiment.config import PRESETS
+from bench.ablations import controllers, embeddings
+
+_RECIPE = PRESETS[None]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One change.
+
+    Attributes
+    ----------
+    name, group : str
+    options : mapping
+        Of :class:`autoemb.experiment.RunConfig`.
+    parts : mapping
+        What takes the place of a class that :mod:`autoemb.experiment.methods` builds from.
+    """
+
+    name: str
+    group: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    parts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _group(name: str, *variants: tuple[str, Mapping[str, Any], Mapping[str, Any]]) -> list[Variant]:
+    return [Variant(variant, name, options, parts) for variant, options, parts in variants]
+
+
+def _rates(name: str) -> list[tuple[str, Mapping[str, Any], Mapping[str, Any]]]:
+    value = getattr(_RECIPE, name)
+    word = {
+        "learning_rate": "network",
+        "row_rate": "tables",
+        "controller_learning_rate": "controller",
+    }
+    low, high = (0.1, 10) if name.startswith("controller") else (0.3, 3)
+    found = []
+    for factor in (low, high):
+        options = {name: value * factor}
+        if name == "learning_rate":  # the tables' own rate is a multiple of it
+            options["row_rate"] = _RECIPE.row_rate / factor
+        found.append((f"{word[name]} x {factor:g}", options, {}))
+    return found
+
+
+DEFAULT = Variant("default", "default")
+
+VARIANTS = [
+    DEFAULT,
+    *_group(
+        "method",
+        ("SAM", {"method": "sam"}, {}),
+        ("DARTS", {"method": "darts"}, {}),
+        ("FSE-146", {"method": "fse"}, {}),
+        ("equal weights, no controller", {"controller_learning_rate": 1e-30}, {}),
+    ),
+    *_group(
+        "normalisation (default: running statistics, momentum 0.1, eps 1e-5)",
+        ("the batch's (paper)", {"norm": "batch"}, {}),
+        ("batch renormalisation", {}, {"SoftEmbedding": embeddings.Renormalised}),
+        ("past and present", {}, {"SoftEmbedding": embeddings.PastAndPresent}),
+        ("none", {}, {"SoftEmbedding": embeddings.Unnormalised}),
+        *(
+            (f"{name} {value:g}", {}, {"SoftEmbedding": partial(SoftEmbedding, **{name: value})})
+            for name, value in (("momentum", 0.03), ("momentum", 0.3), ("eps", 1e-3), ("eps", 1e-2))
+        ),
+        ("without Eq. 7's 1/N", {}, {"SoftEmbedding": partial(SoftEmbedding, average=False)}),
+    ),
+    *_group(
+        "standard deviation of new rows (default: 0.1)",
+        *((f"{std:g}", {"init_std": std}, {}) for std in (1.0, 0.3, 0.03, 0.01)),
+    ),
+    *_group(
+        "learning rates",
+        ("no decay from ten times the rate", {"initial_rate": 1.0}, {}),
+        *(
+            change
+            for name in ("learning_rate", "row_rate", "controller_learning_rate")
+            for change in _rates(name)
+        ),
+    ),
+    *_group(
+        "optimiser (default: Adam)",
+        *(
+            (f"{name}, rates {rate:g} and {rate * rows:g}",
+             {"optimizer": name, "learning_rate": rate, "row_rate": rows, "initial_rate": 1.0}, {})
+            for name, rate, rows in (("adagrad", 0.003, 10), ("adagrad", 0.003, 30),
+                                     ("sgd", 0.03, 300), ("sgd", 0.1, 300))
+        ),
+    ),
+    *_group(
+        "controller's inputs",
+        *(
+            (f"without {' and '.join(groups)}", {},
+             {"InteractionState": controllers.without_inputs(*groups)})
+            for groups in (("popularity",), ("weights",), ("losses",), ("weights", "losses"))
+        ),
+    ),
+    *_group(
+        "against collapse (default: zero initial logits)",
+        *((f"temperature {t:g}", {}, {"Controller": controllers.tempered(t)}) for t in (0.3, 3.0)),
+        *(
+            (f"entropy bonus {s:g}", {}, {"Controller": controllers.with_entropy_bonus(s)})
+            for s in (0.001, 0.03)
+        ),
+        ("random initial logits", {}, {"Controller": controllers.RandomStart}),
+        ("a size 0", {"dims": (1, 2, 16, 128)}, {"SoftEmbedding": embeddings.WithSizeZero}),
+    ),
+    *_group(
+        "what the controller learns from (default: past events, first order, every batch)",
+        ("the last batch", {"validation": "last-batch"}, {}),
+        ("events held out", {}, {"StreamLearner": controllers.HeldOut}),
+        ("new events", {}, {"StreamLearner": controllers.NewEvents}),
+        ("finite differences", {"hypergradient": "finite-difference"}, {}),
+        ("exact hypergradient", {"hypergradient": "exact"}, {}),
+        ("exact, virtual step of the tables' rate", {"hypergradient": "exact"},
+         {"BilevelTrainer": partial(BilevelTrainer, xi=_RECIPE.learning_rate * _RECIPE.row_rate)}),
+        *((f"every {k} batches", {}, {"StreamLearner": controllers.every(k)}) for k in (4, 16)),
+    ),
+    *_group(
+        "sizes (default: 2, 16, 128)",
+        *(
+            (", ".join(map(str, dims)), {"dims": dims}, {})
+            for dims in ((128,), (16, 128), (2, 16), (16, 64), (128, 128, 128))
+        ),
+    ),
+]  # fmt: skip
