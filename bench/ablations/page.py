@@ -21,10 +21,10 @@ Made by `python -m bench.ablations --runs DIR` from
 [its record](../bench/results/ablations.json): do not edit.
 
 Each line is AutoEmb with one change, and its loss in percent above that of the default recipe (a
-positive number: the change harms), the mean over six streams: MovieLens 100K, MovieLens latest
-small and MovieTweetings, both tasks. In brackets: on how many of them the 95 % interval of the
-paired difference (blocks of time and seeds drawn again) lies above / below zero. Three seeds in
-time order, one shuffled. The first tenth is of the streams in time order. The last columns: the
+positive number: the change harms), the mean over four streams: MovieLens 100K and MovieTweetings,
+both tasks. In brackets: on how many of them the 95 % interval of the paired difference (blocks of
+time and seeds drawn again) lies above / below zero. Two seeds in time order, one shuffled.
+The first tenth is of the streams in time order. The last columns: the
 weight of the widest size at the end (users / items; mean over the streams in time order), and how
 long a run takes. CPU.
 """
