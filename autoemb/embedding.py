@@ -127,8 +127,7 @@ class SoftEmbedding(RowModule):
         fields, sizes, width = len(num_embeddings), len(embedding_dims), embedding_dims[-1]
         total = sum(embedding_dims)
         options: dict[str, Any] = {"device": device, "dtype": dtype}
-        for f, rows in enumerate(num_embeddings):
-            self.register_rows(f"table_{f}", f, torch.empty(rows, total, **options))
+        self.register_tables(num_embeddings, **options)
         self.projection = nn.Parameter(torch.empty(fields, width, total, **options))
         self.bias = nn.Parameter(torch.empty(fields, sizes, width, **options))
         options["dtype"] = torch.promote_types(self.bias.dtype, torch.float32)
@@ -145,6 +144,12 @@ class SoftEmbedding(RowModule):
                 bound = 1 / math.sqrt(self.embedding_dims[n])
                 self.projection[:, :, columns].uniform_(-bound, bound)
                 self.bias[:, n].uniform_(-bound, bound)
+
+    def register_tables(self, num_embeddings: Sequence[int], **options: Any) -> None:
+        """Make a table [V_f, S] for each field, sizes side by side."""
+        for f, rows in enumerate(num_embeddings):
+            table = torch.empty(rows, sum(self.embedding_dims), **options)
+            self.register_rows(f"table_{f}", f, table)
 
     @property
     def fields(self) -> int:

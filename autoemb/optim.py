@@ -58,6 +58,23 @@ class RowOptimizer(torch.optim.Optimizer):
             raise ValueError(f"table of shape {list(table.shape)} is none of the parameters")
         self.update_rows(table, rows, grad, self._state_of(table), groups[0])
 
+    @torch.no_grad()
+    def reset(self, table: Tensor, rows: Tensor) -> None:
+        """Forget what is kept of rows [U] of a parameter: they belong to other ids from now on.
+
+        Examples
+        --------
+        >>> table = torch.nn.Parameter(torch.zeros(4, 2))
+        >>> optimizer = RowAdam([table])
+        >>> optimizer.update(table, torch.tensor([2]), torch.ones(1, 2))
+        >>> optimizer.reset(table, torch.tensor([2]))
+        >>> int(optimizer.state[table]["step"].sum())
+        0
+        """
+        state = self._state_of(table)
+        for name, value in self.init_state(table, len(rows)).items():
+            state[name][rows] = value
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore a state_dict, wherever its tensors lie."""
         super().load_state_dict(state_dict)

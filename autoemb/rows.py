@@ -10,13 +10,17 @@ or the per-id logits of DARTS. Modules that own some derive from :class:`RowModu
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from autoemb.ops import look_up, rows_of
+
+#: (parameter [R, ...], rows [U], gradients [U, ...]) -> None
+RowUpdate = Callable[[nn.Parameter, Tensor, Tensor], None]
 
 
 class RowModule(nn.Module):
@@ -61,6 +65,28 @@ class RowModule(nn.Module):
         """Fill new rows of the table ``name`` in place."""
         raise NotImplementedError
 
+    def stored(self, name: str) -> list[nn.Parameter]:
+        """Return the parameters that hold the rows of the table ``name``: here it alone."""
+        return [self.get_parameter(name)]
+
+    def rows_of_table(self, name: str, rows: Tensor) -> Tensor:
+        """Return copies of rows [U] of the table ``name``, differentiable."""
+        return self.get_parameter(name).index_select(0, rows)
+
+    def update_rows(self, name: str, rows: Tensor, grad: Tensor, update: RowUpdate) -> None:
+        """Let an optimiser step on rows [U] of the table ``name``.
+
+        Parameters
+        ----------
+        name : str
+        rows : Tensor[U], int64
+            Distinct, but for padding.
+        grad : Tensor[U, ...]
+        update : callable
+            (parameter, rows, gradients) -> None: a row optimiser's.
+        """
+        update(self.get_parameter(name), rows, grad)
+
     def table(self, name: str) -> Tensor:
         """Return a table, or the rows in play where a trainer put these in its place."""
         value: Tensor = getattr(self, name)
@@ -86,8 +112,7 @@ class RowModule(nn.Module):
             For an id out of range; names the field. On a GPU a later call raises it.
         """
         if self._rows_in_play is None:
-            num_rows = min(len(self.table(n)) for n, f in self.row_fields.items() if f == field)
-            return rows_of(ids.reshape(-1, 1), [num_rows], field).view(ids.shape)
+            return rows_of(ids.reshape(-1, 1), [self.num_rows(field)], field).view(ids.shape)
         return torch.searchsorted(self._rows_in_play[field], ids.contiguous())
 
     def lookup(self, name: str, ids: Tensor) -> Tensor:
@@ -96,7 +121,7 @@ class RowModule(nn.Module):
 
     def num_rows(self, field: int) -> int:
         """Return how many rows the tables of ``field`` have."""
-        return next(len(self.get_parameter(n)) for n, f in self.row_fields.items() if f == field)
+        return min(len(self.get_parameter(n)) for n, f in self.row_fields.items() if f == field)
 
     @torch.no_grad()
     def grow(self, num_rows: Sequence[int]) -> None:
@@ -110,10 +135,10 @@ class RowModule(nn.Module):
             if missing > 0:
                 new = table.new_empty(missing, *table.shape[1:])
                 self.init_rows(name, new)
-                _replace(parameter, torch.cat([table, new]))
+                replace_table(parameter, torch.cat([table, new]))
 
 
-def _replace(parameter: nn.Parameter, table: Tensor) -> None:
+def replace_table(parameter: nn.Parameter, table: Tensor) -> None:
     """Give a parameter a longer table; its gradient, hooks and identity stay."""
     grad, parameter.grad = parameter.grad, None
     # Autograd remembers the shape of a parameter while a graph that used it is alive, such as that
@@ -156,17 +181,34 @@ def in_play(module: nn.Module, rows: Sequence[Tensor]) -> Iterator[None]:
             child._rows_in_play = None
 
 
-def row_parameters(module: nn.Module) -> dict[str, int]:
-    """Return the names of all row parameters in ``module`` and the field that indexes each.
+class Table(NamedTuple):
+    """A table of a :class:`RowModule` inside another module.
+
+    Attributes
+    ----------
+    owner : RowModule
+    name : str
+        In the owner.
+    field : int
+    """
+
+    owner: RowModule
+    name: str
+    field: int
+
+
+def row_tables(module: nn.Module) -> dict[str, Table]:
+    """Return all tables in ``module`` by the name that their parameters have there.
 
     Examples
     --------
     >>> from autoemb import SoftEmbedding
-    >>> row_parameters(torch.nn.Sequential(SoftEmbedding([4, 5])))
+    >>> tables = row_tables(torch.nn.Sequential(SoftEmbedding([4, 5])))
+    >>> {name: table.field for name, table in tables.items()}
     {'0.table_0': 0, '0.table_1': 1}
     """
     return {
-        f"{prefix}.{name}" if prefix else name: field
+        f"{prefix}.{name}" if prefix else name: Table(child, name, field)
         for prefix, child in module.named_modules()
         if isinstance(child, RowModule)
         for name, field in child.row_fields.items()
@@ -189,16 +231,13 @@ def grow(module: nn.Module, num_rows: Sequence[int]) -> None:
             child.grow(num_rows)
 
 
-def gather(
-    module: nn.Module, fields: Mapping[str, int], rows: Sequence[Tensor]
-) -> dict[str, Tensor]:
-    """Return copies of the rows in play, by parameter name.
+def gather(tables: Mapping[str, Table], rows: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Return copies of the rows in play, by the name of the table.
 
     Parameters
     ----------
-    module : torch.nn.Module
-    fields : mapping of str to int
-        From :func:`row_parameters`.
+    tables : mapping of str to Table
+        From :func:`row_tables`.
     rows : sequence of F Tensor[U_f], int64
         Distinct row numbers of each field.
 
@@ -212,10 +251,11 @@ def gather(
     >>> from autoemb import SoftEmbedding
     >>> embedding = SoftEmbedding([4, 5], (1, 2))
     >>> rows = [torch.tensor([3]), torch.tensor([0, 1])]
-    >>> gather(embedding, row_parameters(embedding), rows)["table_1"].shape
+    >>> gather(row_tables(embedding), rows)["table_1"].shape
     torch.Size([2, 3])
     """
-    return {
-        name: module.get_parameter(name).detach().index_select(0, rows[field])
-        for name, field in fields.items()
-    }
+    with torch.no_grad():
+        return {
+            name: table.owner.rows_of_table(table.name, rows[table.field])
+            for name, table in tables.items()
+        }

@@ -24,10 +24,11 @@ from autoemb import TASKS, IdTable
 from autoemb.data import load
 from autoemb.experiment import RunConfig, run
 from autoemb.mlp import mlp
+from autoemb.ranks import rank_correlation
 from autoemb.report.tables import mean_cell, pipes
 from autoemb.serving import ServedField, ServedModel
 from autoemb.serving.evaluate import evaluate
-from autoemb.serving.export import export, load_trained, rank_correlation
+from autoemb.serving.export import export, load_trained
 from bench.harness import RESULTS, environment
 
 RECORD = RESULTS / "export.json"

@@ -9,7 +9,7 @@ from torch.func import functional_call
 
 from autoemb import FixedEmbedding, PerIdLogits, RatingModel, RowAdam, SoftEmbedding
 from autoemb.ops import distinct_columns
-from autoemb.rows import RowModule, gather, grow, in_play, row_parameters
+from autoemb.rows import RowModule, gather, grow, in_play, row_tables
 
 
 class Pair(RowModule):
@@ -166,11 +166,15 @@ def test_growth_while_the_last_loss_and_a_weak_reference_are_alive():
     del loss
 
 
-def test_row_parameters_are_named_with_their_field():
+def fields_of(module):
+    return {name: table.field for name, table in row_tables(module).items()}
+
+
+def test_tables_are_named_with_their_field():
     model = nn.ModuleDict(
         {"model": RatingModel(SoftEmbedding([2, 3], (1, 2)), hidden=(4,)), "pair": Pair()}
     )
-    fields = row_parameters(model)
+    fields = fields_of(model)
     assert fields == {
         "model.embedding.table_0": 0,
         "model.embedding.table_1": 1,
@@ -179,8 +183,8 @@ def test_row_parameters_are_named_with_their_field():
         "pair.table_2": 1,
     }
     assert set(fields) < {name for name, _ in model.named_parameters()}
-    assert row_parameters(Pair()) == {"table_0": 0, "table_1": 0, "table_2": 1}
-    assert row_parameters(nn.Linear(2, 2)) == {}
+    assert fields_of(Pair()) == {"table_0": 0, "table_1": 0, "table_2": 1}
+    assert fields_of(nn.Linear(2, 2)) == {}
 
 
 def test_gather_copies_the_rows_of_each_field():
@@ -188,8 +192,8 @@ def test_gather_copies_the_rows_of_each_field():
     for parameter in module.parameters():
         nn.init.normal_(parameter)
     rows = [torch.tensor([1]), torch.tensor([0, 2])]
-    fields = row_parameters(module)
-    gathered = gather(module, fields, rows)
+    fields = fields_of(module)
+    gathered = gather(row_tables(module), rows)
     for name, values in gathered.items():
         table = module.table(name)
         assert torch.equal(values, table[rows[fields[name]]])
@@ -211,14 +215,14 @@ def test_a_call_on_the_rows_in_play_equals_the_call_on_the_tables(kind):
     expected = model(ids, weights)
     expected.square().sum().backward()
     rows = [torch.cat([plan.rows, torch.tensor([39])]).unique() for plan in distinct_columns(ids)]
-    leaves = gather(model, row_parameters(model), rows)
+    leaves = gather(row_tables(model), rows)
     for leaf in leaves.values():
         leaf.requires_grad_()
     with in_play(model, rows):
         output = functional_call(model, leaves, (ids, weights))
     assert torch.equal(output, expected)
     output.square().sum().backward()
-    for name, field in row_parameters(model).items():
+    for name, field in fields_of(model).items():
         assert torch.equal(leaves[name].grad, model.get_parameter(name).grad[rows[field]])
     assert torch.equal(model(ids, weights), expected)
 
@@ -229,7 +233,7 @@ def test_per_id_logits_find_ids_among_the_rows_in_play():
         nn.init.normal_(parameter)
     ids = [torch.tensor([30, 7]), torch.tensor([49, 2, 11])]
     rows = [torch.tensor([7, 8, 30]), torch.tensor([2, 11, 49])]
-    leaves = gather(controller, row_parameters(controller), rows)
+    leaves = gather(row_tables(controller), rows)
     with in_play(controller, rows):
         weights = functional_call(controller, leaves, (ids, [None, None]))
     for a, e in zip(weights, controller(ids, [None, None]), strict=True):

@@ -63,9 +63,8 @@ class _Learner:
             self.dense_optimizer = DENSE_OPTIMIZERS[optimizer](parameters, learning_rate)
             if initial_rate != 1:
                 self.decay = RateDecay(self.dense_optimizer, initial_rate)
-        if self.function.fields:
-            tables = [module.get_parameter(name) for name in self.function.fields]
-            self.row_optimizer = ROW_OPTIMIZERS[optimizer](tables, lr=learning_rate * row_rate)
+        if stored := self.function.stored:
+            self.row_optimizer = ROW_OPTIMIZERS[optimizer](stored, lr=learning_rate * row_rate)
 
     def apply(self, grads: Mapping[str, Tensor], rows: list[Tensor]) -> None:
         """Step with gradients of dense parameters and of the rows in play."""
@@ -78,9 +77,8 @@ class _Learner:
             for parameter in self.function.dense.values():
                 parameter.grad = None
         if self.row_optimizer is not None:
-            for name, field in self.function.fields.items():
-                table = self.function.module.get_parameter(name)
-                self.row_optimizer.update(table, rows[field], grads[name])
+            for name, (owner, own_name, field) in self.function.tables.items():
+                owner.update_rows(own_name, rows[field], grads[name], self.row_optimizer.update)
 
     def state_dict(self) -> dict[str, Any]:
         parts = {"dense": self.dense_optimizer, "decay": self.decay, "rows": self.row_optimizer}
@@ -203,8 +201,8 @@ class BilevelTrainer:
         learners = [self._model, *([self._controller] if self._controller else [])]
         tables: dict[int, int] = {}
         for function in (learner.function for learner in learners):
-            for name, field in function.fields.items():
-                rows = len(function.module.get_parameter(name))
+            for owner, _, field in function.tables.values():
+                rows = owner.num_rows(field)
                 tables[field] = min(rows, tables.get(field, rows))
         fields = range(batches[0].ids.shape[1])
         known = all(field in tables for field in fields)
@@ -354,6 +352,11 @@ class BilevelTrainer:
             if hard and weights is not None:
                 weights = [select_hard(value) for value in weights]
             return self._logits(model.gather(view.rows), weights, view, frozen=True)
+
+    def reset_rows(self, parameter: nn.Parameter, rows: Tensor) -> None:
+        """Forget what the optimiser keeps of rows of a table of the model: they change hands."""
+        if self._model.row_optimizer is not None:
+            self._model.row_optimizer.reset(parameter, rows)
 
     def state_dict(self) -> dict[str, Any]:
         """Return parameters, running statistics and optimiser state of model and controller."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from autoemb.ops import Plan, distinct, distinct_columns, rows_of
-from autoemb.rows import gather, in_play, row_parameters
+from autoemb.rows import gather, in_play, row_tables
 
 #: (field, rows [U]) -> controller input [U, C]
 Features = Callable[[int, Tensor], Tensor]
@@ -69,8 +69,10 @@ class Functional:
 
     Attributes
     ----------
+    tables : dict of str to Table
+        By the name that a parameter of the module has.
     fields : dict of str to int
-        Row parameters and the field that indexes each.
+        The same names, and the field that indexes each table.
 
     Examples
     --------
@@ -82,11 +84,18 @@ class Functional:
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
-        self.fields = row_parameters(module)
-        for name in self.fields:
-            if not module.get_parameter(name).requires_grad:
+        self.tables = row_tables(module)
+        self.fields = {name: table.field for name, table in self.tables.items()}
+        for name, table in self.tables.items():
+            if not all(stored.requires_grad for stored in table.owner.stored(table.name)):
                 raise ValueError(f"table {name} is frozen; a RowModule's tables are trained")
-        self._dense = {n: p for n, p in module.named_parameters() if n not in self.fields}
+        kept = {id(p) for p in self.stored} | {id(module.get_parameter(n)) for n in self.tables}
+        self._dense = {n: p for n, p in module.named_parameters() if id(p) not in kept}
+
+    @property
+    def stored(self) -> list[nn.Parameter]:
+        """The parameters that hold the rows of all tables."""
+        return [p for table in self.tables.values() for p in table.owner.stored(table.name)]
 
     @property
     def dense(self) -> dict[str, nn.Parameter]:
@@ -95,7 +104,7 @@ class Functional:
 
     def gather(self, rows: Sequence[Tensor]) -> dict[str, Tensor]:
         """Return the tables' rows in play, detached."""
-        return gather(self.module, self.fields, rows)
+        return gather(self.tables, rows)
 
     def parameters(self, rows: Sequence[Tensor]) -> dict[str, Tensor]:
         """Return all parameters, the tables cut down to ``rows``, detached."""

@@ -107,6 +107,9 @@ class RunConfig:
         What :class:`autoemb.SoftEmbedding` normalises sizes with; None takes the preset's.
     init_std : float or None
         Standard deviation of the embeddings of ids never seen; None takes the preset's.
+    budget : float or None
+        Share of the floats of all sizes of all ids seen that rows may take; ids own rows only in
+        the sizes that they are granted. None: every id owns all sizes. On the CPU, not for fse.
     selection : {"soft", "hard"}
         How predictions are scored; "hard" takes each id's largest size alone (Eq. 6).
     device : {"auto", "cpu", "cuda"}
@@ -160,6 +163,9 @@ class RunConfig:
     init_std: float | None = _option(
         None, "Standard deviation of new embeddings; by default the preset's."
     )
+    budget: float | None = _option(
+        None, "Share of the floats of all sizes that rows may take; ids are granted sizes by worth."
+    )
     selection: str = _option("soft", "How predictions are scored; hard: the largest size alone.")
     device: str = _option("auto", "Where to compute.")
 
@@ -191,6 +197,16 @@ class RunConfig:
             raise UserError(f"--initial-rate is {self.initial_rate}; expected a number from 1")
         if self.init_std is not None and not 0 <= self.init_std < float("inf"):
             raise UserError(f"--init-std is {self.init_std}; expected a number from 0")
+        if self.budget is not None:
+            if not 0 < self.budget <= 1:
+                raise UserError(f"--budget is {self.budget}; expected a share above 0, at most 1")
+            if METHODS[self.method].controller is None:
+                raise UserError(
+                    f"--budget is {self.budget}; expected none with --method {self.method}, which "
+                    "has one size"
+                )
+            if self.torch_device.type != "cpu":
+                raise UserError(f"--budget is {self.budget}; expected --device cpu with it")
         if self.device == "cuda" and not torch.cuda.is_available():
             raise UserError("--device is cuda; this machine or this torch has no usable GPU")
         try:

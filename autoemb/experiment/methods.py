@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from autoemb.bilevel import BilevelTrainer
 from autoemb.controller import Controller, PerIdLogits
 from autoemb.embedding import FixedEmbedding, SoftEmbedding
+from autoemb.granted import GrantedEmbedding
 from autoemb.models import RatingModel
 from autoemb.streaming import InteractionState, Reservoir, StreamLearner
+from autoemb.streaming.grants import Grants
 from autoemb.streaming.learner import INITIAL_ROWS
 from autoemb.task import TASKS
 
@@ -67,6 +69,10 @@ def build_learner(config: RunConfig, fields: int) -> StreamLearner:
     'PerIdLogits'
     """
     trainer, modules, state = build_trainer(config, [INITIAL_ROWS] * fields)
+    embedding: Any = modules[0].embedding
+    grants = None
+    if config.budget is not None:
+        grants = Grants(embedding, state, config.budget, trainer.reset_rows)
     return StreamLearner(
         trainer,
         modules,
@@ -75,6 +81,7 @@ def build_learner(config: RunConfig, fields: int) -> StreamLearner:
         validation=config.validation,
         batch_size=config.batch_size,
         device=config.torch_device,
+        grants=grants,
     )
 
 
@@ -101,11 +108,12 @@ def build_trainer(
     sizes = len(config.dims)
     state = InteractionState(len(rows), sizes, device)
     recipe = config.recipe
-    embedding = (
-        SoftEmbedding(rows, config.dims, norm=recipe.norm, init_std=recipe.init_std)
-        if method.controller
-        else FixedEmbedding(rows, sum(config.dims), init_std=recipe.init_std)
-    )
+    embedding: SoftEmbedding | FixedEmbedding
+    if method.controller:
+        kind = SoftEmbedding if config.budget is None else GrantedEmbedding
+        embedding = kind(rows, config.dims, norm=recipe.norm, init_std=recipe.init_std)
+    else:
+        embedding = FixedEmbedding(rows, sum(config.dims), init_std=recipe.init_std)
     modules: list[torch.nn.Module] = [RatingModel(embedding, task.outputs)]
     if method.controller == "network":
         modules.append(Controller(len(rows), sizes, state.num_features))

@@ -20,8 +20,10 @@ from autoemb.experiment.methods import METHODS, build_learner
 from autoemb.experiment.recorder import STAGES, Recorder
 from autoemb.experiment.stopping import Interrupted, stop_requests
 from autoemb.files import write_json
+from autoemb.granted import GrantedEmbedding
 from autoemb.ops import check_ids
-from autoemb.streaming import Stream, checkpoint
+from autoemb.ranks import rank_correlation
+from autoemb.streaming import Stream, StreamLearner, checkpoint
 from autoemb.task import TASKS
 
 if TYPE_CHECKING:  # polars, which the rest of the package does without
@@ -190,6 +192,7 @@ def run(
         "interactions_per_second": len(stream) / seconds,
         "config": identity["config"],
         "versions": versions() | {"kernels": config.kernels},
+        "embeddings": _embeddings(learner),
         "by_popularity": {stage: recorder.by_popularity(stage) for stage in STAGES},
     }
     if folder is not None:
@@ -217,6 +220,34 @@ def _check_kept(folder: RunFolder, keep_at: int | None) -> None:
             f"--checkpoint-at is event {keep_at:,}, which the run in {folder.path} has passed "
             "without keeping its state"
         )
+
+
+def _embeddings(learner: StreamLearner) -> dict[str, Any]:
+    """Return what the ids own at the end, and who owns it."""
+    embedding: Any = learner.modules[0].embedding
+    ids = [len(table) for table in learner.id_tables]
+    if not isinstance(embedding, GrantedEmbedding):
+        width = sum(
+            table.shape[1]
+            for name, table in embedding.named_parameters()
+            if name in embedding.row_fields
+        ) // len(ids)
+        return {"bytes": 4 * sum(ids) * width}
+    widths = [
+        ((embedding.slots(field)[:n] > 0) * torch.tensor(embedding.embedding_dims)).sum(1)
+        for field, n in enumerate(ids)
+    ]
+    counts = [state.count[:n] for state, n in zip(learner.state.fields, ids, strict=True)]
+    slots = sum(ids) * len(embedding.embedding_dims)
+    return {
+        "bytes": 4 * (embedding.floats + slots),
+        "capacity_bytes": 4 * (embedding.capacity + slots),
+        "mean_width": {f: float(w.double().mean()) for f, w in zip(FIELDS, widths, strict=True)},
+        "rank_correlation": {
+            f: rank_correlation(count, width)
+            for f, count, width in zip(FIELDS, counts, widths, strict=True)
+        },
+    }
 
 
 def versions() -> dict[str, str]:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from autoemb.bilevel import Batch, BilevelTrainer, Outcome
-from autoemb.ops import check_ids
+from autoemb.ops import check_ids, distinct_columns
 from autoemb.rows import grow
+from autoemb.streaming.grants import Grants
 from autoemb.streaming.graph import StepGraph
 from autoemb.streaming.id_table import IdTable
 from autoemb.streaming.packed import Layout, tensors_of
@@ -64,6 +65,8 @@ class StreamLearner:
     device : torch.device or str, default "cpu"
         Of model, controller and state. On a CUDA device the host never waits in :meth:`learn`: it
         prepares the next batch meanwhile.
+    grants : Grants, optional
+        Which ids own rows of which sizes; on the CPU.
     graph : bool, default True
         On a CUDA device, replay the whole step as one CUDA graph. The numbers are the same
         without. Modules and optimisers must then change by this class alone: whatever else moves
@@ -96,6 +99,7 @@ class StreamLearner:
         validation: str = "reservoir",
         batch_size: int = 500,
         device: torch.device | str = "cpu",
+        grants: Grants | None = None,
         graph: bool = True,
     ) -> None:
         if validation not in VALIDATION_SOURCES:
@@ -103,7 +107,7 @@ class StreamLearner:
                 f"validation must be one of {', '.join(VALIDATION_SOURCES)}; got {validation!r}"
             )
         self.trainer, self.modules = trainer, modules
-        self.state, self.reservoir = state, reservoir
+        self.state, self.reservoir, self.grants = state, reservoir, grants
         self.validation, self.batch_size = validation, batch_size
         self.device = torch.device(device)
         self._cuda = self.device.type == "cuda"
@@ -154,6 +158,10 @@ class StreamLearner:
         if len(events.label) < 2:
             raise ValueError(f"{len(events.label)} events to learn; batch statistics need 2")
         batch = Batch(self._host_rows(events.ids), events.label)
+        if self.grants is not None:
+            # By the ids alone: whoever is new owns rows when the batch is learnt.
+            ids = [len(table) for table in self.id_tables]
+            self.grants.update(distinct_columns(batch.ids), ids)
         step = self._run([*self._past(), batch])
         if self.trainer.bilevel:
             self.reservoir.add(batch)
@@ -211,6 +219,7 @@ class StreamLearner:
             "trainer": self.trainer.state_dict(),
             "state": self.state.state_dict(),
             "reservoir": self.reservoir.state_dict(),
+            "grants": None if self.grants is None else self.grants.state_dict(),
             "recent": [list(batch) for batch in self._recent],
             "random": torch.random.get_rng_state(),
             "cuda_random": torch.cuda.get_rng_state(self.device) if self._cuda else None,
@@ -223,6 +232,8 @@ class StreamLearner:
         self.trainer.load_state_dict(saved["trainer"])
         self.state.load_state_dict(saved["state"])
         self.reservoir.load_state_dict(saved["reservoir"])
+        if self.grants is not None:
+            self.grants.load_state_dict(saved["grants"])
         self._recent = [Batch(*batch) for batch in saved["recent"]]
         torch.random.set_rng_state(saved["random"])
         if self._cuda and saved["cuda_random"] is not None:

@@ -143,8 +143,7 @@ def _tuning_job(
 def _result(
     cell: Cell, name: str, seed: int, one: Job, summary: dict[str, Any], chosen: Options
 ) -> dict[str, Any]:
-    data, config = summary["data"], summary["config"]
-    rows = data["users"] + data["items"]
+    data = summary["data"]
     return {
         "data": data["name"],
         "task": cell.task,
@@ -155,7 +154,7 @@ def _result(
         "chosen": dict(chosen),
         **{stage: summary[stage] for stage in STAGES},
         "first_tenth": first_tenth(read_windows(one.folder / "metrics.jsonl", summary)),
-        "embedding_bytes": 4 * rows * sum(config["dims"]),
+        "embedding_bytes": summary["embeddings"]["bytes"],
         "seconds": summary["seconds"],
     }
 

@@ -35,6 +35,7 @@ INVALID = [
     ("offline_fraction", NAN, "0 to 1"),
     *[(name, 2**63, "at most") for name in ("batch_size", "window", "reservoir", "limit")],
     ("dims", (2, 10**17), "sizes of at most"),
+    *[("budget", value, "a share above 0, at most 1") for value in (0, -0.1, 1.1, NAN)],
     *[("initial_rate", value, "a number from 1") for value in (0.9, NAN, INF)],
     *[("init_std", value, "a number from 0") for value in (-0.1, NAN, INF)],
     *[
@@ -75,6 +76,7 @@ def test_every_option_but_switches_has_an_invalid_value_above():
         {"offline_fraction": 0},
         {"offline_fraction": 1},
         {"learning_rate": 1e-9},
+        {"budget": 1},
         {"preset": None},
         *[{name: choice} for name, choices in CHOICES.items() for choice in choices
           if choice != "cuda"],
@@ -83,6 +85,11 @@ def test_every_option_but_switches_has_an_invalid_value_above():
 def test_the_ends_of_every_range_are_taken(options):
     config = RunConfig(**options)
     assert {name: getattr(config, name) for name in options} == options
+
+
+def test_a_budget_is_for_methods_that_have_sizes():
+    with pytest.raises(UserError, match=r"--budget is 0.5; expected none with --method fse"):
+        RunConfig(method="fse", budget=0.5)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a usable GPU")

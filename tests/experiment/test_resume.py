@@ -76,6 +76,24 @@ def test_an_interrupted_run_continues_to_the_last_bit(
     assert numbers(json.loads((parts / "summary.json").read_text())) == numbers(expected)
 
 
+def test_a_run_within_a_budget_continues_to_the_last_bit(
+    make_config, stream, numbers, tmp_path, options
+):
+    config = make_config(**options | {"budget": 0.3, "norm": "running"})
+    whole, parts = tmp_path / "a", tmp_path / "b"
+    expected = run(config, stream, whole)
+    for position in (23, 230):
+        with pytest.raises(Interrupted):
+            run(config, stream, parts, resume=True, progress=stop_at(position, send(signal.SIGINT)))
+    assert numbers(run(config, stream, parts, resume=True)) == numbers(expected)
+    assert (parts / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+    ids = expected["data"]["users"] + expected["data"]["items"]
+    owned = expected["embeddings"]
+    assert 0 < owned["bytes"] - 4 * 2 * ids <= 0.3 * 4 * 3 * ids  # slots, and floats of sizes 1, 2
+    assert owned["capacity_bytes"] >= owned["bytes"]
+    assert owned["mean_width"].keys() == owned["rank_correlation"].keys() == {"user", "item"}
+
+
 def test_strings_as_ids_are_resumed_too(make_config, stream, numbers, tmp_path, options):
     named = dataclasses.replace(stream, user=stream.user.cast(pl.String))
     config, out = make_config(**options), tmp_path / "run"
@@ -234,6 +252,7 @@ OTHER_OPTIONS = {
     "norm": "batch",
     "init_std": 0.5,
     "selection": "hard",
+    "budget": 0.5,
 }
 
 

@@ -9,12 +9,12 @@ import torch
 from autoemb.bilevel.trainer import evaluating
 from autoemb.errors import UserError
 from autoemb.experiment.methods import METHODS
+from autoemb.ranks import rank_correlation
 from autoemb.serving.export import (
     export,
     export_lines,
     load_trained,
     mixed_embeddings,
-    rank_correlation,
 )
 
 WIDTHS = (1, 2, 4)

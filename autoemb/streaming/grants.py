@@ -1,0 +1,195 @@
+"""Which ids own rows of which sizes while a stream runs, within a budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autoemb.granted import GrantedEmbedding
+from autoemb.ops import Plan
+from autoemb.streaming.state import InteractionState
+
+#: Events after which half of an id's traffic is forgotten.
+HALF_LIFE = 2**17
+
+#: Share of the budget that a new choice may fill; newcomers get the rest until the next one.
+FILL = 0.9
+
+#: What an id has is worth that much more than what it has not, so that rows do not flap.
+LOYALTY = 1.25
+
+#: A new choice for all ids is made after so many events for each id: its cost for each event is
+#: then that of a sort, whatever the number of ids.
+EVENTS_PER_ID = 0.25
+
+
+class Grants:
+    """Grant rows of an embedding by what they are worth, and take them back.
+
+    Size n of an id is worth its traffic (events, of which half are forgotten after ``HALF_LIFE``
+    others) times the mean of two shares, and costs d_n floats: the weight that the controller last
+    gave to size n, and what size n adds to those below it. The weight alone would let a controller
+    that favours the widest size for everybody leave most ids with nothing. Now and then all ids are
+    ranked by worth per float, and rows go to the first that fit into the budget. In between
+    newcomers, and ids whose traffic has grown, get what is worth more than the best that was left
+    out, while there is room.
+
+    Parameters
+    ----------
+    embedding : GrantedEmbedding
+    state : InteractionState
+        Weights last given.
+    budget : float
+        Share of the floats that all sizes of all ids seen would take, in (0, 1].
+    reset : callable
+        (parameter, rows) -> None: forgets what an optimiser keeps of rows that change hands.
+
+    Examples
+    --------
+    >>> from autoemb.ops import distinct_columns
+    >>> embedding = GrantedEmbedding([4], (1, 2), norm="running")
+    >>> state = InteractionState(1, 2)
+    >>> state.grow([4])
+    >>> grants = Grants(embedding, state, 0.5, reset=lambda parameter, rows: None)
+    >>> plans = distinct_columns(torch.tensor([[0], [0], [1]]))
+    >>> grants.update(plans, num_ids=[2])
+    >>> embedding.floats, grants.limit  # both own size 1; one of size 2 would be too much
+    (2, 3)
+    """
+
+    def __init__(
+        self,
+        embedding: GrantedEmbedding,
+        state: InteractionState,
+        budget: float,
+        reset: Callable[[nn.Parameter, Tensor], None],
+    ) -> None:
+        if not 0 < budget <= 1:
+            raise ValueError(f"budget must be a share in (0, 1]; got {budget}")
+        self.embedding, self.state, self.budget, self.reset = embedding, state, budget, reset
+        self.traffic = [torch.zeros(0, dtype=torch.float64) for _ in range(embedding.fields)]
+        self.last = [torch.zeros(0, dtype=torch.int64) for _ in range(embedding.fields)]
+        self.now = 0
+        self.ranked_at = 0
+        self.num_ids = [0] * embedding.fields
+        self.price = 0.0
+        # Each size adds half as much as the one before (docs/export.md has what narrow rows lack).
+        halves = 0.5 ** torch.arange(len(embedding.embedding_dims))
+        self._prior = halves / halves.sum()
+
+    @property
+    def limit(self) -> int:
+        """Floats that the rows of ids may take now."""
+        return int(self.budget * sum(self.num_ids) * sum(self.embedding.embedding_dims))
+
+    @torch.no_grad()
+    def update(self, plans: Sequence[Plan], num_ids: Sequence[int]) -> None:
+        """Take in the ids of a batch, before it is learnt, and grant and revoke rows.
+
+        Parameters
+        ----------
+        plans : sequence of F Plan
+            Distinct ids of the batch.
+        num_ids : sequence of F int
+            Ids seen so far.
+        """
+        self.num_ids = list(num_ids)
+        self.now += int(plans[0].counts.sum())
+        for field, plan in enumerate(plans):
+            self._count(field, plan)
+        if self.now - self.ranked_at >= EVENTS_PER_ID * sum(num_ids):
+            self._rank_all()
+            self.ranked_at = self.now
+        for field, plan in enumerate(plans):
+            self._grant_some(field, plan.rows)
+
+    def _count(self, field: int, plan: Plan) -> None:
+        missing = self.num_ids[field] - len(self.traffic[field])
+        if missing > 0:
+            self.traffic[field] = torch.cat([self.traffic[field], torch.zeros(missing).double()])
+            self.last[field] = torch.cat([self.last[field], torch.zeros(missing).long()])
+        rows = plan.rows
+        self.traffic[field][rows] = self._traffic(field, rows) + plan.counts
+        self.last[field][rows] = self.now
+
+    def _traffic(self, field: int, rows: Tensor | slice) -> Tensor:
+        age = self.now - self.last[field][rows]
+        return self.traffic[field][rows] * torch.exp2(-age / HALF_LIFE)
+
+    def _worth(self, field: int, rows: Tensor | slice) -> tuple[Tensor, Tensor]:
+        """Return worth per float [U, N] and whether it is owned [U, N]."""
+        weights = self.state.fields[field].weights[rows]
+        owned = self.embedding.slots(field)[rows] > 0
+        costs = torch.tensor(self.embedding.embedding_dims)
+        value = (weights + self._prior) / 2
+        worth = self._traffic(field, rows).unsqueeze(1) * value / costs
+        return torch.where(owned, LOYALTY * worth, worth), owned
+
+    def _rank_all(self) -> None:
+        fields = range(self.embedding.fields)
+        pairs = [self._worth(field, slice(self.num_ids[field])) for field in fields]
+        dims = torch.tensor(self.embedding.embedding_dims)
+        worth = torch.cat([w.flatten() for w, _ in pairs])
+        owned = torch.cat([o.flatten() for _, o in pairs])
+        costs = torch.cat([dims.expand_as(w).flatten() for w, _ in pairs])
+        order = torch.argsort(worth, descending=True, stable=True)
+        fits = costs[order].cumsum(0) <= FILL * self.limit
+        wanted = torch.zeros_like(owned)
+        wanted[order] = fits
+        wanted &= worth > 0
+        left_out = worth[~wanted]
+        self.price = float(left_out.max()) if len(left_out) else 0.0
+        start = 0
+        changes = []
+        for field, (w, _) in zip(fields, pairs, strict=True):
+            part = slice(start, start + w.numel())
+            start += w.numel()
+            want, has = (x[part].view_as(w) for x in (wanted, owned))
+            changes.append((field, want & ~has, has & ~want))
+        for field, _, lost in changes:  # first make room
+            for size, column in enumerate(lost.unbind(1)):
+                self.embedding.revoke(field, column.nonzero().flatten(), size)
+        for field, gained, _ in changes:
+            for size, column in enumerate(gained.unbind(1)):
+                self._grant(field, column.nonzero().flatten(), size)
+
+    def _grant_some(self, field: int, rows: Tensor) -> None:
+        """Give ids of a batch what is worth the price, the best first, while there is room."""
+        worth, owned = self._worth(field, rows)
+        candidate = ((worth > self.price) & ~owned).flatten().nonzero().flatten()
+        candidate = candidate[
+            torch.argsort(worth.flatten()[candidate], descending=True, stable=True)
+        ]
+        sizes = len(self.embedding.embedding_dims)
+        dims = torch.tensor(self.embedding.embedding_dims)
+        room = self.limit - self.embedding.floats
+        candidate = candidate[dims[candidate % sizes].cumsum(0) <= room]
+        for size in range(sizes):
+            chosen = candidate[candidate % sizes == size] // sizes
+            self._grant(field, rows[chosen], size)
+
+    def _grant(self, field: int, ids: Tensor, size: int) -> None:
+        if len(ids):
+            rows = self.embedding.grant(field, ids, size)
+            self.reset(self.embedding.arena(field, size), rows)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what :meth:`load_state_dict` needs; the embedding has its own."""
+        return {
+            "traffic": self.traffic,
+            "last": self.last,
+            "now": self.now,
+            "ranked_at": self.ranked_at,
+            "num_ids": self.num_ids,
+            "price": self.price,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore :meth:`state_dict`."""
+        self.traffic = [x.clone() for x in state["traffic"]]
+        self.last = [x.clone() for x in state["last"]]
+        self.now, self.ranked_at = int(state["now"]), int(state["ranked_at"])
+        self.num_ids, self.price = list(state["num_ids"]), float(state["price"])
