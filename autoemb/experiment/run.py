@@ -244,7 +244,8 @@ def _embeddings(learner: StreamLearner) -> dict[str, Any]:
         "capacity_bytes": 4 * (embedding.capacity + slots),
         "mean_width": {f: float(w.double().mean()) for f, w in zip(FIELDS, widths, strict=True)},
         "rank_correlation": {
-            f: rank_correlation(count, width)
+            # Undefined where all own the same.
+            f: rank_correlation(count, width) if bool((width != width[0]).any()) else None
             for f, count, width in zip(FIELDS, counts, widths, strict=True)
         },
     }

@@ -237,7 +237,8 @@ def _add_newcomers(learner: StreamLearner, num_ids: Sequence[int]) -> None:
         for part in module.modules():
             if isinstance(part, RowModule):
                 for name, field in part.row_fields.items():
-                    part.get_parameter(name)[num_ids[field]].zero_()
+                    # Where sizes are granted, newcomers own none and share zeros.
+                    part.get_parameter(name)[num_ids[field] : num_ids[field] + 1].zero_()
 
 
 def export_lines(trained: Trained, model: ServedModel, kept: Sequence[Tensor]) -> list[str]:

@@ -29,7 +29,7 @@ def columns(learner):
 @pytest.mark.parametrize(
     ("method", "options"),
     [*((method, {}) for method in METHODS), ("autoemb", {"selection": "hard"}),
-     ("autoemb", {"task": "classification", "preset": "paper"})],
+     ("autoemb", {"task": "classification", "preset": "paper"}), ("autoemb", {"budget": 0.3})],
 )  # fmt: skip
 def test_with_the_whole_budget_predictions_are_the_trainers(trained, method, options):
     run = trained(method=method, **options)
