@@ -258,5 +258,6 @@ ROW_OPTIMIZERS = {"adam": RowAdam, "adagrad": RowAdagrad, "sgd": RowSGD}
 #: trained, goes on moving it by its momentum and divides by a second moment that has decayed: 3.2
 #: and 9.9 learning rates for a row seen in every 10th and 100th batch, 1 / sqrt(1 - 0.999) = 31.6
 #: at most. One factor suits rare rows and takes frequent ones farther than whole-table Adam would;
-#: still every method is better with 30 than with 1 on MovieLens (docs/results.md).
+#: still every method is better with more than with 1 on MovieLens; the command line takes
+#: 1000 with a lower rate (docs/study.md).
 ROW_RATES = {"adam": 30.0, "adagrad": 1.0, "sgd": 1.0}

@@ -1,55 +1,39 @@
-"""docs/study.md from the recorded study of all fixed widths: ``python -m bench.study``."""
+"""docs/study.md from the recorded studies: ``python -m bench.study``."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from autoemb.report.tables import mean_cell, pipes
 
 DOCS = Path(__file__).parents[1] / "docs"
-RECORD = DOCS / "studies" / "widths.json"
+STUDIES = DOCS / "studies"
 
 HEAD = """\
 # The study: fixed widths against the methods that choose
 
-Made by `python -m bench.study` from [studies/widths.json](studies/widths.json): do not edit. To
-make the record again (some 20 minutes on two cores), with a folder that holds the four data sets:
+Made by `python -m bench.study` from the records in [studies](studies): do not edit. To make one of
+them again (`widths` takes some 40 minutes on two cores, the others less):
 
 ```bash
 autoemb study docs/studies/widths.toml --data FOLDER --out DIR
 ```
 
-It also draws `DIR/study.md`, with every table and figure. CPU; three seeds; events in time order.
-Every method, the fixed widths included, chose among the same four pairs of learning rate and row
-rate, on the first 70 % of each stream with the first seed. Losses of the first tenth and of the
-online stage (the last 30 %) are means of predictions made before their events were learnt, with
-the standard deviation over seeds. The best fixed width is that of the lowest online loss, in
-hindsight.
+FOLDER holds the four data sets. `DIR/study.md` has every table and figure, `DIR/study.json` is the
+record. CPU. In `widths` every method, the fixed widths included, chose among the same four pairs of
+row rate and standard deviation of new rows, on the first 70 % of each stream with the first seed.
+Losses of the first tenth and of the online stage (the last 30 %) are means of predictions made
+before their events were learnt, with the standard deviation over seeds. The best fixed width is
+that of the lowest online loss, in hindsight. Intervals are of 95 %: blocks of time and seeds drawn
+again, paired.
 """
 
 READING = """\
-**What came out.** AutoEmb's online loss is below that of the best fixed width on seven of the
-eight streams, and 0.1 % above it on the eighth. On five of them the 95 % interval of the paired
-difference (blocks of time and seeds drawn again) excludes zero. SAM and DARTS, which share
-embedding, norm and rates with AutoEmb, are as good, now a little better, now a little worse: the
-gain is that of projected and normalised sizes, not of the controller.
-
-**What does not come out.** In the first tenth of the stream AutoEmb is not ahead of the best
-width, and in classification it is up to 6 % behind. Weights follow popularity on some fields only;
-those of MovieLens 1M's users collapse to the widest size (figure below: its items).
-
-**The defaults** that these runs share are `norm="running"` (sizes are normalised with the
-statistics of the batches before, as constants: a batch in time order holds some ten users, whose
-own statistics erase who they are) and `init_std=0.1` (a row drawn from N(0, 1) is noise at full
-amplitude until it has been learnt away; the fixed widths have it here, too). `--preset paper` has
-neither.
-
-**How far to trust it.** These defaults and the range of rates were found by sweeps over the same
-sets with one seed, whole streams in sight, which are not recorded; only the choice among the four
-pairs of rates is blind to the last 30 %. Three seeds; no shuffled order, no ablations and no
-budget of bytes yet.
+TODO
 """
 
 FIGURES = {
@@ -67,65 +51,174 @@ FIGURES = {
     ),
 }
 
+Record = dict[str, Any]
+Stream = tuple[str, str, str]
 
-def tables(record: dict[str, Any]) -> list[str]:
-    """Return a table of all methods for each stage, and AutoEmb's paired differences."""
-    methods = list(record["methods"])
-    streams = list(dict.fromkeys((r["data"], r["task"]) for r in record["results"]))
-    lines: list[str] = []
-    best: dict[tuple[str, str], str] = {}
-    for title, value in (
-        ("Online loss", lambda r: r["online"]["loss"]),
-        ("Loss of the first tenth", lambda r: r["first_tenth"]),
-    ):
-        body = []
-        for stream in streams:
-            cells = {
-                name: mean_cell(
-                    [
-                        value(r)
-                        for r in record["results"]
-                        if (r["data"], r["task"], r["method"]) == (*stream, name)
-                    ]
-                )
-                for name in methods
-            }
-            fixed = [name for name in methods if name.startswith("FSE")]
-            best.setdefault(stream, min(fixed, key=lambda name: cells[name].mean))
-            lowest = min(methods, key=lambda name: cells[name].mean)
-            shown = [f"**{c}**" if name == lowest else str(c) for name, c in cells.items()]
-            body.append([", ".join(stream), *shown])
-        lines += ["", f"## {title}", "", *pipes(["stream", *methods], body)]
-    body = []
-    for stream in streams:
-        (d,) = (
+
+def online(result: Record) -> float:
+    """Return the loss of the last 30 %."""
+    return float(result["online"]["loss"])
+
+
+def early(result: Record) -> float:
+    """Return the loss of the first tenth."""
+    return float(result["first_tenth"])
+
+
+class Study:
+    """One recorded study."""
+
+    def __init__(self, name: str) -> None:
+        self.record: Record = json.loads((STUDIES / f"{name}.json").read_text())
+        self.methods = list(self.record["methods"])
+        self.streams: list[Stream] = list(
+            dict.fromkeys((r["data"], r["task"], r["order"]) for r in self.record["results"])
+        )
+
+    def values(self, stream: Stream, method: str, value: Callable[[Record], float]) -> list[float]:
+        """Return a value of each seed's run."""
+        return [
+            value(r)
+            for r in self.record["results"]
+            if (r["data"], r["task"], r["order"], r["method"]) == (*stream, method)
+        ]
+
+    def mean(self, stream: Stream, method: str, value: Callable[[Record], float]) -> float:
+        """Return the mean over seeds."""
+        return fmean(self.values(stream, method, value))
+
+    def best_width(self, stream: Stream) -> str:
+        """Return the fixed width of the lowest online loss."""
+        fixed = [name for name in self.methods if name.startswith("FSE")]
+        return min(fixed, key=lambda name: self.mean(stream, name, online))
+
+    def difference(self, stream: Stream, baseline: str) -> str:
+        """Return how the last method's online loss differs, in percent, with its interval."""
+        (found,) = (
             d
-            for d in record["differences"]
-            if (d["data"], d["task"], d["baseline"]) == (*stream, best[stream])
+            for d in self.record["differences"]
+            if (d["data"], d["task"], d["order"], d["baseline"]) == (*stream, baseline)
             and (d["stage"], d["metric"]) == ("online", "loss")
         )
-        base = [
-            r["online"]["loss"]
-            for r in record["results"]
-            if (r["data"], r["task"], r["method"]) == (*stream, best[stream])
+        scale = 100 / self.mean(stream, baseline, online)
+        mean, low, high = (scale * found[key] for key in ("mean", "low", "high"))
+        sure = "**" if low > 0 or high < 0 else ""
+        return f"{sure}{mean:+.2f}{sure} ({low:+.2f} to {high:+.2f})"
+
+
+def named(stream: Stream, *, order: bool = False) -> str:
+    """Return a stream's name in a table."""
+    data, task, of = stream
+    return f"{data}, {task}" + (
+        f", {'time order' if of == 'chronological' else of}" if order else ""
+    )
+
+
+def losses(
+    study: Study, title: str, value: Callable[[Record], float], order: bool = False
+) -> list[str]:
+    """Return a table of all methods."""
+    body = []
+    for stream in study.streams:
+        cells = {name: mean_cell(study.values(stream, name, value)) for name in study.methods}
+        lowest = min(cells, key=lambda name: cells[name].mean)
+        shown = [f"**{c}**" if name == lowest else str(c) for name, c in cells.items()]
+        body.append([named(stream, order=order), *shown])
+    return ["", f"## {title}", "", *pipes(["stream", *study.methods], body)]
+
+
+def widths(study: Study) -> list[str]:
+    """Return the tables of the study of widths."""
+    against = ["SAM", "DARTS"]
+    body = [
+        [named(s), (best := study.best_width(s)), study.difference(s, best)]
+        + [study.difference(s, name) for name in against]
+        for s in study.streams
+    ]
+    headers = ["stream", "best width", "less it, %", *(f"less {name}, %" for name in against)]
+    lines = losses(study, "Online loss", online)
+    lines += ["", "## AutoEmb's online loss less that of others", "", *pipes(headers, body)]
+    lines += losses(study, "Loss of the first tenth", early)
+    body = []
+    for stream in study.streams:
+        ours = study.mean(stream, "AutoEmb", early)
+        others = [study.mean(stream, n, early) for n in study.methods if n.startswith("FSE")]
+        wide = study.mean(stream, "FSE-146", early)
+        shares = (100 * (ours / other - 1) for other in (wide, min(others)))
+        body.append([named(stream), *(f"{share:+.2f}" for share in shares)])
+    headers = ["stream", "less FSE-146, %", "less the best width then, %"]
+    return [*lines, "", "## AutoEmb's first tenth", "", *pipes(headers, body)]
+
+
+def budgets(study: Study, fixed: Study) -> list[str]:
+    """Return the tables of the study of budgets against the best fixed width of another."""
+    body, reached = [], []
+    for stream in study.streams:
+        best = fixed.mean(stream, fixed.best_width(stream), online)
+        within = best * 1.002
+
+        def size(of: Study, name: str, at: Stream = stream) -> float:
+            return of.mean(at, name, lambda r: r["embedding_bytes"])
+
+        cells = []
+        for name in study.methods:
+            loss = study.mean(stream, name, online)
+            cells.append(f"{100 * (loss / best - 1):+.2f} ({size(study, name) / 2**20:.2f})")
+        body.append([named(stream), *cells])
+        ours = [n for n in study.methods if study.mean(stream, n, online) <= within]
+        theirs = [
+            n
+            for n in fixed.methods
+            if n.startswith("FSE") and fixed.mean(stream, n, online) <= within
         ]
-        share = 100 * d["mean"] / (sum(base) / len(base))
-        interval = f"{d['low']:+.5f} to {d['high']:+.5f}"
-        body.append(
-            [", ".join(stream), best[stream], f"{d['mean']:+.5f}", f"{share:+.2f} %", interval]
-        )
-    headers = ["stream", "best width", "difference", "share", "95 % interval"]
-    return [*lines, "", "## AutoEmb less the best fixed width, online", "", *pipes(headers, body)]
+        width = min(theirs, key=lambda n: size(fixed, n))
+        row = [named(stream), width, f"{size(fixed, width) / 2**20:.2f}"]
+        if ours:
+            small = min(ours, key=lambda n: size(study, n))
+            share = size(study, small) / size(fixed, width)
+            row += [small, f"{size(study, small) / 2**20:.2f}", f"{share:.2f}"]
+        reached.append(row + [""] * (6 - len(row)))
+    headers = ["smallest fixed width", "MiB", "smallest of ours", "MiB", "share"]
+    return [
+        "", "## Within a budget while the stream runs", "",
+        "`autoemb run --budget B`: online loss in percent above that of the best fixed width "
+        "(which was tuned; ours is not, here), and in brackets MiB of rows and slots at the end.", "",
+        *pipes(["stream", *study.methods], body),
+        "", "The smallest of each within 0.2 % of the best fixed width's online loss:", "",
+        *pipes(["stream", *headers], reached),
+    ]  # fmt: skip
+
+
+def preset(study: Study) -> list[str]:
+    """Return the tables of the paper's recipe."""
+    body = []
+    for stream in study.streams:
+        means = {name: study.mean(stream, name, online) for name in study.methods}
+        order = " > ".join(sorted(means, key=lambda name: -means[name]))
+        body.append([named(stream, order=True), study.difference(stream, "FSE"), order])
+    return [
+        *losses(study, "The paper's recipe (`--preset paper`): online loss", online, order=True),
+        "", "AutoEmb less FSE in percent, and the order of all (the paper's is FSE > SAM > DARTS > "
+        "AutoEmb):", "",
+        *pipes(["stream", "AutoEmb less FSE", "order in loss"], body),
+    ]  # fmt: skip
+
+
+def page() -> str:
+    """Return the page."""
+    studies = {name: Study(name) for name in ("widths", "budget", "paper")}
+    lines = [HEAD, READING.rstrip(), *widths(studies["widths"])]
+    lines += budgets(studies["budget"], studies["widths"])
+    lines += [*preset(studies["paper"]), "", "## Figures", ""]
+    for title, name in FIGURES.items():
+        lines += [f"{title}:", "", f"![{title}](studies/figures/{name}.svg)", ""]
+    said = studies["widths"].record["versions"]
+    lines.append(f"torch {said['torch']}, Python {said['python']}, autoemb {said['autoemb']}.")
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
-    record = json.loads(RECORD.read_text())
-    lines = [HEAD, READING.rstrip(), *tables(record), "", "## Figures", ""]
-    for title, name in FIGURES.items():
-        lines += [f"{title}:", "", f"![{title}](studies/figures/{name}.svg)", ""]
-    said = record["versions"]
-    lines.append(f"torch {said['torch']}, Python {said['python']}, autoemb {said['autoemb']}.")
-    (DOCS / "study.md").write_text("\n".join(lines) + "\n")
+    (DOCS / "study.md").write_text(page())
 
 
 if __name__ == "__main__":
