@@ -182,7 +182,7 @@ def budgets(study: Study, fixed: Study) -> list[str]:
     return [
         "", "## Within a budget while the stream runs", "",
         "`autoemb run --budget B`: online loss in percent above that of the best fixed width "
-        "(which was tuned; ours is not, here), and in brackets MiB of rows and slots at the end.", "",
+        "(which was tuned; ours is not, here), and in brackets MiB of rows and slots.", "",
         *pipes(["stream", *study.methods], body),
         "", "The smallest of each within 0.2 % of the best fixed width's online loss:", "",
         *pipes(["stream", *headers], reached),
