@@ -25,7 +25,7 @@ from autoemb.report import draw, table, wording
 from autoemb.report.page import extra_missing
 from autoemb.serving import load_model
 from autoemb.serving.evaluate import evaluate
-from autoemb.serving.export import export, export_lines, load_trained
+from autoemb.serving.export import Exporter, export_lines, load_trained
 from autoemb.study import read_study, run_study
 
 app = typer.Typer(
@@ -259,7 +259,7 @@ def export_command(
     """Make a small model of a trained run: one row an id, as wide as it needs."""
     trained = load_trained(run_)
     chosen = None if widths is None else _integers("--widths", widths)
-    model, kept = export(trained, budget, chosen)
+    model, kept = Exporter(trained, chosen).export(budget)
     model.save(out)
     for line in export_lines(trained, model, kept):
         typer.echo(line)

@@ -28,7 +28,7 @@ from autoemb.ranks import rank_correlation
 from autoemb.report.tables import mean_cell, pipes
 from autoemb.serving import ServedField, ServedModel
 from autoemb.serving.evaluate import evaluate
-from autoemb.serving.export import export, load_trained
+from autoemb.serving.export import Exporter, load_trained
 from bench.harness import RESULTS, environment
 
 RECORD = RESULTS / "export.json"
@@ -59,9 +59,10 @@ def scores(data: Path, folder: Path) -> Iterator[dict[str, Any]]:
                 config = RunConfig(task=task, seed=seed, device="cpu", **options)
                 out = folder / f"{data.name}-{task}-{name}-{seed}"
                 run(config, interactions, out, resume=True, checkpoint_at=0.7)
+                trained = load_trained(out)
+                exporter = Exporter(trained)
                 for budget in BUDGETS if name in SHRUNK else BUDGETS[:1]:
-                    trained = load_trained(out)
-                    model, kept = export(trained, budget)
+                    model, kept = exporter.export(budget)
                     counts = [
                         state.count[: len(widths)]
                         for state, widths in zip(trained.learner.state.fields, kept, strict=True)

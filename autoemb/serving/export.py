@@ -87,78 +87,96 @@ def load_trained(path: Path) -> Trained:
     return Trained(config, learner, about)
 
 
-def export(
-    trained: Trained, budget: float, widths: Sequence[int] | None = None
-) -> tuple[ServedModel, list[Tensor]]:
-    """Return a model in which every id keeps one row at most, of the width that it needs.
+class Exporter:
+    """What a trained run needs to become a model of any size.
 
     What an id's embedding is to the model (its sizes mixed by the controller) is fitted by rows of
-    each width, and each id gets the width with the least error for its bytes. Errors are squared
-    changes of what the first hidden layer adds up, weighted by the square root of the id's events.
+    each width, here, once. :meth:`export` then gives each id the width with the least error for its
+    bytes. Errors are squared changes of what the first hidden layer adds up, weighted by the square
+    root of the id's events.
 
     Parameters
     ----------
     trained : Trained
-    budget : float
-        Share of the floats that all sizes of all ids take, in (0, 1].
     widths : sequence of int, optional
         To choose from, beside none at all; by default the run's sizes, or 2, 16 and its own for
         one fixed width.
 
-    Returns
-    -------
-    ServedModel
-    list of F Tensor[V_f]
-        Width of each row of the learner.
-
     Raises
     ------
     UserError
-        For a budget or width out of range, or a run that diverged.
+        For a width out of range, or a run that diverged.
     """
-    if not 0 < budget <= 1:
-        raise UserError(f"--budget is {budget}; expected a share above 0 and at most 1")
-    learner, config = trained.learner, trained.config
-    model: Any = learner.modules[0]  # a RatingModel
-    embedding = model.embedding
-    soft = isinstance(embedding, SoftEmbedding)
-    scale = 1 / len(config.dims) if soft and embedding.average else 1.0
-    own = config.dims if soft else [width for width in (2, 16) if width < embedding.output_dim]
-    chosen_from = _widths(widths, own, embedding.output_dim)
-    embeddings = mixed_embeddings(learner)
-    metrics = _metrics(model.hidden[0], embedding.fields)
-    counts = [
-        state.count[: len(known) - 1]
-        for state, known in zip(learner.state.fields, embeddings, strict=True)
-    ]
-    fitted: list[list[Fitted]] = []
-    errors = []
-    for known, metric, count in zip(embeddings, metrics, counts, strict=True):
-        target, newcomer = known[:-1], known[-1]
-        if not torch.isfinite(known).all():
-            raise UserError("the run has diverged: an embedding is not a finite number")
-        importance = count.to(torch.float32).sqrt()
-        none = squared_distance(target - newcomer, metric)
-        fits = [
-            _fit(target / scale, importance, metric * scale**2, width, soft)
-            for width in chosen_from
+
+    def __init__(self, trained: Trained, widths: Sequence[int] | None = None) -> None:
+        learner, config = trained.learner, trained.config
+        model: Any = learner.modules[0]  # a RatingModel
+        embedding = model.embedding
+        soft = isinstance(embedding, SoftEmbedding)
+        own = config.dims if soft else [width for width in (2, 16) if width < embedding.output_dim]
+        self.trained, self.model, self.soft = trained, model, soft
+        self.scale = 1 / len(config.dims) if soft and embedding.average else 1.0
+        self.widths = _widths(widths, own, embedding.output_dim)
+        self.embeddings = mixed_embeddings(learner)
+        self.fits: list[list[Fitted]] = []
+        self.errors: list[Tensor] = []
+        metrics = _metrics(model.hidden[0], embedding.fields)
+        for known, metric, state in zip(
+            self.embeddings, metrics, learner.state.fields, strict=True
+        ):
+            if not torch.isfinite(known).all():
+                raise UserError("the run has diverged: an embedding is not a finite number")
+            target, newcomer = known[:-1], known[-1]
+            importance = state.count[: len(target)].to(torch.float32).sqrt()
+            fits = [
+                _fit(target / self.scale, importance, metric * self.scale**2, width, soft)
+                for width in self.widths
+            ]
+            none = squared_distance(target - newcomer, metric)
+            self.fits.append(fits)
+            error = torch.stack([none, *(fit.error for fit in fits)], 1)
+            self.errors.append(error * importance.unsqueeze(1))
+
+    def export(self, budget: float) -> tuple[ServedModel, list[Tensor]]:
+        """Return a model in which every id keeps one row at most, of the width that it needs.
+
+        Parameters
+        ----------
+        budget : float
+            Share of the floats that all sizes of all ids take, in (0, 1].
+
+        Returns
+        -------
+        ServedModel
+        list of F Tensor[V_f]
+            Width of each row of the learner.
+
+        Raises
+        ------
+        UserError
+            For a budget out of range.
+        """
+        if not 0 < budget <= 1:
+            raise UserError(f"--budget is {budget}; expected a share above 0 and at most 1")
+        config = self.trained.config
+        total = sum(map(len, self.errors)) * sum(config.dims)
+        choices = choose_widths(self.errors, (0, *self.widths), budget * total)
+        served = [
+            _field(table, choice, fits, known, self.scale)
+            for table, choice, fits, known in zip(
+                self.trained.learner.id_tables, choices, self.fits, self.embeddings, strict=True
+            )
         ]
-        fitted.append(fits)
-        error = torch.stack([none, *(fit.error for fit in fits)], 1)
-        errors.append(error * importance.unsqueeze(1))
-    total = sum(len(target) for target in errors) * sum(config.dims)
-    choices = choose_widths(errors, (0, *chosen_from), budget * total)
-    served = [
-        _field(table, choice, fits, known, scale)
-        for table, choice, fits, known in zip(
-            learner.id_tables, choices, fitted, embeddings, strict=True
+        model = ServedModel(
+            served,
+            self.model.hidden,
+            TASKS[config.task],
+            scale=self.scale,
+            linear=not self.soft,
+            about=self.trained.about | {"budget": budget, "widths": list(self.widths)},
         )
-    ]
-    about = trained.about | {"budget": budget, "widths": list(chosen_from)}
-    task = TASKS[config.task]
-    exported = ServedModel(served, model.hidden, task, scale=scale, linear=not soft, about=about)
-    by_index = torch.tensor((0, *chosen_from))
-    return exported, [by_index[choice] for choice in choices]
+        by_index = torch.tensor((0, *self.widths))
+        return model, [by_index[choice] for choice in choices]
 
 
 def _widths(given: Sequence[int] | None, trained: Sequence[int], output: int) -> tuple[int, ...]:

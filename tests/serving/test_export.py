@@ -11,7 +11,7 @@ from autoemb.errors import UserError
 from autoemb.experiment.methods import METHODS
 from autoemb.ranks import rank_correlation
 from autoemb.serving.export import (
-    export,
+    Exporter,
     export_lines,
     load_trained,
     mixed_embeddings,
@@ -35,7 +35,7 @@ def test_with_the_whole_budget_predictions_are_the_trainers(trained, method, opt
     run = trained(method=method, **options)
     ids = columns(run.learner)
     expected = run.learner.predict(ids, hard=options.get("selection") == "hard")
-    model, _ = export(run, 1.0)
+    model, _ = Exporter(run).export(1.0)
     torch.testing.assert_close(model.logits(ids), expected, rtol=1e-5, atol=1e-6)
 
 
@@ -68,7 +68,7 @@ def test_embeddings_do_not_depend_on_how_many_are_computed_at_once(trained, monk
 @pytest.mark.parametrize("budget", [0.5, 0.2, 0.05, 0.001])
 def test_rows_stay_within_the_budget(trained, budget):
     run = trained()
-    model, kept = export(run, budget)
+    model, kept = Exporter(run).export(budget)
     ids = sum(map(len, run.learner.id_tables))
     floats = sum(int(widths.sum()) for widths in kept)
     assert floats <= budget * ids * sum(WIDTHS)
@@ -80,7 +80,7 @@ def test_rows_stay_within_the_budget(trained, budget):
 
 def test_the_model_holds_what_was_kept(trained):
     run = trained()
-    model, kept = export(run, 0.2)
+    model, kept = Exporter(run).export(0.2)
     for field, table, widths in zip(model.fields, run.learner.id_tables, kept, strict=True):
         ids = np.asarray(table.ids())
         assert set(field.ids.ids()) == set(ids[(widths > 0).numpy()])
@@ -99,14 +99,14 @@ def test_narrow_rows_are_close_to_what_they_stand_for(trained):
     expected = run.learner.predict(ids)
     error = {}
     for budget in (0.4, 0.1, 0.001):
-        model, _ = export(run, budget)
+        model, _ = Exporter(run).export(budget)
         error[budget] = (model.logits(ids) - expected).square().mean()
     assert error[0.4] < error[0.1] < error[0.001]
 
 
 def test_popular_ids_get_wider_rows(trained):
     run = trained()
-    _, kept = export(run, 0.15)
+    _, kept = Exporter(run).export(0.15)
     counts = [
         state.count[: len(w)] for state, w in zip(run.learner.state.fields, kept, strict=True)
     ]
@@ -115,7 +115,7 @@ def test_popular_ids_get_wider_rows(trained):
 
 def test_ids_are_told_by_width_and_bytes_before_and_after(trained):
     run = trained()
-    model, kept = export(run, 0.2)
+    model, kept = Exporter(run).export(0.2)
     users, items, rows = export_lines(run, model, kept)
     assert users.startswith("users: ")
     assert "rank correlation with popularity" in items
@@ -126,17 +126,17 @@ def test_ids_are_told_by_width_and_bytes_before_and_after(trained):
 @pytest.mark.parametrize("budget", [0, -1, 1.1, float("nan")])
 def test_a_budget_out_of_range_is_refused(trained, budget):
     with pytest.raises(UserError, match=r"--budget is .*; expected a share"):
-        export(trained(), budget)
+        Exporter(trained()).export(budget)
 
 
 @pytest.mark.parametrize("widths", [[0], [5], [2, 100]])
 def test_widths_out_of_range_are_refused(trained, widths):
     with pytest.raises(UserError, match=r"--widths is .*; expected widths from 1 to 4"):
-        export(trained(), 0.5, widths)
+        Exporter(trained(), widths).export(0.5)
 
 
 def test_other_widths_may_be_chosen_from(trained):
-    model, kept = export(trained(), 0.3, [3, 1])
+    model, kept = Exporter(trained(), [3, 1]).export(0.3)
     assert [rows.shape[1] for rows in model.fields[0].rows] == [1, 3]
     assert set(torch.cat(kept).tolist()) <= {0, 1, 3}
 
@@ -146,7 +146,7 @@ def test_a_run_that_diverged_is_refused(trained):
     with torch.no_grad():
         run.learner.modules[0].embedding.table_1[0] = float("nan")
     with pytest.raises(UserError, match="the run has diverged"):
-        export(run, 0.5)
+        Exporter(run).export(0.5)
 
 
 def test_a_folder_without_state_is_told_how_to_keep_one(tmp_path):
@@ -155,7 +155,7 @@ def test_a_folder_without_state_is_told_how_to_keep_one(tmp_path):
 
 
 def test_a_file_of_something_else_is_refused(trained, tmp_path):
-    model, _ = export(trained(), 0.5)
+    model, _ = Exporter(trained()).export(0.5)
     model.save(path := tmp_path / "model.safetensors")
     with pytest.raises(UserError, match="does not hold the state of a run"):
         load_trained(path)
