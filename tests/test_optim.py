@@ -316,3 +316,23 @@ def test_rows_of_any_shape_are_updated(kind, shape):
     moved = (table != 0).reshape(ROWS, -1)
     assert moved.all(1).tolist() == [False, True, False, False, True, False]
     assert moved.any(1).tolist() == moved.all(1).tolist()
+
+
+@pytest.mark.parametrize("kind", [RowAdam, RowAdagrad, RowSGD])
+def test_rows_that_were_reset_learn_as_if_they_were_new(kind):
+    torch.manual_seed(0)
+    table, fresh = (torch.nn.Parameter(torch.zeros(5, 3)) for _ in range(2))
+    used, new = kind([table], lr=0.1), kind([fresh], lr=0.1)
+    for _ in range(4):
+        used.update(table, torch.tensor([1, 3, 4]), torch.randn(3, 3))
+    kept = {name: value.clone() for name, value in used.state[table].items()}
+    used.reset(table, torch.tensor([4, 1]))
+    with torch.no_grad():
+        table.zero_()
+    for name, value in used.state[table].items():
+        assert torch.equal(value[3], kept[name][3])
+    for _ in range(3):
+        grad = torch.randn(2, 3)
+        used.update(table, torch.tensor([1, 4]), grad)
+        new.update(fresh, torch.tensor([1, 4]), grad)
+    assert torch.equal(table, fresh)

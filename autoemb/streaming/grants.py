@@ -103,8 +103,7 @@ class Grants:
         if self.now - self.ranked_at >= EVENTS_PER_ID * sum(num_ids):
             self._rank_all()
             self.ranked_at = self.now
-        for field, plan in enumerate(plans):
-            self._grant_some(field, plan.rows)
+        self._grant_some(plans)
 
     def _count(self, field: int, plan: Plan) -> None:
         missing = self.num_ids[field] - len(self.traffic[field])
@@ -129,8 +128,7 @@ class Grants:
         return torch.where(owned, LOYALTY * worth, worth), owned
 
     def _rank_all(self) -> None:
-        fields = range(self.embedding.fields)
-        pairs = [self._worth(field, slice(self.num_ids[field])) for field in fields]
+        pairs = [self._worth(field, slice(ids)) for field, ids in enumerate(self.num_ids)]
         dims = torch.tensor(self.embedding.embedding_dims)
         worth = torch.cat([w.flatten() for w, _ in pairs])
         owned = torch.cat([o.flatten() for _, o in pairs])
@@ -142,12 +140,10 @@ class Grants:
         wanted &= worth > 0
         left_out = worth[~wanted]
         self.price = float(left_out.max()) if len(left_out) else 0.0
-        start = 0
+        parts = torch.split(wanted, [w.numel() for w, _ in pairs])
         changes = []
-        for field, (w, _) in zip(fields, pairs, strict=True):
-            part = slice(start, start + w.numel())
-            start += w.numel()
-            want, has = (x[part].view_as(w) for x in (wanted, owned))
+        for field, ((_, has), part) in enumerate(zip(pairs, parts, strict=True)):
+            want = part.view_as(has)
             changes.append((field, want & ~has, has & ~want))
         for field, _, lost in changes:  # first make room
             for size, column in enumerate(lost.unbind(1)):
@@ -156,20 +152,21 @@ class Grants:
             for size, column in enumerate(gained.unbind(1)):
                 self._grant(field, column.nonzero().flatten(), size)
 
-    def _grant_some(self, field: int, rows: Tensor) -> None:
+    def _grant_some(self, plans: Sequence[Plan]) -> None:
         """Give ids of a batch what is worth the price, the best first, while there is room."""
-        worth, owned = self._worth(field, rows)
-        candidate = ((worth > self.price) & ~owned).flatten().nonzero().flatten()
-        candidate = candidate[
-            torch.argsort(worth.flatten()[candidate], descending=True, stable=True)
-        ]
-        sizes = len(self.embedding.embedding_dims)
+        pairs = [self._worth(field, plan.rows) for field, plan in enumerate(plans)]
+        worth = torch.cat([w.flatten() for w, _ in pairs])
+        owned = torch.cat([o.flatten() for _, o in pairs])
+        (candidates,) = ((worth > self.price) & ~owned).nonzero(as_tuple=True)
+        best = candidates[torch.argsort(worth[candidates], descending=True, stable=True)]
         dims = torch.tensor(self.embedding.embedding_dims)
         room = self.limit - self.embedding.floats
-        candidate = candidate[dims[candidate % sizes].cumsum(0) <= room]
-        for size in range(sizes):
-            chosen = candidate[candidate % sizes == size] // sizes
-            self._grant(field, rows[chosen], size)
+        wanted = torch.zeros_like(owned)
+        wanted[best] = dims[best % len(dims)].cumsum(0) <= room
+        parts = torch.split(wanted, [w.numel() for w, _ in pairs])
+        for field, (plan, part) in enumerate(zip(plans, parts, strict=True)):
+            for size, column in enumerate(part.view(-1, len(dims)).unbind(1)):
+                self._grant(field, plan.rows[column], size)
 
     def _grant(self, field: int, ids: Tensor, size: int) -> None:
         if len(ids):
