@@ -98,6 +98,82 @@ def test_the_controllers_weights_count():
     assert widest[20:].sum() > widest[:20].sum()
 
 
+def alone(budget, ids=4):
+    """Return grants of one field whose only size is one float wide."""
+    embedding = GrantedEmbedding([ids], (1,), norm="running")
+    state = InteractionState(1, 1)
+    state.grow([ids])
+    return Grants(embedding, state, budget, reset=lambda parameter, rows: None)
+
+
+def owners(grants):
+    return (grants.embedding.slots(0)[:, 0] > 0).nonzero().flatten().tolist()
+
+
+def show(grants, *ids):
+    grants.update(distinct_columns(torch.tensor([[i] for i in ids])), [4])
+
+
+def test_a_row_changes_hands_only_for_a_good_reason(monkeypatch):
+    monkeypatch.setattr(grants, "FILL", 1.0)
+    one = alone(0.25)  # of four ids: one row
+    show(one, *[0] * 20, 1, 2, 3)
+    assert owners(one) == [0]
+    show(one, *[1] * 22)  # 23 events against 20: more, but not by a quarter
+    assert owners(one) == [0]
+    show(one, *[1] * 3)
+    assert owners(one) == [1]
+
+
+def test_in_between_nothing_goes_to_who_is_worth_less_than_those_left_out(monkeypatch):
+    monkeypatch.setattr(grants, "EVENTS_PER_ID", 100)
+    one = alone(0.5)
+    one.ranked_at = -400  # so that the first batch is ranked
+    show(one, *[0] * 9, *[1] * 7, *[2] * 5, 3)
+    assert owners(one) == [0]  # FILL leaves the second row for newcomers
+    assert one.price == pytest.approx(7)
+    show(one, 3)
+    assert owners(one) == [0]
+    show(one, 2, 2, 2)
+    assert owners(one) == [0, 2]
+
+
+def test_all_ids_are_ranked_in_proportion_to_their_number(monkeypatch):
+    one = make(0.3)
+    ranked = []
+    rank = one._rank_all
+    monkeypatch.setattr(one, "_rank_all", lambda: (ranked.append(one.now), rank()))
+    for _ in range(20):
+        feed(one, [[39, 39], [0, 0]])
+    assert ranked == [2 * k for k in range(1, 21) if 2 * k % 20 == 0]  # 0.25 x 80 events
+
+
+def test_ids_without_events_own_nothing():
+    one = make(1.0)
+    one.update(distinct_columns(torch.tensor([[3, 4], [3, 5]])), [40, 40])
+    assert widths(one).nonzero().flatten().tolist() == [3]
+    assert widths(one, 1).nonzero().flatten().tolist() == [4, 5]
+
+
+def test_every_row_that_is_granted_is_reset(monkeypatch):
+    one = make(0.2)
+    given, reset = [], []
+    grant = one.embedding.grant
+
+    def watched(field, ids, size):
+        rows = grant(field, ids, size)
+        given.append((field, size, rows.tolist()))
+        return rows
+
+    monkeypatch.setattr(one.embedding, "grant", watched)
+    names = {id(one.embedding.arena(f, n)): (f, n) for f in range(2) for n in range(3)}
+    one.reset = lambda parameter, rows: reset.append((*names[id(parameter)], rows.tolist()))
+    for start in range(0, 40, 4):
+        feed(one, [[start + i % 4, start + i % 4] for i in range(12)])
+    assert given == reset
+    assert len(given) > 10
+
+
 def test_what_is_owned_is_worth_more_than_its_like():
     one = make(0.3)
     feed(one, [[i, i] for i in range(40)])
