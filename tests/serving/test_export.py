@@ -166,3 +166,20 @@ def test_the_state_is_that_of_the_run(trained):
     assert dataclasses.asdict(run.config)["seed"] == 3
     assert run.about["position"] == 450  # the end of the batch of 50 that holds event 420
     assert sum(int(c) for c in run.learner.state.fields[0].count) == 450
+
+
+@pytest.mark.parametrize("method", ["autoemb", "fse"])
+def test_errors_are_those_of_the_embeddings_in_the_first_hidden_layer(trained, method):
+    exporter = Exporter(trained(method=method))
+    first = exporter.model.hidden[0].weight.detach().chunk(2, 1)
+    for f, (known, errors) in enumerate(zip(exporter.embeddings, exporter.errors, strict=True)):
+        count = exporter.trained.learner.state.fields[f].count[: len(errors)]
+        candidates = [known[-1].expand_as(known[:-1])]
+        for fit in exporter.fits[f]:
+            inner = fit.rows @ fit.projection.t() + fit.offset if len(fit.projection) else fit.rows
+            soft = exporter.soft and len(fit.projection)
+            candidates.append(exporter.scale * (torch.tanh(inner) if soft else inner))
+        for k, candidate in enumerate(candidates):
+            change = ((candidate - known[:-1]) @ first[f].t()).square().sum(1)
+            expected = change * count.float().sqrt()
+            torch.testing.assert_close(errors[:, k], expected, rtol=1e-3, atol=1e-5)
