@@ -106,7 +106,8 @@ class Grants:
         self._grant_some(plans)
 
     def _count(self, field: int, plan: Plan) -> None:
-        missing = self.num_ids[field] - len(self.traffic[field])
+        # As long as the slots, which grow by doubling: no copy of everything at each batch.
+        missing = len(self.embedding.slots(field)) - len(self.traffic[field])
         if missing > 0:
             self.traffic[field] = torch.cat([self.traffic[field], torch.zeros(missing).double()])
             self.last[field] = torch.cat([self.last[field], torch.zeros(missing).long()])
