@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -151,11 +152,54 @@ A run is stopped in time after 70 % of its events (default recipe, three seeds),
 floats of all sizes (146 an id). Rows of FSE-146 are made narrow in the same way (its principal
 components, as no tanh follows), so that what the mix of sizes is worth is not mistaken for what the
 export is worth. CPU.
+
+**What came out.** A quarter of the floats costs 0.03 % in loss at most, 6 % of them 0.2 %. Little
+of a wide row is needed: what it does to the network lies close to a curved surface of two to
+sixteen dimensions. That holds for a fixed width, too (0.02 % and 0.3 %); the frozen AutoEmb begins
+lower, so that it comes within 0.2 % of the best fixed width with 2 to 9 floats an id, where the
+smallest fixed width that does so has 16 or 64. Wider rows go to the more popular ids.
 """
 
 
 def rows_of(results: list[dict[str, Any]], **wanted: Any) -> list[dict[str, Any]]:
     return [r for r in results if all(r[name] == value for name, value in wanted.items())]
+
+
+def correlation(values: Iterable[float]) -> str:
+    """Return the mean; where all ids of a field own the same there is none."""
+    mean = fmean(values)
+    return "-" if math.isnan(mean) else f"{mean:.2f}"
+
+
+def smallest(results: list[dict[str, Any]], streams: list[tuple[str, str]]) -> list[str]:
+    """Return a table of the fewest floats that come close to the best fixed width."""
+    body = []
+    for data, task in streams:
+        own = rows_of(results, data=data, task=task)
+
+        def points(of: list[dict[str, Any]], method: str) -> list[tuple[float, float]]:
+            found = []
+            for budget in BUDGETS:
+                rows = rows_of(of, method=method, budget=budget)
+                if rows:
+                    mean = (fmean(r[key] for r in rows) for key in ("floats_per_id", "loss"))
+                    found.append((next(mean), next(mean)))
+            return found
+
+        fixed = [points(own, name)[0] for name in METHODS if name.startswith("FSE")]
+        limit = 1.002 * min(loss for _, loss in fixed)
+        cells = [
+            min((floats for floats, loss in found if loss <= limit), default=math.inf)
+            for found in (fixed, points(own, "AutoEmb"), points(own, "FSE-146"))
+        ]
+        body.append([f"{data}, {task}", *(f"{c:.1f}" if c < math.inf else "-" for c in cells)])
+    headers = ["stream", "a fixed width", "AutoEmb, exported", "FSE-146, exported"]
+    return [
+        "## Fewest floats an id within 0.2 % of the best fixed width's loss",
+        "",
+        *pipes(headers, body),
+        "",
+    ]
 
 
 def page(record: dict[str, Any]) -> str:
@@ -194,13 +238,14 @@ def page(record: dict[str, Any]) -> str:
         ]
         body.append([f"{data}, {task}", *map(str, cells)])
     lines += ["## Loss of frozen models", "", *pipes(headers, body), ""]
+    lines += smallest(results, streams)
     body = []
     for data, task in streams:
         own = rows_of(results, data=data, task=task, method="AutoEmb")
         cells = []
         for b in BUDGETS[1:]:
             pairs = zip(*(r["rank_correlation"] for r in rows_of(own, budget=b)), strict=True)
-            cells.append(" / ".join(f"{fmean(field):.2f}" for field in pairs))
+            cells.append(" / ".join(correlation(field) for field in pairs))
         body.append([f"{data}, {task}", *cells])
     headers = ["stream", *(f"B = {b:g}" for b in BUDGETS[1:])]
     lines += ["## Rank correlation of an id's width with its events (users / items)", ""]

@@ -81,6 +81,11 @@ def lines_of(record: dict[str, Any]) -> list[str]:
     return lines
 
 
+def text() -> str:
+    """Return the page of the record."""
+    return "\n".join(lines_of(json.loads(RECORD.read_text()))) + "\n"
+
+
 def write() -> None:
     """Write the page from the record."""
-    PAGE.write_text("\n".join(lines_of(json.loads(RECORD.read_text()))) + "\n")
+    PAGE.write_text(text())
