@@ -33,12 +33,12 @@ again, paired.
 """
 
 READING = """\
-**What came out, under Adam** (the default's optimiser, and the paper's setting as far as it is
-told). AutoEmb's online loss is that of the best fixed width on MovieLens 100K's regression (+0.1 %)
-and below it on the seven other streams, by 0.1 to 1.5 %; on the four of MovieTweetings and
-MovieLens 1M the interval excludes zero. SAM and DARTS, which share embedding, norm and rates with
-AutoEmb, do as well: one of sixteen differences is sure (DARTS on MovieTweetings' classification).
-The gain is that of several projected and normalised sizes, not of who mixes them.
+**What came out, under Adam** (the default; the paper names no optimiser). AutoEmb's online loss is
+that of the best fixed width on MovieLens 100K's regression (+0.1 %) and below it on the seven other
+streams, by 0.1 to 1.5 %; on the four of MovieTweetings and MovieLens 1M the interval excludes zero.
+SAM and DARTS, which share embedding, norm and rates with AutoEmb, do as well: one of sixteen
+differences is sure (DARTS on MovieTweetings' classification). The gain is that of several projected
+and normalised sizes, not of who mixes them.
 
 **What came out, under Adagrad**, tried last (rates from one short sweep, the same for all, two
 seeds): everybody is better than under Adam, and the fixed widths gain more. The best of them is
