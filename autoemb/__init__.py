@@ -17,7 +17,7 @@ from autoemb.controller import Controller, PerIdLogits, select_hard, spread
 from autoemb.embedding import FixedEmbedding, SoftEmbedding
 from autoemb.errors import UserError
 from autoemb.models import RatingModel
-from autoemb.optim import RowAdagrad, RowAdam, RowSGD
+from autoemb.optim import RowAdagrad, RowAdam, RowSGD, RowwiseAdagrad
 from autoemb.streaming import IdTable, InteractionState, Reservoir, Stream, StreamLearner
 from autoemb.task import TASKS, Task
 
@@ -36,6 +36,7 @@ __all__ = [
     "RowAdagrad",
     "RowAdam",
     "RowSGD",
+    "RowwiseAdagrad",
     "SoftEmbedding",
     "Stream",
     "StreamLearner",

@@ -159,7 +159,7 @@ class RowSGD(RowOptimizer):
 
 
 class RowAdagrad(RowOptimizer):
-    """Row-wise Adagrad: one accumulated mean square a row instead of one a number.
+    """Adagrad on the rows in play, which is what Adagrad over whole tables does.
 
     Parameters
     ----------
@@ -171,7 +171,8 @@ class RowAdagrad(RowOptimizer):
     --------
     >>> import torch
     >>> table = torch.nn.Parameter(torch.zeros(4, 2))
-    >>> RowAdagrad([table], lr=0.1).update(table, torch.tensor([2]), torch.full((1, 2), 3.0))
+    >>> grad = torch.tensor([[3.0, 0.1]])
+    >>> RowAdagrad([table], lr=0.1).update(table, torch.tensor([2]), grad)
     >>> table[2]
     tensor([-0.1000, -0.1000], grad_fn=<SelectBackward0>)
     """
@@ -180,8 +181,8 @@ class RowAdagrad(RowOptimizer):
         super().__init__(params, {"lr": lr, "eps": eps})
 
     def init_state(self, table: Tensor, rows: int) -> dict[str, Tensor]:
-        """Return zero sums, one a row."""
-        return {"sum": _one_per_row(table, rows, table.dtype)}
+        """Return zero sums, one a number."""
+        return {"sum": table.detach().new_zeros(rows, *table.shape[1:])}
 
     def update_rows(
         self,
@@ -191,9 +192,37 @@ class RowAdagrad(RowOptimizer):
         state: dict[str, Tensor],
         group: dict[str, Any],
     ) -> None:
-        """Do values -= lr * grad / (sqrt(sum of mean squares) + eps)."""
+        """Do values -= lr * grad / (sqrt(sum of squares) + eps)."""
         total, lr, eps = state["sum"], group["lr"], group["eps"]
         updates.adagrad(table, rows, grad, total, lr, eps)
+
+
+class RowwiseAdagrad(RowAdagrad):
+    """Row-wise Adagrad: one accumulated mean square a row instead of one a number.
+
+    Its state is one number a row, which saves half the memory of a table that learns. In a
+    :class:`autoemb.SoftEmbedding` the sizes of an id share it, although their gradients differ in
+    scale; losses are higher for it (docs/ablations.md).
+
+    Parameters
+    ----------
+    params : iterable of torch.nn.Parameter
+    lr : float, default 0.01
+    eps : float, default 1e-10
+
+    Examples
+    --------
+    >>> import torch
+    >>> table = torch.nn.Parameter(torch.zeros(4, 2))
+    >>> grad = torch.tensor([[3.0, 0.1]])
+    >>> RowwiseAdagrad([table], lr=0.1).update(table, torch.tensor([2]), grad)
+    >>> table[2]
+    tensor([-0.1413, -0.0047], grad_fn=<SelectBackward0>)
+    """
+
+    def init_state(self, table: Tensor, rows: int) -> dict[str, Tensor]:
+        """Return zero sums, one a row."""
+        return {"sum": _one_per_row(table, rows, table.dtype)}
 
 
 class RowAdam(RowOptimizer):
@@ -251,7 +280,12 @@ class RowAdam(RowOptimizer):
         updates.adam(table, rows, grad, *moments, *hyperparameters)
 
 
-ROW_OPTIMIZERS = {"adam": RowAdam, "adagrad": RowAdagrad, "sgd": RowSGD}
+ROW_OPTIMIZERS = {
+    "adam": RowAdam,
+    "adagrad": RowAdagrad,
+    "rowwise-adagrad": RowwiseAdagrad,
+    "sgd": RowSGD,
+}
 
 #: Learning rate of rows as a multiple of the dense parameters', by optimiser. Row-sparse Adam moves
 #: a row by at most the learning rate for a gradient. Adam over whole tables, as models are commonly
@@ -260,4 +294,4 @@ ROW_OPTIMIZERS = {"adam": RowAdam, "adagrad": RowAdagrad, "sgd": RowSGD}
 #: at most. One factor suits rare rows and takes frequent ones farther than whole-table Adam would;
 #: still every method is better with more than with 1 on MovieLens; the command line takes
 #: 1000 with a lower rate (docs/study.md).
-ROW_RATES = {"adam": 30.0, "adagrad": 1.0, "sgd": 1.0}
+ROW_RATES = {"adam": 30.0, "adagrad": 1.0, "rowwise-adagrad": 1.0, "sgd": 1.0}

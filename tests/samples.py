@@ -154,8 +154,13 @@ POPULATED = [
 ]
 
 
+def update_op(name):
+    """Return the name of the op that a row optimiser calls; both kinds of Adagrad share one."""
+    return f"update_{name.removeprefix('rowwise-')}"
+
+
 def draw_update(name, rows=6, width=4, strided=False, device="cpu"):
-    """Return what the op update_{name} takes: every second row, and state as of earlier steps."""
+    """Return what the op of a row optimiser takes: every second row, some state."""
     generator = torch.Generator().manual_seed(0)
 
     def uniform(*shape):
@@ -168,6 +173,8 @@ def draw_update(name, rows=6, width=4, strided=False, device="cpu"):
         case "sgd":
             rest = (0.1,)
         case "adagrad":
+            rest = uniform(rows, width), 0.1, 1e-3
+        case "rowwise-adagrad":
             rest = uniform(rows, 1), 0.1, 1e-3
         case "adam":
             steps = torch.ones(rows, 1, dtype=torch.int32, device=device)

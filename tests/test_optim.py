@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from autoemb.optim import ROW_OPTIMIZERS, RowAdagrad, RowAdam, RowSGD
+from autoemb.optim import ROW_OPTIMIZERS, RowAdagrad, RowAdam, RowSGD, RowwiseAdagrad
 
 ROWS, WIDTH = 6, 3
 few = settings(max_examples=25, deadline=None, derandomize=True)
@@ -72,6 +72,8 @@ def run_alone(optimizer, values, gradients, **options):
     [
         (RowAdam, torch.optim.Adam, {"lr": 0.1}),
         (RowAdam, torch.optim.Adam, {"lr": 0.01, "betas": (0.5, 0.7), "eps": 0.1}),
+        (RowAdagrad, torch.optim.Adagrad, {"lr": 0.1}),
+        (RowAdagrad, torch.optim.Adagrad, {"lr": 0.01, "eps": 0.1}),
         (RowSGD, torch.optim.SGD, {"lr": 0.1}),
     ],
 )
@@ -114,10 +116,10 @@ def test_low_precision_adam_takes_the_steps_of_the_exact_one(assert_near):
 
 @few
 @given(schedule=schedules, seed=st.integers(0, 2**32 - 1))
-def test_adagrad_accumulates_the_mean_square_of_a_row(assert_near, schedule, seed):
+def test_row_wise_adagrad_accumulates_the_mean_square_of_a_row(assert_near, schedule, seed):
     table = new_table()
     expected, total = table.detach().clone(), torch.zeros(ROWS, dtype=torch.float64)
-    optimizer = RowAdagrad([table], lr=0.1, eps=1e-3)
+    optimizer = RowwiseAdagrad([table], lr=0.1, eps=1e-3)
     for rows, grad in draw_steps(schedule, seed=seed):
         optimizer.update(table, rows, grad)
         for row, gradient in zip(rows.tolist(), grad, strict=True):
@@ -127,10 +129,10 @@ def test_adagrad_accumulates_the_mean_square_of_a_row(assert_near, schedule, see
     assert_near(optimizer.state[table]["sum"].squeeze(1), total)
 
 
-def test_adagrad_of_width_one_is_torchs(assert_near):
+def test_row_wise_adagrad_of_width_one_is_torchs(assert_near):
     table = nn.Parameter(torch.randn(1, 1, dtype=torch.float64))
     start = table.detach().clone()
-    optimizer = RowAdagrad([table], lr=0.1)
+    optimizer = RowwiseAdagrad([table], lr=0.1)
     gradients = torch.randn(20, 1, 1, dtype=torch.float64)
     for gradient in gradients:
         optimizer.update(table, torch.tensor([0]), gradient)
@@ -318,7 +320,7 @@ def test_rows_of_any_shape_are_updated(kind, shape):
     assert moved.any(1).tolist() == moved.all(1).tolist()
 
 
-@pytest.mark.parametrize("kind", [RowAdam, RowAdagrad, RowSGD])
+@every
 def test_rows_that_were_reset_learn_as_if_they_were_new(kind):
     torch.manual_seed(0)
     table, fresh = (torch.nn.Parameter(torch.zeros(5, 3)) for _ in range(2))

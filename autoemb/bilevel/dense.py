@@ -42,14 +42,17 @@ class _DeviceAdagrad(torch.optim.Adagrad):
             torch._foreach_addcdiv_(parameters, grads, scales, value=-1)
 
 
+def _adagrad(params: Sequence[Tensor], lr: float) -> torch.optim.Optimizer:
+    if all(p.device.type == "cpu" for p in params):  # PyTorch has the fused one there only
+        return torch.optim.Adagrad(params, lr=lr, fused=True)
+    return _DeviceAdagrad(params, lr=lr)
+
+
 #: Fused: one pass over parameter, gradient and moments instead of one for each op.
 DENSE_OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": lambda params, lr: torch.optim.Adam(params, lr=lr, fused=True, capturable=True),
-    "adagrad": lambda params, lr: (
-        torch.optim.Adagrad(params, lr=lr, fused=True)
-        if all(p.device.type == "cpu" for p in params)  # PyTorch has the fused one there only
-        else _DeviceAdagrad(params, lr=lr)
-    ),
+    "adagrad": _adagrad,
+    "rowwise-adagrad": _adagrad,  # row-wise in tables alone
     "sgd": lambda params, lr: torch.optim.SGD(params, lr=lr, fused=True),
 }
 

@@ -130,7 +130,7 @@ class BilevelTrainer:
     initial_rate : float, default 1.0
         Learning rate of the model's dense parameters in the first ten steps, as a multiple of
         ``learning_rate``; it then falls as 1 / t until it is that (:class:`RateDecay`).
-    optimizer : {"adam", "adagrad", "sgd"}, default "adam"
+    optimizer : {"adam", "adagrad", "rowwise-adagrad", "sgd"}, default "adam"
         Of dense parameters; tables take its row-sparse variant.
     hard : bool, default False
         Score predictions with each id's largest size alone (Eq. 6); training stays soft.

@@ -74,3 +74,11 @@ def expect_state(
     expect(name, state, device, dtype, shape)
     if not state.is_contiguous():
         raise ValueError(f"expected {name} to be contiguous")
+
+
+def expect_total(total: Tensor, table: Tensor) -> bool:
+    """Check Adagrad's sums, as :func:`expect_state`; return whether there is one a row."""
+    rowwise = total.shape != table.shape
+    shape = (len(table), 1) if rowwise else table.shape
+    expect_state("total", total, table.device, torch.float32, shape)
+    return rowwise

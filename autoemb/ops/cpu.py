@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from autoemb.ops.bounds import out_of_range
-from autoemb.ops.checks import expect_op, expect_state, expect_update
+from autoemb.ops.checks import expect_op, expect_state, expect_total, expect_update
 from autoemb.ops.sizes import size_slices
 
 _cpu: Any = None
@@ -169,10 +169,10 @@ def update_sgd(table: Tensor, rows: Tensor, grad: Tensor, learning_rate: float) 
 def update_adagrad(
     table: Tensor, rows: Tensor, grad: Tensor, total: Tensor, learning_rate: float, eps: float
 ) -> None:
-    """Do what :class:`autoemb.optim.RowAdagrad` does; ``total`` [V, 1] is its sum."""
+    """Do what RowAdagrad of :mod:`autoemb.optim` does; row-wise if its sum ``total`` is [V, 1]."""
     rows, grad = rows.contiguous(), grad.contiguous()
-    expect_state("total", total, table.device, torch.float32, (len(table), 1))
-    arguments = *_row_arguments(table, rows, grad), learning_rate, eps, total.data_ptr()
+    rowwise = expect_total(total, table)
+    arguments = *_row_arguments(table, rows, grad), learning_rate, eps, total.data_ptr(), rowwise
     _cpu.update_adagrad(*arguments, KERNELS, _threads())
 
 

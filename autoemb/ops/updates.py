@@ -43,7 +43,9 @@ def _reference_adagrad(
     table: Tensor, rows: Tensor, grad: Tensor, total: Tensor, learning_rate: float, eps: float
 ) -> None:
     grad = fill_padding(rows, grad)
-    squares = grad.square().flatten(1).mean(1) if grad.dim() > 1 else grad.square()
+    squares = grad.square()
+    if total.shape != table.shape:  # one number a row
+        squares = squares.flatten(1).mean(1)
     sums = total.index_select(0, rows)
     sums += squares.view_as(sums)
     total.index_copy_(0, rows, sums)

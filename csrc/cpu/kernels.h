@@ -66,7 +66,8 @@ struct Update {
   const float* grad;    // [U, width]
   int64_t width;
   double learning_rate, beta_1, beta_2, eps;
-  float *average, *square;  // Adam's moments [V, width]; `square` [V] is Adagrad's sum
+  float *average, *square;  // Adam's moments [V, width]; `square` is Adagrad's sum
+  bool rowwise;             // Adagrad's sum is [V], not [V, width]
   int32_t* steps;           // [V]
 };
 

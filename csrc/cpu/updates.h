@@ -25,11 +25,20 @@ void update_adagrad(const Update& u, int64_t begin, int64_t end) {
   const auto eps = static_cast<float>(u.eps);
   for (int64_t i = begin; i < end; ++i) {
     if (is_padding(u, i)) continue;
-    float* const value = u.table + u.rows[i] * u.table_stride;
+    const int64_t row = u.rows[i];
+    float* const value = u.table + row * u.table_stride;
     const float* const grad = u.grad + i * u.width;
+    if (!u.rowwise) {
+      float* const total = u.square + row * u.width;
+      for (int64_t k = 0; k < u.width; ++k) {
+        total[k] += grad[k] * grad[k];
+        value[k] -= rate * (grad[k] / (__builtin_sqrtf(total[k]) + eps));
+      }
+      continue;
+    }
     double squares = 0;
     for (int64_t k = 0; k < u.width; ++k) squares += static_cast<double>(grad[k]) * grad[k];
-    float& total = u.square[u.rows[i]];
+    float& total = u.square[row];
     total += static_cast<float>(squares / static_cast<double>(u.width));
     const float divisor = __builtin_sqrtf(total) + eps;
     for (int64_t k = 0; k < u.width; ++k) value[k] -= rate * (grad[k] / divisor);

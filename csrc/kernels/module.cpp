@@ -234,11 +234,13 @@ PYBIND11_MODULE(AUTOEMB_MODULE, m) {
            py::arg("table_rows"), py::arg("error"));
   m.def("update_sgd",
         [](const UpdateParams& rows, Address stream) { update_sgd(rows, to_stream(stream)); });
-  m.def("update_adagrad", [](UpdateParams rows, Address sum, double eps, Address stream) {
-    rows.sum = at<float>(sum);
-    rows.eps = eps;
-    update_adagrad(rows, to_stream(stream));
-  });
+  m.def("update_adagrad",
+        [](UpdateParams rows, Address sum, bool rowwise, double eps, Address stream) {
+          rows.sum = at<float>(sum);
+          rows.rowwise = rowwise;
+          rows.eps = eps;
+          update_adagrad(rows, to_stream(stream));
+        });
   m.def("update_adam", [](UpdateParams rows, Address average, Address square, Address step,
                           double beta_1, double beta_2, double eps, Address stream) {
     rows.average = at<float>(average);

@@ -235,7 +235,8 @@ struct UpdateParams {
   int num_rows;
   int width;
   double eps, beta_1, beta_2;
-  float* sum;      // Adagrad: [V]
+  float* sum;      // Adagrad: [V, width], or [V] if rowwise
+  bool rowwise;
   float* average;  // Adam: [V, width]
   float* square;   // Adam: [V, width]
   int32_t* step;   // Adam: [V]

@@ -37,13 +37,22 @@ __global__ void __launch_bounds__(kUpdateThreads)
   if (row < 0) return;
   float* values = p.table + row * p.table_stride;
   const float* grad = p.grad + static_cast<int64_t>(i) * p.width;
+  const float rate = static_cast<float>(p.learning_rate), eps = static_cast<float>(p.eps);
+  if (!p.rowwise) {
+    float* totals = p.sum + row * p.width;
+    for (int k = lane(); k < p.width; k += kWarp) {
+      const float total = totals[k] + grad[k] * grad[k];
+      totals[k] = total;
+      values[k] -= rate * (grad[k] / (sqrtf(total) + eps));
+    }
+    return;
+  }
   float squares = 0.0f;
   for (int k = lane(); k < p.width; k += kWarp) squares += grad[k] * grad[k];
   const float total = p.sum[row] + sum_lanes(squares, kWarp - 1) / static_cast<float>(p.width);
   __syncwarp();  // all lanes have read the sum
   if (lane() == 0) p.sum[row] = total;
-  const float rate = static_cast<float>(p.learning_rate);
-  const float denominator = sqrtf(total) + static_cast<float>(p.eps);
+  const float denominator = sqrtf(total) + eps;
   for (int k = lane(); k < p.width; k += kWarp) values[k] -= rate * (grad[k] / denominator);
 }
 

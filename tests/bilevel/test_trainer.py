@@ -91,7 +91,7 @@ def test_first_does_without_a_training_batch(build, batch, assert_same):
     ("option", "value", "message"),
     [
         ("hypergradient", "second", "first, finite-difference, exact; got 'second'"),
-        ("optimizer", "lion", "adam, adagrad, sgd; got 'lion'"),
+        ("optimizer", "lion", "adam, adagrad, rowwise-adagrad, sgd; got 'lion'"),
     ],
 )
 def test_unknown_options_are_named(option, value, message):

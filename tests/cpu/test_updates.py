@@ -7,14 +7,21 @@ import torch
 
 from autoemb import optim
 from autoemb.ops import cpu
+from tests.samples import update_op
 
 every = pytest.mark.parametrize("name", optim.ROW_OPTIMIZERS)
 OPTIONS = {
     "sgd": {"lr": 0.1},
     "adagrad": {"lr": 0.1, "eps": 1e-3},
+    "rowwise-adagrad": {"lr": 0.1, "eps": 1e-3},
     "adam": {"lr": 0.1, "betas": (0.8, 0.95), "eps": 1e-3},
 }
-STATE = {"sgd": [], "adagrad": ["sum"], "adam": ["exp_avg", "exp_avg_sq", "step"]}
+STATE = {
+    "sgd": [],
+    "adagrad": ["sum"],
+    "rowwise-adagrad": ["sum"],
+    "adam": ["exp_avg", "exp_avg_sq", "step"],
+}
 
 
 @pytest.fixture
@@ -30,8 +37,8 @@ def native(monkeypatch):
         return call
 
     module = SimpleNamespace(**vars(cpu._cpu))
-    for name in optim.ROW_OPTIMIZERS:
-        setattr(module, f"update_{name}", counted(getattr(module, f"update_{name}")))
+    for name in set(map(update_op, optim.ROW_OPTIMIZERS)):
+        setattr(module, name, counted(getattr(module, name)))
     monkeypatch.setattr(cpu, "_cpu", module)
     return seen
 
@@ -77,7 +84,10 @@ def test_equals_the_reference(kernels, native, name, width, assert_near, monkeyp
             assert_near(actual, expected, "updates")
 
 
-@pytest.mark.parametrize(("name", "torchs"), [("sgd", torch.optim.SGD), ("adam", torch.optim.Adam)])
+@pytest.mark.parametrize(
+    ("name", "torchs"),
+    [("sgd", torch.optim.SGD), ("adagrad", torch.optim.Adagrad), ("adam", torch.optim.Adam)],
+)
 def test_every_row_moves_as_if_it_were_alone(kernels, native, name, torchs, assert_near):
     optimizer, table = make(name, rows=5, width=7)
     start, seen = table.detach().double(), [[] for _ in range(5)]
@@ -210,7 +220,7 @@ def test_what_kernels_would_misread_is_refused(name, rows, grad):
     assert torch.equal(table, before)
 
 
-@pytest.mark.parametrize("name", ["adagrad", "adam"])
+@pytest.mark.parametrize("name", ["adagrad", "rowwise-adagrad", "adam"])
 @pytest.mark.parametrize(
     "changed",
     [
@@ -233,7 +243,7 @@ def test_a_state_that_kernels_would_misread_is_refused(name, changed):
         with pytest.raises(
             (RuntimeError, ValueError), match=r"expected (total|average|square|steps)"
         ):
-            getattr(torch.ops.autoemb, f"update_{name}")(
+            getattr(torch.ops.autoemb, update_op(name))(
                 table.detach(), torch.tensor([1]), torch.ones(1, 4), *arguments, group["lr"], *rest
             )
         assert torch.equal(table, before)

@@ -5,8 +5,14 @@ import torch
 
 from autoemb import optim
 from autoemb.ops import cuda
+from tests.samples import update_op
 
-NAMES = {"sgd": [], "adagrad": ["sum"], "adam": ["exp_avg", "exp_avg_sq", "step"]}
+NAMES = {
+    "sgd": [],
+    "adagrad": ["sum"],
+    "rowwise-adagrad": ["sum"],
+    "adam": ["exp_avg", "exp_avg_sq", "step"],
+}
 
 
 def make(name, rate):
@@ -16,7 +22,7 @@ def make(name, rate):
 
 
 def apply(target, name, table, rows, grad, state, *hyperparameters):
-    update = getattr(cuda, f"update_{name}")
+    update = getattr(cuda, update_op(name))
     update(
         target.kernels,
         table,

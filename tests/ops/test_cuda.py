@@ -10,7 +10,7 @@ from torch.utils._triton import has_triton
 from autoemb import FixedEmbedding, PerIdLogits, SoftEmbedding
 from autoemb.ops import check_ids, soft_embedding
 from autoemb.optim import ROW_OPTIMIZERS
-from tests.samples import Case, draw, draw_update
+from tests.samples import Case, draw, draw_update, update_op
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
@@ -138,7 +138,7 @@ def test_opcheck_of_the_backward_op(training, embeddings):
 def test_opcheck_of_the_updates(name, strided, monkeypatch):
     monkeypatch.setenv("AUTOEMB_BACKEND", "native")
     arguments = draw_update(name, strided=strided, device=DEVICE)
-    torch.library.opcheck(getattr(torch.ops.autoemb, f"update_{name}"), arguments)
+    torch.library.opcheck(getattr(torch.ops.autoemb, update_op(name)), arguments)
 
 
 def make_module(**options):
@@ -337,7 +337,7 @@ def test_rows_at_the_end_of_a_large_table(training, assert_near):
 
 @pytest.mark.parametrize("name", ROW_OPTIMIZERS)
 def test_an_update_of_rows_at_the_end_of_a_large_table(name, assert_near, monkeypatch):
-    update = getattr(torch.ops.autoemb, f"update_{name}")
+    update = getattr(torch.ops.autoemb, update_op(name))
     table, rows, grad, *rest = draw_update(name, rows=100, width=146)
     changed = [table, *(x for x in rest if isinstance(x, torch.Tensor))]
     rates = rest[len(changed) - 1 :]

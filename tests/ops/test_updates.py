@@ -5,7 +5,7 @@ import torch
 
 from autoemb.ops import cpu
 from autoemb.optim import ROW_OPTIMIZERS
-from tests.samples import draw_update
+from tests.samples import draw_update, update_op
 
 every = pytest.mark.parametrize("name", ROW_OPTIMIZERS)
 layouts = pytest.mark.parametrize("strided", [False, True], ids=["contiguous", "strided"])
@@ -20,7 +20,7 @@ def backend(request, monkeypatch):
 
 
 def op(name):
-    return getattr(torch.ops.autoemb, f"update_{name}").default
+    return getattr(torch.ops.autoemb, update_op(name)).default
 
 
 @every

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autoemb.ops.checks import expect_state, expect_update
+from autoemb.ops.checks import expect_state, expect_total, expect_update
 from autoemb.ops.cuda.call import address, on_device, stream_of
 from autoemb.ops.cuda.errors import error_memory
 
@@ -58,12 +58,12 @@ def update_adagrad(
     learning_rate: float,
     eps: float,
 ) -> None:
-    """Update rows as :class:`autoemb.optim.RowAdagrad` does; ``total`` [V, 1] is its ``sum``."""
+    """Update rows as RowAdagrad of :mod:`autoemb.optim`; row-wise if ``total`` is [V, 1]."""
     rows, grad = rows.contiguous(), grad.contiguous()
-    expect_state("total", total, table.device, torch.float32, (len(table), 1))
+    rowwise = expect_total(total, table)
     with on_device(table.device):
         arguments, stream = _rows(kernels, table, rows, grad, learning_rate)
-        kernels.update_adagrad(arguments, total.data_ptr(), eps, stream)
+        kernels.update_adagrad(arguments, total.data_ptr(), rowwise, eps, stream)
 
 
 def update_adam(
