@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -10,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from autoemb.bilevel.dense import DENSE_OPTIMIZERS, RateDecay
+from autoemb.bilevel.dense import DENSE_OPTIMIZERS
 from autoemb.bilevel.hypergradient import KINDS, gradients, hypergradient, leaves_of
 from autoemb.bilevel.working_set import Batch, Features, Functional, View, views_of
 from autoemb.controller import select_hard, spread
@@ -52,17 +51,13 @@ class _Learner:
         optimizer: str,
         learning_rate: float,
         row_rate: float,
-        initial_rate: float = 1.0,
     ) -> None:
         self.function = Functional(module)
         self.dense_optimizer: torch.optim.Optimizer | None = None
-        self.decay: RateDecay | None = None
         self.row_optimizer: RowOptimizer | None = None
         if self.function.dense:
             parameters: list[Tensor] = [*self.function.dense.values()]
             self.dense_optimizer = DENSE_OPTIMIZERS[optimizer](parameters, learning_rate)
-            if initial_rate != 1:
-                self.decay = RateDecay(self.dense_optimizer, initial_rate)
         if stored := self.function.stored:
             self.row_optimizer = ROW_OPTIMIZERS[optimizer](stored, lr=learning_rate * row_rate)
 
@@ -71,8 +66,6 @@ class _Learner:
         if self.dense_optimizer is not None:
             for name, parameter in self.function.dense.items():
                 parameter.grad = grads[name]
-            if self.decay is not None:
-                self.decay.advance()
             self.dense_optimizer.step()
             for parameter in self.function.dense.values():
                 parameter.grad = None
@@ -81,7 +74,7 @@ class _Learner:
                 owner.update_rows(own_name, rows[field], grads[name], self.row_optimizer.update)
 
     def state_dict(self) -> dict[str, Any]:
-        parts = {"dense": self.dense_optimizer, "decay": self.decay, "rows": self.row_optimizer}
+        parts = {"dense": self.dense_optimizer, "rows": self.row_optimizer}
         return {"module": self.function.module.state_dict()} | {
             name: part.state_dict() for name, part in parts.items() if part is not None
         }
@@ -90,8 +83,6 @@ class _Learner:
         self.function.module.load_state_dict(state["module"])
         if self.dense_optimizer is not None:
             self.dense_optimizer.load_state_dict(state["dense"])
-        if self.decay is not None:
-            self.decay.load_state_dict(state["decay"])
         if self.row_optimizer is not None:
             self.row_optimizer.load_state_dict(state["rows"])
 
@@ -127,9 +118,6 @@ class BilevelTrainer:
         Learning rate of the rows of tables, as a multiple of the model's (controller's) learning
         rate; by default the optimiser's in ``autoemb.optim.ROW_RATES``: 30 for adam, else 1. The
         virtual step does not take it: ``xi`` is one for all weights.
-    initial_rate : float, default 1.0
-        Learning rate of the model's dense parameters in the first ten steps, as a multiple of
-        ``learning_rate``; it then falls as 1 / t until it is that (:class:`RateDecay`).
     optimizer : {"adam", "adagrad", "rowwise-adagrad", "sgd"}, default "adam"
         Of dense parameters; tables take its row-sparse variant.
     hard : bool, default False
@@ -138,7 +126,7 @@ class BilevelTrainer:
     Raises
     ------
     ValueError
-        For an unknown hypergradient or optimizer, or an initial rate below 1.
+        For an unknown hypergradient or optimizer.
 
     Examples
     --------
@@ -167,7 +155,6 @@ class BilevelTrainer:
         controller_learning_rate: float = 0.0001,
         xi: float | None = None,
         row_rate: float | None = None,
-        initial_rate: float = 1.0,
         optimizer: str = "adam",
         hard: bool = False,
     ) -> None:
@@ -179,13 +166,11 @@ class BilevelTrainer:
             raise ValueError(
                 f"optimizer must be one of {', '.join(DENSE_OPTIMIZERS)}; got {optimizer!r}"
             )
-        if not 1 <= initial_rate < math.inf:
-            raise ValueError(f"initial_rate must be a number from 1; got {initial_rate}")
         self.loss, self.features = loss, features
         self.joint, self.hard, self.hypergradient = joint, hard, hypergradient
         self.xi = learning_rate if xi is None else xi
         row_rate = ROW_RATES[optimizer] if row_rate is None else row_rate
-        self._model = _Learner(model, optimizer, learning_rate, row_rate, initial_rate)
+        self._model = _Learner(model, optimizer, learning_rate, row_rate)
         self._controller = (
             None
             if controller is None

@@ -14,7 +14,6 @@ from autoemb.errors import UserError
 from autoemb.experiment.methods import METHODS
 from autoemb.ops import cpu
 from autoemb.ops.native import kernels_for
-from autoemb.optim import ROW_RATES
 from autoemb.streaming.learner import VALIDATION_SOURCES
 from autoemb.task import TASKS
 
@@ -24,26 +23,32 @@ class Recipe(NamedTuple):
 
     Attributes
     ----------
+    optimizer : {"adam", "adagrad", "rowwise-adagrad", "sgd"}
     learning_rate, controller_learning_rate : float
     row_rate : float
-    initial_rate : float
     norm : {"batch", "running"}
+    norm_eps : float
     init_std : float
     """
 
+    optimizer: str
     learning_rate: float
     controller_learning_rate: float
     row_rate: float
-    initial_rate: float
     norm: str
+    norm_eps: float
     init_std: float
 
 
-#: docs/study.md tells how the first was chosen.
+#: docs/study.md tells how the first was chosen; the paper names no optimiser.
 PRESETS: dict[str | None, Recipe] = {
-    None: Recipe(0.0001, 0.0001, 1000.0, initial_rate=10.0, norm="running", init_std=0.1),
-    "paper": Recipe(0.01, 0.001, 1.0, initial_rate=1.0, norm="batch", init_std=1.0),
+    None: Recipe("adagrad", 0.003, 0.001, 25.0, norm="running", norm_eps=1.0, init_std=0.1),
+    "paper": Recipe("adam", 0.01, 0.001, 1.0, norm="batch", norm_eps=1e-5, init_std=1.0),
 }
+
+#: Network's and controller's learning rate and the row rate of other optimisers, without a preset:
+#: the best of a few in docs/ablations.md.
+RATES = {"adam": (0.0003, 0.0001, 300.0), "sgd": (0.1, 0.1, 300.0)}
 
 #: Larger values are a slip, and past what an index can count.
 LARGEST = 2**40
@@ -57,7 +62,7 @@ CHOICES = {
     "preset": tuple(PRESETS),
     "norm": (None, *NORMS),
     "validation": VALIDATION_SOURCES,
-    "optimizer": tuple(DENSE_OPTIMIZERS),
+    "optimizer": (None, *DENSE_OPTIMIZERS),
     "selection": ("soft", "hard"),
     "device": ("auto", "cpu", "cuda"),
 }
@@ -79,7 +84,7 @@ class RunConfig:
     order : {"chronological", "shuffled"}
     hypergradient : {"first", "finite-difference", "exact"}
     preset : {None, "paper"}
-        "paper" takes the paper's learning rates, BatchNorm and initial embeddings.
+        "paper" takes the paper's learning rates, BatchNorm and initial embeddings, and Adam.
     dims : tuple of int
         Embedding sizes; fse takes one embedding as wide as their sum.
     batch_size : int
@@ -94,17 +99,17 @@ class RunConfig:
     validation : {"reservoir", "last-batch"}
     reservoir : int
         Past events kept to draw validation batches from.
-    optimizer : {"adam", "adagrad", "sgd"}
-    learning_rate, controller_learning_rate : float or None
+    optimizer : {None, "adam", "adagrad", "rowwise-adagrad", "sgd"}
         None takes the preset's.
+    learning_rate, controller_learning_rate : float or None
+        None takes the preset's; without a preset, the optimiser's.
     row_rate : float or None
-        Learning rate of the rows of tables as a multiple of the rates above; None takes the
-        preset's, or the optimiser's.
-    initial_rate : float or None
-        Learning rate of the network in the first batches, as a multiple of ``learning_rate``, to
-        which it falls as 1 / t; None takes the preset's.
+        Learning rate of the rows of tables as a multiple of the rates above; None as there.
     norm : {None, "batch", "running"}
         What :class:`autoemb.SoftEmbedding` normalises sizes with; None takes the preset's.
+    norm_eps : float or None
+        What it adds to their variances: sizes that vary much less stay as small as they are.
+        None takes the preset's.
     init_std : float or None
         Standard deviation of the embeddings of ids never seen; None takes the preset's.
     budget : float or None
@@ -122,7 +127,7 @@ class RunConfig:
     Examples
     --------
     >>> RunConfig(method="sam", preset="paper", norm="running").recipe[1:]
-    (0.001, 1.0, 1.0, 'running', 1.0)
+    (0.01, 0.001, 1.0, 'running', 1e-05, 1.0)
     >>> RunConfig(dims=(16, 2))
     Traceback (most recent call last):
         ...
@@ -142,23 +147,25 @@ class RunConfig:
     window: int = _option(1000, "Events of one line of metrics.jsonl.")
     validation: str = _option("reservoir", "Past events that the controller learns from.")
     reservoir: int = _option(100_000, "Past events kept.")
-    optimizer: str = _option("adam", "Of weights and controller.")
-    learning_rate: float | None = _option(None, "Of the weights; by default the preset's.")
+    optimizer: str | None = _option(
+        None, "Of weights and controller; by default adagrad, or adam with the paper's preset."
+    )
+    learning_rate: float | None = _option(
+        None, "Of the weights; by default the preset's or the optimiser's."
+    )
     controller_learning_rate: float | None = _option(
-        None, "Of the controller; by default the preset's."
+        None, "Of the controller; by default the preset's or the optimiser's."
     )
     row_rate: float | None = _option(
         None,
-        "Of the rows of tables, as a multiple of these; by default 1000 for adam, 1 for others and "
-        "with the paper's preset.",
-    )
-    initial_rate: float | None = _option(
-        None,
-        "Learning rate of the network in the first batches, as a multiple; it falls to 1 as 1 / t. "
-        "By default the preset's.",
+        "Of the rows of tables, as a multiple of these; by default 1 with the paper's preset, else "
+        "25 for adagrad and 300 for adam and sgd.",
     )
     norm: str | None = _option(
         None, "Statistics that sizes are normalised with: the batch's, or those of batches before."
+    )
+    norm_eps: float | None = _option(
+        None, "What is added to the variances of sizes; by default the preset's."
     )
     init_std: float | None = _option(
         None, "Standard deviation of new embeddings; by default the preset's."
@@ -189,12 +196,10 @@ class RunConfig:
             raise UserError(f"--seed is {self.seed}; expected 0 to 2^63 - 1")
         if not 0 <= self.offline_fraction <= 1:
             raise UserError(f"--offline-fraction is {self.offline_fraction}; expected 0 to 1")
-        for name in ("learning_rate", "controller_learning_rate", "row_rate"):
-            rate = getattr(self, name)
-            if rate is not None and not 0 < rate < float("inf"):
-                raise UserError(f"{_flag(name)} is {rate}; expected a positive number")
-        if self.initial_rate is not None and not 1 <= self.initial_rate < float("inf"):
-            raise UserError(f"--initial-rate is {self.initial_rate}; expected a number from 1")
+        for name in ("learning_rate", "controller_learning_rate", "row_rate", "norm_eps"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise UserError(f"{_flag(name)} is {value}; expected a positive number")
         if self.init_std is not None and not 0 <= self.init_std < float("inf"):
             raise UserError(f"--init-std is {self.init_std}; expected a number from 0")
         if self.budget is not None:
@@ -217,11 +222,14 @@ class RunConfig:
     @property
     def recipe(self) -> Recipe:
         """The preset's recipe with the options that were given."""
-        preset = PRESETS[self.preset]
-        if self.optimizer != "adam" and self.preset is None:
-            preset = preset._replace(row_rate=ROW_RATES[self.optimizer])
+        recipe = PRESETS[self.preset]
+        if self.preset is None and self.optimizer in RATES:
+            network, controller, rows = RATES[self.optimizer]
+            recipe = recipe._replace(
+                learning_rate=network, controller_learning_rate=controller, row_rate=rows
+            )
         given = {name: getattr(self, name) for name in Recipe._fields}
-        return preset._replace(**{k: v for k, v in given.items() if v is not None})
+        return recipe._replace(**{k: v for k, v in given.items() if v is not None})
 
     @property
     def torch_device(self) -> torch.device:

@@ -111,7 +111,8 @@ def build_trainer(
     embedding: SoftEmbedding | FixedEmbedding
     if method.controller:
         kind = SoftEmbedding if config.budget is None else GrantedEmbedding
-        embedding = kind(rows, config.dims, norm=recipe.norm, init_std=recipe.init_std)
+        options: dict[str, Any] = {"norm": recipe.norm, "eps": recipe.norm_eps}
+        embedding = kind(rows, config.dims, init_std=recipe.init_std, **options)
     else:
         embedding = FixedEmbedding(rows, sum(config.dims), init_std=recipe.init_std)
     modules: list[torch.nn.Module] = [RatingModel(embedding, task.outputs)]
@@ -128,8 +129,7 @@ def build_trainer(
         learning_rate=recipe.learning_rate,
         controller_learning_rate=recipe.controller_learning_rate,
         row_rate=recipe.row_rate,
-        initial_rate=recipe.initial_rate,
-        optimizer=config.optimizer,
+        optimizer=recipe.optimizer,
         hard=config.selection == "hard",
     )
     return trainer, modules, state

@@ -2,10 +2,9 @@
 
 import copy
 
-import pytest
 import torch
 
-from autoemb.bilevel.dense import DENSE_OPTIMIZERS, RateDecay, _DeviceAdagrad
+from autoemb.bilevel.dense import DENSE_OPTIMIZERS, _DeviceAdagrad
 
 
 def parameters():
@@ -64,44 +63,3 @@ def test_its_state_lies_with_the_parameters():
     states = [value for state in optimizer.state.values() for value in state.values()]
     assert len(states) == 4
     assert all(value.is_meta for value in states)
-
-
-def rates_by_hand(steps):
-    """Three times the rate for ten steps, then 30 / t of it until that is 1."""
-    return [0.1 * 3 if t <= 10 else 0.1 * max(1, 30 / t) for t in range(1, steps + 1)]
-
-
-DEVICE_ADAGRAD = lambda params, lr: _DeviceAdagrad(params, lr=lr)  # noqa: E731
-
-
-@pytest.mark.parametrize("make", [*DENSE_OPTIMIZERS.values(), DEVICE_ADAGRAD])
-def test_a_rate_that_decays_is_that_of_an_optimiser_set_by_hand(make):
-    ours, theirs = parameters(), parameters()
-    one, other = make(ours, 0.1), make(theirs, 0.1)
-    decay = RateDecay(one, 3)
-    for seed, rate in enumerate(rates_by_hand(40)):
-        decay.advance()
-        descend(one, ours, seed)
-        other.param_groups[0]["lr"] = rate
-        descend(other, theirs, seed)
-        for a, b in zip(ours, theirs, strict=True):
-            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
-
-
-def test_a_rate_goes_on_decaying_where_it_was():
-    one, other = (DENSE_OPTIMIZERS["adam"](parameters(), 0.1) for _ in range(2))
-    decay, resumed = RateDecay(one, 3), RateDecay(other, 3)
-    for _ in range(14):
-        decay.advance()
-    other.load_state_dict(copy.deepcopy(one.state_dict()))
-    resumed.load_state_dict(decay.state_dict())
-    for rate in rates_by_hand(40)[14:]:
-        resumed.advance()
-        assert other.param_groups[0]["lr"].item() == pytest.approx(rate)
-
-
-def test_rate_and_count_lie_with_the_parameters():
-    values = [torch.nn.Parameter(parameter.detach().to("meta")) for parameter in parameters()]
-    decay = RateDecay(optimizer := torch.optim.SGD(values, lr=0.1), 3)
-    assert decay.step.is_meta
-    assert optimizer.param_groups[0]["lr"].is_meta

@@ -70,34 +70,6 @@ def test_rows_step_by_the_row_rate(build, batch):
     assert moved[None] == moved[30] == pytest.approx(0.03, rel=1e-2)
 
 
-def test_the_initial_rate_is_that_of_the_models_network_alone(build, batch):
-    moved = {}
-    for initial_rate in (1.0, 10.0):
-        model, controller, trainer = build(
-            "sam", learning_rate=0.001, row_rate=1, initial_rate=initial_rate
-        )
-        parts = {
-            "network": model.hidden[0].weight,
-            "table": model.embedding.table_0,
-            "controller": controller.networks[0][0].weight,
-        }
-        before = {name: part.detach().clone() for name, part in parts.items()}
-        trainer.step(batch(0))
-        moved[initial_rate] = {
-            name: (part.detach() - before[name]).abs().max().item() for name, part in parts.items()
-        }
-    # Adam's first step is the learning rate, so ten times it where the initial rate counts.
-    assert moved[10.0]["network"] == pytest.approx(10 * moved[1.0]["network"], rel=1e-3)
-    assert moved[10.0]["table"] == moved[1.0]["table"]
-    assert moved[10.0]["controller"] == moved[1.0]["controller"]
-
-
-@pytest.mark.parametrize("initial_rate", [0.5, float("nan"), float("inf")])
-def test_an_initial_rate_below_the_rate_is_refused(build, initial_rate):
-    with pytest.raises(ValueError, match="initial_rate must be a number from 1"):
-        build("fse", initial_rate=initial_rate)
-
-
 @pytest.mark.parametrize("method", ["sam", "darts", "autoemb"])
 def test_outcome_tells_each_id_its_weights(build, batch, method):
     _, controller, trainer = build(method)

@@ -13,7 +13,11 @@ NAN, INF = float("nan"), float("inf")
 
 INVALID = [
     *[(name, "bogus", "expected one of") for name in CHOICES],
-    *[(name, None, "expected one of") for name in CHOICES if name not in ("preset", "norm")],
+    *[
+        (name, None, "expected one of")
+        for name in CHOICES
+        if name not in ("preset", "norm", "optimizer")
+    ],
     ("method", "AutoEmb", "expected one of fse, sam, darts, autoemb"),
     ("dims", (), "positive sizes in ascending order"),
     ("dims", (0,), "positive sizes"),
@@ -36,11 +40,10 @@ INVALID = [
     *[(name, 2**63, "at most") for name in ("batch_size", "window", "reservoir", "limit")],
     ("dims", (2, 10**17), "sizes of at most"),
     *[("budget", value, "a share above 0, at most 1") for value in (0, -0.1, 1.1, NAN)],
-    *[("initial_rate", value, "a number from 1") for value in (0.9, NAN, INF)],
     *[("init_std", value, "a number from 0") for value in (-0.1, NAN, INF)],
     *[
         (name, value, "a positive number")
-        for name in ("learning_rate", "controller_learning_rate", "row_rate")
+        for name in ("learning_rate", "controller_learning_rate", "row_rate", "norm_eps")
         for value in (0.0, -0.1, NAN, INF)
     ],
 ]
@@ -102,15 +105,24 @@ def test_a_gpu_that_is_not_there_is_named():
 @pytest.mark.parametrize(
     ("options", "recipe"),
     [
-        ({}, (0.0001, 0.0001, 1000, 10, "running", 0.1)),
-        ({"preset": "paper"}, (0.01, 0.001, 1, 1, "batch", 1)),
-        ({"preset": "paper", "learning_rate": 0.5}, (0.5, 0.001, 1, 1, "batch", 1)),
-        ({"preset": "paper", "optimizer": "sgd"}, (0.01, 0.001, 1, 1, "batch", 1)),
-        ({"controller_learning_rate": 0.5}, (0.0001, 0.5, 1000, 10, "running", 0.1)),
-        ({"optimizer": "sgd"}, (0.0001, 0.0001, 1, 10, "running", 0.1)),
-        ({"row_rate": 2, "optimizer": "sgd"}, (0.0001, 0.0001, 2, 10, "running", 0.1)),
-        ({"norm": "batch", "init_std": 0}, (0.0001, 0.0001, 1000, 10, "batch", 0)),
-        ({"preset": "paper", "initial_rate": 3}, (0.01, 0.001, 1, 3, "batch", 1)),
+        ({}, ("adagrad", 0.003, 0.001, 25, "running", 1, 0.1)),
+        ({"preset": "paper"}, ("adam", 0.01, 0.001, 1, "batch", 1e-5, 1)),
+        (
+            {"preset": "paper", "learning_rate": 0.5},
+            ("adam", 0.5, 0.001, 1, "batch", 1e-5, 1),
+        ),
+        ({"preset": "paper", "optimizer": "sgd"}, ("sgd", 0.01, 0.001, 1, "batch", 1e-5, 1)),
+        ({"controller_learning_rate": 0.5}, ("adagrad", 0.003, 0.5, 25, "running", 1, 0.1)),
+        ({"optimizer": "adam"}, ("adam", 0.0003, 0.0001, 300, "running", 1, 0.1)),
+        (
+            {"optimizer": "rowwise-adagrad"},
+            ("rowwise-adagrad", 0.003, 0.001, 25, "running", 1, 0.1),
+        ),
+        ({"row_rate": 2, "optimizer": "sgd"}, ("sgd", 0.1, 0.1, 2, "running", 1, 0.1)),
+        (
+            {"norm": "batch", "norm_eps": 0.5, "init_std": 0},
+            ("adagrad", 0.003, 0.001, 25, "batch", 0.5, 0),
+        ),
     ],
 )
 def test_given_options_go_before_the_presets(options, recipe):

@@ -106,8 +106,8 @@ def test_when_the_controller_changes(make_config, stream, method, batches, chang
 
 def test_options_reach_the_learner(make_config):
     config = make_config(
-        method="autoemb", learning_rate=0.3, controller_learning_rate=0.2, initial_rate=2,
-        optimizer="adagrad",
+        method="autoemb", learning_rate=0.3, controller_learning_rate=0.2, norm_eps=0.4,
+        optimizer="adagrad", row_rate=2,
         hypergradient="exact", validation="last-batch", reservoir=7, batch_size=11, seed=5,
         selection="hard",
     )  # fmt: skip
@@ -120,9 +120,10 @@ def test_options_reach_the_learner(make_config):
     trainer = learner.trainer
     assert (trainer.hypergradient, trainer.hard, trainer.xi) == ("exact", True, 0.3)
     state = trainer.state_dict()
-    for part, rate in (("model", 2 * 0.3), ("controller", 0.2)):
-        assert float(state[part]["dense"]["param_groups"][0]["lr"]) == pytest.approx(rate)
-    assert state["model"]["rows"]["param_groups"][0]["lr"] == 0.3
+    for part, rate in (("model", 0.3), ("controller", 0.2)):
+        assert state[part]["dense"]["param_groups"][0]["lr"] == rate
+    assert state["model"]["rows"]["param_groups"][0]["lr"] == 0.6
+    assert learner.modules[0].embedding.eps == 0.4
     assert "lr_decay" in state["model"]["dense"]["param_groups"][0]  # Adagrad's own
 
 
