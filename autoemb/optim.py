@@ -292,6 +292,6 @@ ROW_OPTIMIZERS = {
 #: trained, goes on moving it by its momentum and divides by a second moment that has decayed: 3.2
 #: and 9.9 learning rates for a row seen in every 10th and 100th batch, 1 / sqrt(1 - 0.999) = 31.6
 #: at most. One factor suits rare rows and takes frequent ones farther than whole-table Adam would;
-#: still every method is better with more than with 1 on MovieLens; the command line takes
-#: 1000 with a lower rate (docs/study.md).
+#: still every method is better with more than with 1 on MovieLens. Adagrad over whole tables moves
+#: no row without a gradient. The command line has rates of its own (autoemb.experiment.config).
 ROW_RATES = {"adam": 30.0, "adagrad": 1.0, "rowwise-adagrad": 1.0, "sgd": 1.0}

@@ -66,14 +66,16 @@ VARIANTS = [
         ("equal weights, no controller", {"controller_learning_rate": 1e-30}, {}),
     ),
     *_group(
-        "normalisation (default: running statistics, momentum 0.1, eps 1e-5)",
-        ("the batch's (paper)", {"norm": "batch"}, {}),
+        "normalisation (default: running statistics, momentum 0.1, eps 1)",
+        ("the batch's, eps 1e-5 (paper)", {"norm": "batch", "norm_eps": 1e-5}, {}),
+        ("the batch's", {"norm": "batch"}, {}),
         ("batch renormalisation", {}, {"SoftEmbedding": embeddings.Renormalised}),
         ("past and present", {}, {"SoftEmbedding": embeddings.PastAndPresent}),
         ("none", {}, {"SoftEmbedding": embeddings.Unnormalised}),
+        *((f"eps {eps:g}", {"norm_eps": eps}, {}) for eps in (1e-5, 0.1, 10.0)),
         *(
-            (f"{name} {value:g}", {}, {"SoftEmbedding": partial(SoftEmbedding, **{name: value})})
-            for name, value in (("momentum", 0.03), ("momentum", 0.3), ("eps", 1e-3), ("eps", 1e-2))
+            (f"momentum {m:g}", {}, {"SoftEmbedding": partial(SoftEmbedding, momentum=m)})
+            for m in (0.01, 0.3)
         ),
         ("without Eq. 7's 1/N", {}, {"SoftEmbedding": partial(SoftEmbedding, average=False)}),
     ),
@@ -83,7 +85,6 @@ VARIANTS = [
     ),
     *_group(
         "learning rates",
-        ("no decay from ten times the rate", {"initial_rate": 1.0}, {}),
         *(
             change
             for name in ("learning_rate", "row_rate", "controller_learning_rate")
@@ -91,12 +92,13 @@ VARIANTS = [
         ),
     ),
     *_group(
-        "optimiser (default: Adam)",
+        "optimiser (default: Adagrad)",
+        ("row-wise Adagrad", {"optimizer": "rowwise-adagrad"}, {}),
         *(
-            (f"{name}, rates {rate:g} and {rate * rows:g}",
-             {"optimizer": name, "learning_rate": rate, "row_rate": rows, "initial_rate": 1.0}, {})
-            for name, rate, rows in (("adagrad", 0.003, 10), ("adagrad", 0.003, 30),
-                                     ("sgd", 0.03, 300), ("sgd", 0.1, 300))
+            (f"{label}, rates {rate:g} and {rate * rows:g}",
+             {"optimizer": label.lower(), "learning_rate": rate, "row_rate": rows}, {})
+            for label, rate, rows in (("Adam", 1e-3, 30), ("Adam", 3e-4, 300), ("Adam", 1e-4, 1000),
+                                      ("SGD", 0.1, 300), ("SGD", 0.3, 300))
         ),
     ),
     *_group(
