@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
+import os
+import signal
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,6 +19,10 @@ import torch
 
 from autoemb.data import Interactions, load
 from autoemb.experiment import RunConfig, run
+from autoemb.experiment.stopping import Interrupted, stop_requests
+
+#: Seconds after which a request to stop is seen at the latest.
+POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -63,23 +69,55 @@ def pool(processes: int) -> Iterator[Execute]:
     """Yield a function that makes runs in parallel and yields each with its summary when done.
 
     Every process computes with one thread: as many runs as cores are faster than threads within
-    one, and a run's numbers do not depend on how many there are. One process is this one.
+    one, and a run's numbers do not depend on how many there are. One process is this one. On SIGINT
+    or SIGTERM every run keeps where it is; then the function raises Interrupted.
     """
     if processes == 1:
         yield lambda jobs: ((one, execute(one)) for one in jobs)
         return
     context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
-    with ProcessPoolExecutor(
-        processes, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)
-    ) as executor:
+    with (
+        stop_requests() as stop,
+        ProcessPoolExecutor(processes, mp_context=context, initializer=_begin) as executor,
+    ):
 
         def made(jobs: Iterable[Job]) -> Iterator[tuple[Job, dict[str, Any]]]:
-            futures = {executor.submit(execute, one): one for one in jobs}
+            futures = {executor.submit(_execute, one): one for one in jobs}
+            waiting = {*futures}
             try:
-                for future in as_completed(futures):
-                    yield futures[future], future.result()
+                while waiting and not stop:
+                    done, waiting = wait(waiting, POLL_SECONDS, FIRST_COMPLETED)
+                    for future in done:
+                        yield futures[future], future.result()
             finally:
                 for future in futures:
                     future.cancel()
+            if stop:
+                for process in multiprocessing.active_children():
+                    os.kill(process.pid or 0, signal.SIGINT)
+                raise Interrupted(0, saved=True)
 
         yield made
+
+
+#: Whether a process of the pool was asked to stop, by entries; it then begins no other run.
+_stopped: list[int] = []
+
+
+def _begin() -> None:
+    """Prepare a process of the pool."""
+    torch.set_num_threads(1)
+    # A terminal's ctrl-C then reaches the first process alone, which passes it on once: a second
+    # one would stop a run before it has kept where it is.
+    os.setpgrp()
+    signal.signal(signal.SIGINT, lambda number, frame: _stopped.append(number))
+
+
+def _execute(one: Job) -> dict[str, Any]:
+    if _stopped:
+        raise Interrupted(0, saved=True)
+    try:
+        return execute(one)
+    except Interrupted:
+        _stopped.append(signal.SIGINT)
+        raise

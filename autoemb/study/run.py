@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 from autoemb.experiment.differences import differences, read_windows
 from autoemb.experiment.recorder import STAGES
 from autoemb.experiment.run import versions
+from autoemb.experiment.stopping import Interrupted
 from autoemb.files import write_json
 from autoemb.json_object import JsonObject
 from autoemb.study.config import Method, Options, Study
@@ -62,10 +64,12 @@ def run_study(
     ------
     UserError
         For data that cannot be read, or what a run raises.
+    StudyInterrupted
+        On SIGINT or SIGTERM.
     """
     runs = out / "runs"
     cells = [Cell(*names) for names in product(study.data, study.tasks, study.orders)]
-    with pool(processes) as execute:
+    with _told_as_a_study(), pool(processes) as execute:
         chosen = _choose(study, cells, runs, _reporting(execute, "choosing options", progress))
         jobs = {
             (cell, method.name, seed): job(
@@ -95,6 +99,21 @@ def run_study(
     }
     write_json(out / "study.json", content)
     return content
+
+
+class StudyInterrupted(Interrupted):
+    """A study was asked to stop; every run that was begun has kept where it is."""
+
+    def __str__(self) -> str:
+        return "interrupted; the same command continues the study"
+
+
+@contextmanager
+def _told_as_a_study() -> Iterator[None]:
+    try:
+        yield
+    except Interrupted as stopped:
+        raise StudyInterrupted(stopped.events, saved=True) from None
 
 
 def _reporting(execute: Execute, what: str, progress: Progress | None) -> Execute:

@@ -1,6 +1,10 @@
 """A study's runs: each made once, options chosen by loss, what is recorded and drawn."""
 
 import json
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 from typer.testing import CliRunner
@@ -28,6 +32,32 @@ def test_a_study_makes_each_run_once(write, folder):
     assert len(after) == 6
     assert before.items() <= after.items()
     assert second["results"][:2] == first["results"][:2]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_study_that_was_interrupted_continues_where_it_was(write, folder, processes):
+    file, out = write(SMALL.replace("batch_size = 50", "batch_size = 5")), folder / "out"
+    command = [sys.executable, "-c", "from autoemb.cli import main; main()", "study", file]
+    command += ["--out", out, "--processes", str(processes)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not any(path.stat().st_size for path in out.glob("runs/*/metrics.jsonl")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert error.splitlines()[-1] == "autoemb: interrupted; the same command continues the study"
+    assert "Traceback" not in error
+    assert not (out / "study.json").exists()
+    assert not times(out)
+    begun = [*out.glob("runs/*/checkpoint*")]
+    assert 1 <= len(begun) <= processes
+    subprocess.run(command, check=True, capture_output=True)
+    whole = run_study(read_study(file), folder / "whole")
+    continued = json.loads((out / "study.json").read_text())
+    for one, other in zip(whole["results"], continued["results"], strict=True):
+        assert one["online"] == other["online"]
 
 
 def test_results_and_paired_differences(write, folder):
