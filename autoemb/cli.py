@@ -18,7 +18,7 @@ from autoemb.errors import UserError
 from autoemb.experiment import Interrupted, RunConfig, compare, run
 from autoemb.experiment.config import CHOICES
 from autoemb.experiment.folder import as_comparison
-from autoemb.files import write_json
+from autoemb.files import make_folder_of, write_json
 from autoemb.info import info_lines
 from autoemb.progress import ProgressDisplay
 from autoemb.report import draw, table, wording
@@ -169,6 +169,7 @@ def run_command(
             progress=progress,
         )
     _print_table(as_comparison(summary))
+    typer.echo(_embeddings_line(summary["embeddings"]))
     if out is not None:
         typer.echo(f"recorded in {out}; draw its report with: autoemb report {out}")
 
@@ -258,6 +259,7 @@ def export_command(
 ) -> None:
     """Make a small model of a trained run: one row an id, as wide as it needs."""
     trained = load_trained(run_)
+    make_folder_of(out)
     chosen = None if widths is None else _integers("--widths", widths)
     model, kept = Exporter(trained, chosen).export(budget)
     model.save(out)
@@ -279,6 +281,8 @@ def evaluate_command(
 ) -> None:
     """Score an exported model on the events after those it was trained on."""
     model = load_model(file)
+    if out is not None:
+        make_folder_of(out)
     scores = evaluate(model, _interactions(data, columns, skip_bad_rows), every=every)
     if out is not None:
         write_json(out, scores | {"bytes": model.bytes(), "about": model.about})
@@ -301,6 +305,12 @@ def info_command() -> None:
     """Show versions, what is compiled here, and devices."""
     for line in info_lines():
         typer.echo(line)
+
+
+def _embeddings_line(embeddings: dict[str, Any]) -> str:
+    widths = [f"{field} {w:.1f}" for field, w in embeddings.get("mean_width", {}).items()]
+    means = f"; mean width: {', '.join(widths)}" if widths else ""
+    return f"embeddings: {embeddings['bytes']:,} bytes{means}"
 
 
 def _print_table(comparison: dict[str, Any]) -> None:

@@ -61,6 +61,20 @@ def write_json(path: Path, content: Any) -> None:
         part.write_text(json_text(content, indent=1) + "\n", encoding="utf-8")
 
 
+def make_folder_of(path: Path) -> None:
+    """Make the folder that a file will be written to, for want of which work would be lost.
+
+    Raises
+    ------
+    UserError
+        If it cannot be made.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{path.parent} cannot be made: {error.strerror}") from None
+
+
 def write_text(path: Path, text: str) -> Path:
     """Write a text file, whole or not at all, in a folder that is made if need be.
 
@@ -69,10 +83,7 @@ def write_text(path: Path, text: str) -> Path:
     UserError
         If it cannot be written.
     """
-    try:
-        path.parent.mkdir(exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{path.parent} cannot be made: {error.strerror}") from None
+    make_folder_of(path)
     with replacing(path) as part:
         part.write_bytes(text.encode("utf-8", "replace"))  # half a surrogate becomes "?"
     return path

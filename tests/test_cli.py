@@ -64,7 +64,8 @@ def test_run_shows_a_table_and_records(autoemb, tmp_path):
 
 
 def test_a_run_is_exported_and_evaluated(autoemb, tmp_path):
-    run, model, scores = tmp_path / "run", tmp_path / "model.safetensors", tmp_path / "scores.json"
+    run, model = tmp_path / "run", tmp_path / "made" / "here" / "model.safetensors"
+    scores = tmp_path / "scores" / "of-it.json"
     assert autoemb("run", *SMALL, "--checkpoint-at", "0.7", "--out", run)[0] == 0
     code, said, _ = autoemb("export", run, "--budget", "0.2", "--widths", "1,3", "--out", model)
     assert code == 0
@@ -78,6 +79,27 @@ def test_a_run_is_exported_and_evaluated(autoemb, tmp_path):
     assert recorded["about"]["widths"] == [1, 3]
     code, said, _ = autoemb("evaluate", model)  # the same synthetic stream, up to the limit
     assert (code, "over 250 events" in said) == (0, True)
+
+
+def test_a_folder_that_cannot_be_made_is_told_before_the_work(autoemb, tmp_path, monkeypatch):
+    run, file = tmp_path / "run", tmp_path / "file"
+    file.touch()
+    assert autoemb("run", *SMALL, "--checkpoint-at", "0.7", "--out", run)[0] == 0
+    monkeypatch.setattr("autoemb.cli.Exporter", None)  # not reached
+    code, said, error = autoemb("export", run, "--out", file / "model")
+    assert (code, said, error.count("\n")) == (2, "", 1)
+    assert f"{file} cannot be made" in error
+
+
+def test_a_run_tells_the_bytes_of_its_embeddings(autoemb, tmp_path):
+    code, said, _ = autoemb("run", *SMALL, "--budget", "0.3", "--out", tmp_path / "run")
+    assert code == 0
+    found = json.loads((tmp_path / "run" / "summary.json").read_text())["embeddings"]
+    widths = found["mean_width"]
+    assert (
+        f"embeddings: {found['bytes']:,} bytes; mean width: user {widths['user']:.1f}, "
+        f"item {widths['item']:.1f}"
+    ) in said.replace("\n", " ")
 
 
 @pytest.mark.parametrize(
