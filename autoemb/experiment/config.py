@@ -28,6 +28,7 @@ class Recipe(NamedTuple):
     row_rate : float
     norm : {"batch", "running"}
     norm_eps : float
+    mix : {"sum", "mean"}
     init_std : float
     """
 
@@ -37,13 +38,14 @@ class Recipe(NamedTuple):
     row_rate: float
     norm: str
     norm_eps: float
+    mix: str
     init_std: float
 
 
 #: docs/study.md tells how the first was chosen; the paper names no optimiser.
 PRESETS: dict[str | None, Recipe] = {
-    None: Recipe("adagrad", 0.003, 0.001, 25.0, norm="running", norm_eps=1.0, init_std=0.1),
-    "paper": Recipe("adam", 0.01, 0.001, 1.0, norm="batch", norm_eps=1e-5, init_std=1.0),
+    None: Recipe("adagrad", 0.003, 0.001, 25.0, "running", norm_eps=1.0, mix="sum", init_std=0.1),
+    "paper": Recipe("adam", 0.01, 0.001, 1.0, "batch", norm_eps=1e-5, mix="mean", init_std=1.0),
 }
 
 #: Network's and controller's learning rate and the row rate of other optimisers, without a preset:
@@ -61,6 +63,7 @@ CHOICES = {
     "hypergradient": KINDS,
     "preset": tuple(PRESETS),
     "norm": (None, *NORMS),
+    "mix": (None, "sum", "mean"),
     "validation": VALIDATION_SOURCES,
     "optimizer": (None, *DENSE_OPTIMIZERS),
     "selection": ("soft", "hard"),
@@ -110,6 +113,9 @@ class RunConfig:
     norm_eps : float or None
         What it adds to their variances: sizes that vary much less stay as small as they are.
         None takes the preset's.
+    mix : {None, "sum", "mean"}
+        Whether sizes are added up by their weights, or that divided by their number (Eq. 7).
+        None takes the preset's.
     init_std : float or None
         Standard deviation of the embeddings of ids never seen; None takes the preset's.
     budget : float or None
@@ -127,7 +133,7 @@ class RunConfig:
     Examples
     --------
     >>> RunConfig(method="sam", preset="paper", norm="running").recipe[1:]
-    (0.01, 0.001, 1.0, 'running', 1e-05, 1.0)
+    (0.01, 0.001, 1.0, 'running', 1e-05, 'mean', 1.0)
     >>> RunConfig(dims=(16, 2))
     Traceback (most recent call last):
         ...
@@ -166,6 +172,9 @@ class RunConfig:
     )
     norm_eps: float | None = _option(
         None, "What is added to the variances of sizes; by default the preset's."
+    )
+    mix: str | None = _option(
+        None, "Sum of the weighted sizes, or their mean, as in the paper; by default the preset's."
     )
     init_std: float | None = _option(
         None, "Standard deviation of new embeddings; by default the preset's."

@@ -111,8 +111,14 @@ def build_trainer(
     embedding: SoftEmbedding | FixedEmbedding
     if method.controller:
         kind = SoftEmbedding if config.budget is None else GrantedEmbedding
-        options: dict[str, Any] = {"norm": recipe.norm, "eps": recipe.norm_eps}
-        embedding = kind(rows, config.dims, init_std=recipe.init_std, **options)
+        embedding = kind(
+            rows,
+            config.dims,
+            norm=recipe.norm,
+            eps=recipe.norm_eps,
+            average=recipe.mix == "mean",
+            init_std=recipe.init_std,
+        )
     else:
         embedding = FixedEmbedding(rows, sum(config.dims), init_std=recipe.init_std)
     modules: list[torch.nn.Module] = [RatingModel(embedding, task.outputs)]

@@ -77,7 +77,7 @@ VARIANTS = [
             (f"momentum {m:g}", {}, {"SoftEmbedding": partial(SoftEmbedding, momentum=m)})
             for m in (0.01, 0.3)
         ),
-        ("without Eq. 7's 1/N", {}, {"SoftEmbedding": partial(SoftEmbedding, average=False)}),
+        ("with Eq. 7's 1/N", {"mix": "mean"}, {}),
     ),
     *_group(
         "standard deviation of new rows (default: 0.1)",

@@ -13,11 +13,7 @@ NAN, INF = float("nan"), float("inf")
 
 INVALID = [
     *[(name, "bogus", "expected one of") for name in CHOICES],
-    *[
-        (name, None, "expected one of")
-        for name in CHOICES
-        if name not in ("preset", "norm", "optimizer")
-    ],
+    *[(name, None, "expected one of") for name, known in CHOICES.items() if None not in known],
     ("method", "AutoEmb", "expected one of fse, sam, darts, autoemb"),
     ("dims", (), "positive sizes in ascending order"),
     ("dims", (0,), "positive sizes"),
@@ -105,23 +101,26 @@ def test_a_gpu_that_is_not_there_is_named():
 @pytest.mark.parametrize(
     ("options", "recipe"),
     [
-        ({}, ("adagrad", 0.003, 0.001, 25, "running", 1, 0.1)),
-        ({"preset": "paper"}, ("adam", 0.01, 0.001, 1, "batch", 1e-5, 1)),
+        ({}, ("adagrad", 0.003, 0.001, 25, "running", 1, "sum", 0.1)),
+        ({"preset": "paper"}, ("adam", 0.01, 0.001, 1, "batch", 1e-5, "mean", 1)),
         (
             {"preset": "paper", "learning_rate": 0.5},
-            ("adam", 0.5, 0.001, 1, "batch", 1e-5, 1),
+            ("adam", 0.5, 0.001, 1, "batch", 1e-5, "mean", 1),
         ),
-        ({"preset": "paper", "optimizer": "sgd"}, ("sgd", 0.01, 0.001, 1, "batch", 1e-5, 1)),
-        ({"controller_learning_rate": 0.5}, ("adagrad", 0.003, 0.5, 25, "running", 1, 0.1)),
-        ({"optimizer": "adam"}, ("adam", 0.0003, 0.0001, 300, "running", 1, 0.1)),
+        (
+            {"preset": "paper", "optimizer": "sgd"},
+            ("sgd", 0.01, 0.001, 1, "batch", 1e-5, "mean", 1),
+        ),
+        ({"controller_learning_rate": 0.5}, ("adagrad", 0.003, 0.5, 25, "running", 1, "sum", 0.1)),
+        ({"optimizer": "adam"}, ("adam", 0.0003, 0.0001, 300, "running", 1, "sum", 0.1)),
         (
             {"optimizer": "rowwise-adagrad"},
-            ("rowwise-adagrad", 0.003, 0.001, 25, "running", 1, 0.1),
+            ("rowwise-adagrad", 0.003, 0.001, 25, "running", 1, "sum", 0.1),
         ),
-        ({"row_rate": 2, "optimizer": "sgd"}, ("sgd", 0.1, 0.1, 2, "running", 1, 0.1)),
+        ({"row_rate": 2, "optimizer": "sgd"}, ("sgd", 0.1, 0.1, 2, "running", 1, "sum", 0.1)),
         (
-            {"norm": "batch", "norm_eps": 0.5, "init_std": 0},
-            ("adagrad", 0.003, 0.001, 25, "batch", 0.5, 0),
+            {"norm": "batch", "norm_eps": 0.5, "mix": "mean", "init_std": 0},
+            ("adagrad", 0.003, 0.001, 25, "batch", 0.5, "mean", 0),
         ),
     ],
 )

@@ -106,7 +106,7 @@ def test_when_the_controller_changes(make_config, stream, method, batches, chang
 
 def test_options_reach_the_learner(make_config):
     config = make_config(
-        method="autoemb", learning_rate=0.3, controller_learning_rate=0.2, norm_eps=0.4,
+        method="autoemb", learning_rate=0.3, controller_learning_rate=0.2, norm_eps=0.4, mix="mean",
         optimizer="adagrad", row_rate=2,
         hypergradient="exact", validation="last-batch", reservoir=7, batch_size=11, seed=5,
         selection="hard",
@@ -123,7 +123,8 @@ def test_options_reach_the_learner(make_config):
     for part, rate in (("model", 0.3), ("controller", 0.2)):
         assert state[part]["dense"]["param_groups"][0]["lr"] == rate
     assert state["model"]["rows"]["param_groups"][0]["lr"] == 0.6
-    assert learner.modules[0].embedding.eps == 0.4
+    embedding = learner.modules[0].embedding
+    assert (embedding.eps, embedding.average) == (0.4, True)
     assert "lr_decay" in state["model"]["dense"]["param_groups"][0]  # Adagrad's own
 
 

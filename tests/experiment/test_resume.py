@@ -250,6 +250,7 @@ OTHER_OPTIONS = {
     "row_rate": 2.0,
     "norm": "batch",
     "norm_eps": 0.5,
+    "mix": "mean",
     "init_std": 0.5,
     "selection": "hard",
     "budget": 0.5,
