@@ -51,9 +51,10 @@ def algorithm_1(
     device: str = "cpu",
 ) -> tuple[Callable[[Batch, Batch, Batch], Outcome], InteractionState]:
     """Return a step of Algorithm 1 (past, last, new) and the history that it reads."""
-    config = RunConfig(  # with BatchNorm, as the rivals
-        method=method, hypergradient=hypergradient, dims=dims, norm="batch", device=device
-    )
+    config = RunConfig(  # with BatchNorm and Adam, as the rivals
+        method=method, hypergradient=hypergradient, dims=dims, norm="batch", optimizer="adam",
+        device=device,
+    )  # fmt: skip
     trainer, _modules, state = build_trainer(config, rows)
     state.grow([*rows])
 

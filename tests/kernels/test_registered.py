@@ -67,7 +67,7 @@ def test_an_id_out_of_range_is_raised_by_the_next_call(make_sample, on_kernels):
     ("method", "options"),
     [
         ("autoemb", {}),
-        ("autoemb", {"hypergradient": "exact", "optimizer": "adagrad"}),
+        ("autoemb", {"hypergradient": "exact", "optimizer": "adam"}),
         ("darts", {"hypergradient": "finite-difference"}),
         ("sam", {"optimizer": "sgd"}),
         ("fse", {}),
@@ -91,7 +91,7 @@ def test_a_learner_gets_the_numbers_of_the_cpu(on_kernels, method, options):
     for events, one in zip(batches, expected, strict=True):
         step = learner.learn(events)
         torch.testing.assert_close(step.outcome.losses, one.outcome.losses, rtol=1e-4, atol=1e-5)
-    assert {"plan", "record", f"update_{config.optimizer}"} <= calls
+    assert {"plan", "record", f"update_{config.recipe.optimizer}"} <= calls
     assert ("gradients" in calls) == (method != "fse")
     for mine, theirs in zip(learner.state.fields, plain.state.fields, strict=True):
         assert torch.equal(mine.count, theirs.count)
