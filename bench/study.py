@@ -24,8 +24,8 @@ autoemb study docs/studies/widths.toml --data FOLDER --out DIR
 ```
 
 FOLDER holds the four data sets. `DIR/study.md` has every table and figure, `DIR/study.json` is the
-record. CPU. In `widths` every method, the fixed widths included, chose among the same four pairs of
-row rate and standard deviation of new rows, on the first 70 % of each stream with the first seed.
+record. CPU. In `widths` every method, the fixed widths included, chose among the same five row
+rates, on the first 70 % of each stream with the first seed.
 Losses of the first tenth and of the online stage (the last 30 %) are means of predictions made
 before their events were learnt, with the standard deviation over seeds. The best fixed width is
 that of the lowest online loss, in hindsight. Intervals are of 95 %: blocks of time and seeds drawn
@@ -235,25 +235,6 @@ def budgets(study: Study, fixed: Study) -> list[str]:
     ]  # fmt: skip
 
 
-def other_optimizer(study: Study) -> list[str]:
-    """Return the tables of the study with row-wise Adagrad."""
-    fixed = [name for name in study.methods if name.startswith("FSE")]
-    body = []
-    for stream in study.streams:
-        best = study.best_width(stream)
-        early_share = 100 * (study.mean(stream, "AutoEmb", early)
-                             / min(study.mean(stream, n, early) for n in fixed) - 1)  # fmt: skip
-        body.append([named(stream), best, study.difference(stream, best), f"{early_share:+.2f}"])
-    headers = [
-        "stream",
-        "best width",
-        "AutoEmb less it, online, %",
-        "first tenth, less the best, %",
-    ]
-    lines = losses(study, "With Adagrad instead of Adam: online loss", online)
-    return [*lines, "", *pipes(headers, body)]
-
-
 def preset(study: Study) -> list[str]:
     """Return the tables of the paper's recipe."""
     body = []
@@ -271,9 +252,8 @@ def preset(study: Study) -> list[str]:
 
 def page() -> str:
     """Return the page."""
-    studies = {name: Study(name) for name in ("widths", "adagrad", "budget", "paper")}
+    studies = {name: Study(name) for name in ("widths", "budget", "paper")}
     lines = [HEAD, READING.rstrip(), *widths(studies["widths"])]
-    lines += other_optimizer(studies["adagrad"])
     lines += budgets(studies["budget"], studies["widths"])
     lines += [*preset(studies["paper"]), "", "## Figures", ""]
     for title, name in FIGURES.items():
