@@ -143,16 +143,16 @@ PYBIND11_MODULE(_cpu, m) {
     const Update u = rows_of(table, table_stride, rows, grad, width, learning_rate);
     update(kernels_or_throw(kernels)->update_sgd, u, num_rows, count, threads);
   });
-  m.def("update_adagrad", [](Address table, int64_t num_rows, int64_t table_stride, Address rows,
-                             int64_t count, Address grad, int64_t width, double learning_rate,
-                             double eps, Address sum, bool rowwise, const std::string& kernels,
-                             int threads) {
-    Update u = rows_of(table, table_stride, rows, grad, width, learning_rate);
-    u.eps = eps;
-    u.square = pointer<float>(sum);
-    u.rowwise = rowwise;
-    update(kernels_or_throw(kernels)->update_adagrad, u, num_rows, count, threads);
-  });
+  m.def("update_adagrad",
+        [](Address table, int64_t num_rows, int64_t table_stride, Address rows, int64_t count,
+           Address grad, int64_t width, double learning_rate, double eps, Address sum, bool rowwise,
+           const std::string& kernels, int threads) {
+          Update u = rows_of(table, table_stride, rows, grad, width, learning_rate);
+          u.eps = eps;
+          u.square = pointer<float>(sum);
+          u.rowwise = rowwise;
+          update(kernels_or_throw(kernels)->update_adagrad, u, num_rows, count, threads);
+        });
   m.def("update_adam", [](Address table, int64_t num_rows, int64_t table_stride, Address rows,
                           int64_t count, Address grad, int64_t width, double learning_rate,
                           double beta_1, double beta_2, double eps, Address average, Address square,

@@ -235,7 +235,7 @@ struct UpdateParams {
   int num_rows;
   int width;
   double eps, beta_1, beta_2;
-  float* sum;      // Adagrad: [V, width], or [V] if rowwise
+  float* sum;  // Adagrad: [V, width], or [V] if rowwise
   bool rowwise;
   float* average;  // Adam: [V, width]
   float* square;   // Adam: [V, width]
