@@ -62,13 +62,14 @@ MovieLens 1M, where FSE is as good or better. The paper's order of all four come
 the lowest on ten. Every method is far worse there than with our defaults.
 
 **The defaults** that `widths` shares. (1) Adagrad, with a sum for every number of a row: a sum for
-each row, which the sizes of an id share although their gradients differ in scale, is worse. (2) `norm="running"`: sizes are normalised with the statistics of
-the batches before, as constants; a batch in time order holds some ten users, whose own statistics
-erase who they are. (3) `norm_eps=1`: what varies much less than 1 stays as small as it is, so that
-young tables are not blown up to the size of old ones. (4) New rows have a standard deviation of
-0.1: noise of full amplitude has to be learnt away first. (5) Sizes are added up, without Eq. 7's
-1 / N. [Ablations](ablations.md) take them away one by one; `--preset paper` has none of them. Fixed
-widths have (1) and (4), too, and nothing to normalise or to mix.
+each row, which the sizes of an id share although their gradients differ in scale, is worse. (2)
+`norm="running"`: sizes are normalised with the statistics of the batches before, as constants; a
+batch in time order holds some ten users, whose own statistics erase who they are. (3) `norm_eps=1`:
+what varies much less than 1 stays as small as it is, so that young tables are not blown up to the
+size of old ones. (4) New rows have a standard deviation of 0.1: noise of full amplitude has to be
+learnt away first. (5) Sizes are added up, without Eq. 7's 1 / N. [Ablations](ablations.md) take
+them away one by one; `--preset paper` has none of them. Fixed widths have (1) and (4), too, and
+nothing to normalise or to mix.
 
 **Popularity.** The soft weight of the widest size rises with popularity in fifteen of sixteen
 fields (it falls for MovieLens 100K's users, regression), but steeply: newcomers give it 0.5 to 0.9,
