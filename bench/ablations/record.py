@@ -99,7 +99,7 @@ def make(
             if number % 20 == 0 or number == len(jobs):
                 print(f"{number} of {len(jobs)} runs", flush=True)  # noqa: T201
     content = {
-        "command": "python -m bench.ablations --runs DIR",
+        "command": f"python -m bench.ablations --runs DIR --sets {' '.join(sets)}",
         "environment": environment(),
         "limit": limit,
         "results": effects(found),
