@@ -14,7 +14,8 @@ from autoemb.ops import chosen_backend, soft_embedding
 from autoemb.ops.sizes import size_slices
 from autoemb.rows import RowModule
 
-NORMS = ("batch", "running")
+NORMS = ("batch", "running", "none")
+PROJECTIONS = ("uniform", "identity")
 
 
 def check_ids(ids: Tensor, fields: int) -> None:
@@ -41,18 +42,22 @@ class SoftEmbedding(RowModule):
         Rows of each field's table; its length F is the number of fields.
     embedding_dims : sequence of int, default (2, 16, 128)
         The N sizes, ascending. The last is the output width D.
-    norm : {"batch", "running"}, default "batch"
+    norm : {"batch", "running", "none"}, default "batch"
         What sizes are normalised with in training mode: the batch's own statistics (the paper's
         BatchNorm), or the running statistics of the batches before it, as constants; in eval mode
-        running statistics either way. No affine part.
+        running statistics either way. No affine part. "none" takes sizes as they are, so that
+        biases are vectors that all ids share, and takes no statistics.
     eps : float, default 1e-5
-        Added to the variance.
+        Added to the variance; not used by ``norm="none"``.
     momentum : float, default 0.1
         Weight of the newest batch in the running statistics.
     init_std : float, default 1.0
         Standard deviation of the rows of ids never seen.
     average : bool, default True
         Keep Eq. 7's factor 1/N.
+    projection : {"uniform", "identity"}, default "uniform"
+        How W and b start: as in :class:`torch.nn.Linear`, or with the identity for the widest size
+        and zero biases, so that the widest size starts as a plain embedding within tanh.
     backend : {"auto", "reference", "native"}, default "auto"
         "auto" takes the native kernels where this build has them and they take the module's dtype
         and device; "native" makes it an error where they do not. The environment variable
@@ -67,7 +72,8 @@ class SoftEmbedding(RowModule):
     Raises
     ------
     ValueError
-        For an empty or non-positive argument, or an unknown ``norm`` or ``backend``.
+        For an empty or non-positive argument, or an unknown ``norm``, ``projection`` or
+        ``backend``.
     RuntimeError
         For ``backend="native"`` in a build without native kernels.
 
@@ -98,6 +104,7 @@ class SoftEmbedding(RowModule):
         momentum: float = 0.1,
         init_std: float = 1.0,
         average: bool = True,
+        projection: str = "uniform",
         backend: str = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -112,9 +119,13 @@ class SoftEmbedding(RowModule):
             raise ValueError(
                 f"embedding_dims must ascend to the output width; got {embedding_dims}"
             )
-        if norm not in NORMS:
-            known = ", ".join(f'"{choice}"' for choice in NORMS)
-            raise ValueError(f"norm must be one of {known}; got {norm!r}")
+        for name, value, choices in (
+            ("norm", norm, NORMS),
+            ("projection", projection, PROJECTIONS),
+        ):
+            if value not in choices:
+                known = ", ".join(f'"{choice}"' for choice in choices)
+                raise ValueError(f"{name} must be one of {known}; got {value!r}")
         if not 0 <= init_std < math.inf:
             raise ValueError(f"init_std must be a number from 0; got {init_std}")
         if chosen_backend(backend) == "native":
@@ -144,6 +155,9 @@ class SoftEmbedding(RowModule):
                 bound = 1 / math.sqrt(self.embedding_dims[n])
                 self.projection[:, :, columns].uniform_(-bound, bound)
                 self.bias[:, n].uniform_(-bound, bound)
+            if projection == "identity":
+                self.projection[:, :, -width:] = torch.eye(width)
+                self.bias.zero_()
 
     def register_tables(self, num_embeddings: Sequence[int], **options: Any) -> None:
         """Make a table [V_f, S] for each field, sizes side by side."""
@@ -205,6 +219,7 @@ class SoftEmbedding(RowModule):
                 f"{list(weights.shape)}"
             )
         own = self.training and self.norm == "batch"
+        tracked = self.training and self.norm != "none"
         if own and batch == 1:
             raise ValueError(
                 f"Expected more than 1 value per channel when training, got ids of shape "
@@ -218,13 +233,13 @@ class SoftEmbedding(RowModule):
             self.bias,
             None if own else (self.running_mean, self.running_var),
             dims=self.embedding_dims,
-            eps=self.eps,
+            eps=0.0 if self.norm == "none" else self.eps,  # with a mean of 0 and a variance of 1
             average=self.average,
             sparse=self.sparse,
             backend=self.backend,
-            statistics=self.training,
+            statistics=tracked,
         )
-        if self.training and batch:
+        if tracked and batch:
             self._track(result.mean, result.variance, batch)
         return result.output
 

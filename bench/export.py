@@ -42,7 +42,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "FSE-2": {"method": "fse", "dims": (2,), "row_rate": 100.0},
     "FSE-16": {"method": "fse", "dims": (16,), "row_rate": 50.0},
     "FSE-64": {"method": "fse", "dims": (64,), "row_rate": 50.0},
-    "FSE-146": {"method": "fse", "dims": (146,)},
+    "FSE-146": {"method": "fse", "dims": (146,), "row_rate": 25.0},
     "AutoEmb": {"method": "autoemb"},
 }
 #: Those that are also made smaller than they were trained.

@@ -233,6 +233,13 @@ class BilevelTrainer:
         """
         if self._controller is None or self.joint:
             raise RuntimeError("there is no controller that learns from past events")
+        self._controller.apply(*self._hypergradient(validation, training))
+
+    def _hypergradient(
+        self, validation: Batch, training: Batch | None
+    ) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """Return the controller's gradient, and the rows in play that it is over."""
+        assert self._controller is not None
         first = self.hypergradient == "first"
         if not first and training is None:
             raise ValueError(f"hypergradient={self.hypergradient!r} needs a training batch")
@@ -257,9 +264,11 @@ class BilevelTrainer:
             self._controller.function.parameters(rows),
             self.xi,
         )
-        self._controller.apply(grads, rows)
+        return grads, rows
 
-    def step(self, batch: Batch) -> Outcome:
+    def step(
+        self, batch: Batch, *, validates: bool = False, previous: Batch | None = None
+    ) -> Outcome:
         """Predict a new batch, then learn from it.
 
         The prediction is the forward pass of the weight step, so it uses the parameters of before
@@ -269,11 +278,23 @@ class BilevelTrainer:
         ----------
         batch : Batch
             At least two events, if the model takes batch statistics.
+        validates : bool, default False
+            Let a controller that does not learn jointly learn from this batch, too, as it is before
+            the weights learn it. For ``hypergradient="first"`` the one backward pass of the weight
+            step gives both gradients: that is joint training.
+        previous : Batch, optional
+            The training batch before, for the virtual weight step of the other hypergradients; the
+            controller waits while there is none.
 
         Returns
         -------
         Outcome
         """
+        first = self.hypergradient == "first"
+        joint = self._controller is not None and (self.joint or (validates and first))
+        later = None
+        if validates and self.bilevel and not first and previous is not None:
+            later = self._hypergradient(batch, previous)
         (view,) = self._views([batch])
         rows = view.rows
         values = leaves_of(self._model.function.gather(rows))
@@ -281,10 +302,10 @@ class BilevelTrainer:
         mix_leaves: dict[str, Tensor] = {}
         if self._controller is not None:
             gathered = self._controller.function.gather(rows)
-            if self.joint:
+            if joint:
                 gathered = leaves_of(gathered)
                 mix_leaves = {**self._controller.function.dense, **gathered}
-            with torch.set_grad_enabled(self.joint):
+            with torch.set_grad_enabled(joint):
                 weights = self._mix(gathered, view, frozen=False)
         else:
             weights = None
@@ -295,8 +316,11 @@ class BilevelTrainer:
         losses = self.loss(logits, view.target)
         grads, mix_grads = gradients(losses.mean(), leaves, mix_leaves)
         self._model.apply(grads, rows)
-        if self.joint and self._controller is not None:
-            self._controller.apply(mix_grads, rows)
+        if self._controller is not None:
+            if joint:
+                self._controller.apply(mix_grads, rows)
+            elif later is not None:
+                self._controller.apply(*later)
         if scored is not None:
             logits, losses = scored, self.loss(scored, view.target)
         if weights is not None:

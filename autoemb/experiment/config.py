@@ -9,7 +9,7 @@ import torch
 
 from autoemb.bilevel.dense import DENSE_OPTIMIZERS
 from autoemb.bilevel.hypergradient import KINDS
-from autoemb.embedding import NORMS
+from autoemb.embedding import NORMS, PROJECTIONS
 from autoemb.errors import UserError
 from autoemb.experiment.methods import METHODS
 from autoemb.ops import cpu
@@ -26,10 +26,12 @@ class Recipe(NamedTuple):
     optimizer : {"adam", "adagrad", "rowwise-adagrad", "sgd"}
     learning_rate, controller_learning_rate : float
     row_rate : float
-    norm : {"batch", "running"}
+    norm : {"batch", "running", "none"}
     norm_eps : float
     mix : {"sum", "mean"}
     init_std : float
+    projection : {"uniform", "identity"}
+    validation : {"reservoir", "last-batch", "new-events"}
     """
 
     optimizer: str
@@ -40,12 +42,36 @@ class Recipe(NamedTuple):
     norm_eps: float
     mix: str
     init_std: float
+    projection: str
+    validation: str
 
 
 #: docs/study.md tells how the first was chosen; the paper names no optimiser.
 PRESETS: dict[str | None, Recipe] = {
-    None: Recipe("adagrad", 0.003, 0.001, 25.0, "running", norm_eps=1.0, mix="sum", init_std=0.1),
-    "paper": Recipe("adam", 0.01, 0.001, 1.0, "batch", norm_eps=1e-5, mix="mean", init_std=1.0),
+    None: Recipe(
+        optimizer="adagrad",
+        learning_rate=0.003,
+        controller_learning_rate=0.002,
+        row_rate=16.0,
+        norm="none",
+        norm_eps=1.0,
+        mix="sum",
+        init_std=0.1,
+        projection="identity",
+        validation="new-events",
+    ),
+    "paper": Recipe(
+        optimizer="adam",
+        learning_rate=0.01,
+        controller_learning_rate=0.001,
+        row_rate=1.0,
+        norm="batch",
+        norm_eps=1e-5,
+        mix="mean",
+        init_std=1.0,
+        projection="uniform",
+        validation="reservoir",
+    ),
 }
 
 #: Network's and controller's learning rate and the row rate of other optimisers, without a preset:
@@ -64,7 +90,8 @@ CHOICES = {
     "preset": tuple(PRESETS),
     "norm": (None, *NORMS),
     "mix": (None, "sum", "mean"),
-    "validation": VALIDATION_SOURCES,
+    "projection": (None, *PROJECTIONS),
+    "validation": (None, *VALIDATION_SOURCES),
     "optimizer": (None, *DENSE_OPTIMIZERS),
     "selection": ("soft", "hard"),
     "device": ("auto", "cpu", "cuda"),
@@ -99,7 +126,8 @@ class RunConfig:
         Use only the first events of the ordered stream.
     window : int
         Events of one line of metrics.jsonl.
-    validation : {"reservoir", "last-batch"}
+    validation : {None, "reservoir", "last-batch", "new-events"}
+        What the controller learns from; None takes the preset's.
     reservoir : int
         Past events kept to draw validation batches from.
     optimizer : {None, "adam", "adagrad", "rowwise-adagrad", "sgd"}
@@ -108,7 +136,7 @@ class RunConfig:
         None takes the preset's; without a preset, the optimiser's.
     row_rate : float or None
         Learning rate of the rows of tables as a multiple of the rates above; None as there.
-    norm : {None, "batch", "running"}
+    norm : {None, "batch", "running", "none"}
         What :class:`autoemb.SoftEmbedding` normalises sizes with; None takes the preset's.
     norm_eps : float or None
         What it adds to their variances: sizes that vary much less stay as small as they are.
@@ -118,6 +146,8 @@ class RunConfig:
         None takes the preset's.
     init_std : float or None
         Standard deviation of the embeddings of ids never seen; None takes the preset's.
+    projection : {None, "uniform", "identity"}
+        How the projections of sizes start; None takes the preset's.
     budget : float or None
         Share of the floats of all sizes of all ids seen that rows may take; ids own rows only in
         the sizes that they are granted. None: every id owns all sizes. On the CPU, not for fse.
@@ -133,7 +163,7 @@ class RunConfig:
     Examples
     --------
     >>> RunConfig(method="sam", preset="paper", norm="running").recipe[1:]
-    (0.01, 0.001, 1.0, 'running', 1e-05, 'mean', 1.0)
+    (0.01, 0.001, 1.0, 'running', 1e-05, 'mean', 1.0, 'uniform', 'reservoir')
     >>> RunConfig(dims=(16, 2))
     Traceback (most recent call last):
         ...
@@ -151,8 +181,12 @@ class RunConfig:
     seed: int = _option(0, "Of all random numbers.")
     limit: int | None = _option(None, "Use only the first events of the ordered stream.")
     window: int = _option(1000, "Events of one line of metrics.jsonl.")
-    validation: str = _option("reservoir", "Past events that the controller learns from.")
-    reservoir: int = _option(100_000, "Past events kept.")
+    validation: str | None = _option(
+        None,
+        "What the controller learns from: a sample of the past, the last batch, or events that the "
+        "weights have not learnt yet; by default the preset's.",
+    )
+    reservoir: int = _option(100_000, "Past events kept to sample from.")
     optimizer: str | None = _option(
         None, "Of weights and controller; by default adagrad, or adam with the paper's preset."
     )
@@ -165,10 +199,12 @@ class RunConfig:
     row_rate: float | None = _option(
         None,
         "Of the rows of tables, as a multiple of these; by default 1 with the paper's preset, else "
-        "25 for adagrad and 300 for adam and sgd.",
+        "16 for adagrad and 300 for adam and sgd.",
     )
     norm: str | None = _option(
-        None, "Statistics that sizes are normalised with: the batch's, or those of batches before."
+        None,
+        "Statistics that sizes are normalised with: the batch's, those of batches before, or none; "
+        "by default the preset's.",
     )
     norm_eps: float | None = _option(
         None, "What is added to the variances of sizes; by default the preset's."
@@ -178,6 +214,11 @@ class RunConfig:
     )
     init_std: float | None = _option(
         None, "Standard deviation of new embeddings; by default the preset's."
+    )
+    projection: str | None = _option(
+        None,
+        "How projections of sizes start: at random, or the widest as the identity; by default the "
+        "preset's.",
     )
     budget: float | None = _option(
         None, "Share of the floats of all sizes that rows may take; ids are granted sizes by worth."

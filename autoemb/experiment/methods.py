@@ -78,7 +78,7 @@ def build_learner(config: RunConfig, fields: int) -> StreamLearner:
         modules,
         state,
         Reservoir(config.reservoir, config.seed),
-        validation=config.validation,
+        validation=config.recipe.validation,
         batch_size=config.batch_size,
         device=config.torch_device,
         grants=grants,
@@ -118,6 +118,7 @@ def build_trainer(
             eps=recipe.norm_eps,
             average=recipe.mix == "mean",
             init_std=recipe.init_std,
+            projection=recipe.projection,
         )
     else:
         embedding = FixedEmbedding(rows, sum(config.dims), init_std=recipe.init_std)

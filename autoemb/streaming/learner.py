@@ -23,7 +23,7 @@ from autoemb.streaming.transfer import Upload
 #: Rows a table starts with; it doubles from there.
 INITIAL_ROWS = 1024
 
-VALIDATION_SOURCES = ("reservoir", "last-batch")
+VALIDATION_SOURCES = ("reservoir", "last-batch", "new-events")
 
 
 class Step(NamedTuple):
@@ -48,7 +48,8 @@ class StreamLearner:
 
     Each call of :meth:`learn` (1) updates the controller on past events, with the virtual weight
     step on the previous training batch, (2) predicts the new batch and records its losses, and
-    (3) updates the weights on it. No label is used before its prediction is scored.
+    (3) updates the weights on it; validated on new events, the controller is updated last, with a
+    gradient of before (3). No label is used before its prediction is scored.
 
     Parameters
     ----------
@@ -57,11 +58,13 @@ class StreamLearner:
         Those whose tables grow with the ids: model and controller.
     state : InteractionState
     reservoir : Reservoir
-    validation : {"reservoir", "last-batch"}, default "reservoir"
-        Past events of the controller step: a uniform sample of the past, or the previous batch
-        (then the virtual step is on the batch before it).
+    validation : {"reservoir", "last-batch", "new-events"}, default "reservoir"
+        What the controller learns from: a uniform sample of the past, the previous batch (then the
+        virtual step is on the batch before it), or the new batch, which the weights have not learnt
+        yet. The weights know past events by heart, and every id of them: what a newcomer needs,
+        and which mix generalises, only new events tell.
     batch_size : int, default 500
-        Events of a controller step.
+        Events of a sample of the past.
     device : torch.device or str, default "cpu"
         Of model, controller and state. On a CUDA device the host never waits in :meth:`learn`: it
         prepares the next batch meanwhile.
@@ -164,18 +167,20 @@ class StreamLearner:
             self.grants.update(distinct_columns(batch.ids), ids)
         step = self._run([*self._past(), batch])
         if self.trainer.bilevel:
-            self.reservoir.add(batch)
+            if self.validation == "reservoir":
+                self.reservoir.add(batch)
             self._recent = [batch, *self._recent[:1]]
         return step
 
     def _past(self) -> list[Batch]:
-        """Return the batches that the controller learns from, validation first, if there are."""
-        last_batch = self.validation == "last-batch"
-        if len(self._recent) < (2 if last_batch else 1):
+        """Return the past batches that the controller needs, validation first, if there are."""
+        if len(self._recent) < (2 if self.validation == "last-batch" else 1):
             return []
-        if last_batch:
+        if self.validation == "last-batch":
             return self._recent
-        return [self.reservoir.sample(self.batch_size), self._recent[0]]
+        if self.validation == "reservoir":
+            return [self.reservoir.sample(self.batch_size), self._recent[0]]
+        return [] if self.trainer.hypergradient == "first" else self._recent[:1]
 
     def _run(self, batches: list[Batch]) -> Step:
         tensors = tensors_of(batches)
@@ -191,9 +196,12 @@ class StreamLearner:
     def _compute(self, tensors: list[Tensor]) -> Step:
         """Learn from ids and target of past batches, if any, and of a new one, on the device."""
         *past, batch = map(Batch, tensors[::2], tensors[1::2])
-        if past:
-            self.trainer.controller_step(*past)
-        outcome = self.trainer.step(batch)
+        if self.validation == "new-events":
+            outcome = self.trainer.step(batch, validates=True, previous=past[0] if past else None)
+        else:
+            if past:
+                self.trainer.controller_step(*past)
+            outcome = self.trainer.step(batch)
         popularity = [
             self.state.count(field, plan.rows).index_select(0, plan.inverse)
             for field, plan in enumerate(outcome.plans)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -54,6 +54,17 @@ def with_entropy_bonus(strength: float) -> type[Controller]:
     return WithBonus
 
 
+class Gates(Controller):
+    """Each size has a weight of its own in (0, 1) instead of a share; all start at 1/3."""
+
+    def forward(self, ids: Sequence[Tensor], features: Sequence[Tensor]) -> list[Tensor]:
+        # The softmax of (x, 0, 0) is the sigmoid of x - log 2.
+        return [
+            torch.sigmoid(network(inputs) - math.log(2))
+            for network, inputs in zip(self.networks, features, strict=True)
+        ]
+
+
 class RandomStart(Controller):
     """The last layer starts as PyTorch starts any, so ids start with different weights."""
 
@@ -83,7 +94,7 @@ def without_inputs(*groups: str) -> type[InteractionState]:
 
 
 def every(steps: int) -> type[StreamLearner]:
-    """Return a learner whose controller learns at every so many batches."""
+    """Return a learner whose controller learns from the past at every so many batches."""
 
     class Sometimes(StreamLearner):
         _batches = 0
@@ -128,22 +139,4 @@ class HeldOut(StreamLearner):
         step = self._run([*past, batch])
         self.reservoir.add(Batch(batch.ids[self._held], batch.target[self._held]))
         self._recent = [batch]
-        return step
-
-
-class NewEvents(StreamLearner):
-    """The controller learns from each new batch as it was before the weights learnt it.
-
-    Its gradient is taken first and applied last, so that no label is used before its event was
-    predicted.
-    """
-
-    def _compute(self, tensors: list[Tensor]) -> Step:
-        *past, batch = map(Batch, tensors[::2], tensors[1::2])
-        controller: Any = self.trainer._controller
-        taken: list[Any] = []
-        with patch.object(controller, "apply", lambda *step: taken.append(step)):
-            self.trainer.controller_step(batch, *past[1:])
-        step = super()._compute(tensors[-2:])
-        controller.apply(*taken[0])
         return step

@@ -59,13 +59,6 @@ class PlainEmbedding(SoftEmbedding):
         return old_mean + k * step, old_variance + k * (variance - old_variance)
 
 
-class Unnormalised(PlainEmbedding):
-    """No normalisation: tanh of the projected row."""
-
-    def normalise(self, z: Tensor, *_: Any) -> Tensor:
-        return z
-
-
 class Renormalised(PlainEmbedding):
     """Batch renormalisation (Ioffe 2017) with the running statistics, without limits on r and d."""
 

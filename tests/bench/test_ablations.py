@@ -186,16 +186,6 @@ def test_events_held_out_are_predicted_and_never_learnt(monkeypatch):
     assert not torch.equal(parameters_of(one, 0), parameters_of(other, 0))
 
 
-def test_new_events_are_predicted_before_the_controller_learns_from_them():
-    batches = events(5)
-    one, mine = play(controllers.NewEvents, batches)
-    other, theirs = play(controllers.NewEvents, batches, torch.ones(20, dtype=torch.bool))
-    assert torch.equal(mine.outcome.logits, theirs.outcome.logits)
-    assert torch.equal(parameters_of(play(StreamLearner, batches[:1])[0], 1),
-                       parameters_of(learner(), 1))  # fmt: skip
-    assert not torch.equal(parameters_of(one, 1), parameters_of(other, 1))
-
-
 def test_every_variant_has_a_name_of_its_own():
     names = [variant.name for variant in VARIANTS]
     assert len({*names}) == len(names)

@@ -66,7 +66,8 @@ def test_weights_of_another_shape_are_refused(shape, inputs):
         (([4], ()), {}, "embedding_dims must be positive"),
         (([4], (0, 2)), {}, "embedding_dims must be positive"),
         (([4], (4, 2)), {}, "embedding_dims must ascend"),
-        (([4],), {"norm": "layer"}, 'norm must be one of "batch", "running"; got \'layer\''),
+        (([4],), {"norm": "layer"}, 'norm must be one of "batch", "running", "none"; got'),
+        (([4],), {"projection": "zero"}, 'projection must be one of "uniform", "identity"; got'),
         (([4],), {"backend": "cuda"}, 'backend must be one of "auto", "reference", "native"'),
     ],
 )

@@ -101,26 +101,45 @@ def test_a_gpu_that_is_not_there_is_named():
 @pytest.mark.parametrize(
     ("options", "recipe"),
     [
-        ({}, ("adagrad", 0.003, 0.001, 25, "running", 1, "sum", 0.1)),
-        ({"preset": "paper"}, ("adam", 0.01, 0.001, 1, "batch", 1e-5, "mean", 1)),
+        ({}, ("adagrad", 0.003, 0.002, 16, "none", 1, "sum", 0.1, "identity", "new-events")),
+        (
+            {"preset": "paper"},
+            ("adam", 0.01, 0.001, 1, "batch", 1e-5, "mean", 1, "uniform", "reservoir"),
+        ),
         (
             {"preset": "paper", "learning_rate": 0.5},
-            ("adam", 0.5, 0.001, 1, "batch", 1e-5, "mean", 1),
+            ("adam", 0.5, 0.001, 1, "batch", 1e-5, "mean", 1, "uniform", "reservoir"),
         ),
         (
             {"preset": "paper", "optimizer": "sgd"},
-            ("sgd", 0.01, 0.001, 1, "batch", 1e-5, "mean", 1),
+            ("sgd", 0.01, 0.001, 1, "batch", 1e-5, "mean", 1, "uniform", "reservoir"),
         ),
-        ({"controller_learning_rate": 0.5}, ("adagrad", 0.003, 0.5, 25, "running", 1, "sum", 0.1)),
-        ({"optimizer": "adam"}, ("adam", 0.0003, 0.0001, 300, "running", 1, "sum", 0.1)),
+        (
+            {"controller_learning_rate": 0.5},
+            ("adagrad", 0.003, 0.5, 16, "none", 1, "sum", 0.1, "identity", "new-events"),
+        ),
+        (
+            {"optimizer": "adam"},
+            ("adam", 0.0003, 0.0001, 300, "none", 1, "sum", 0.1, "identity", "new-events"),
+        ),
         (
             {"optimizer": "rowwise-adagrad"},
-            ("rowwise-adagrad", 0.003, 0.001, 25, "running", 1, "sum", 0.1),
+            ("rowwise-adagrad", 0.003, 0.002, 16, "none", 1, "sum", 0.1, "identity", "new-events"),
         ),
-        ({"row_rate": 2, "optimizer": "sgd"}, ("sgd", 0.1, 0.1, 2, "running", 1, "sum", 0.1)),
         (
-            {"norm": "batch", "norm_eps": 0.5, "mix": "mean", "init_std": 0},
-            ("adagrad", 0.003, 0.001, 25, "batch", 0.5, "mean", 0),
+            {"row_rate": 2, "optimizer": "sgd"},
+            ("sgd", 0.1, 0.1, 2, "none", 1, "sum", 0.1, "identity", "new-events"),
+        ),
+        (
+            {
+                "norm": "batch",
+                "norm_eps": 0.5,
+                "mix": "mean",
+                "init_std": 0,
+                "projection": "uniform",
+                "validation": "last-batch",
+            },
+            ("adagrad", 0.003, 0.002, 16, "batch", 0.5, "mean", 0, "uniform", "last-batch"),
         ),
     ],
 )

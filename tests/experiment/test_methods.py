@@ -96,7 +96,7 @@ def test_every_id_starts_with_equal_weights(make_config, stream, method):
     ],
 )
 def test_when_the_controller_changes(make_config, stream, method, batches, changed):
-    learner = build_learner(make_config(method=method), fields=2)
+    learner = build_learner(make_config(method=method, validation="reservoir"), fields=2)
     before = {n: p.detach().clone() for n, p in learner.modules[1].named_parameters()}
     for events, _ in zip(events_of(stream), range(batches), strict=False):
         learner.learn(events)

@@ -252,6 +252,7 @@ OTHER_OPTIONS = {
     "norm_eps": 0.5,
     "mix": "mean",
     "init_std": 0.5,
+    "projection": "uniform",
     "selection": "hard",
     "budget": 0.5,
 }

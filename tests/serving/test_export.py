@@ -29,6 +29,7 @@ def columns(learner):
 @pytest.mark.parametrize(
     ("method", "options"),
     [*((method, {}) for method in METHODS), ("autoemb", {"selection": "hard"}),
+     ("autoemb", {"norm": "running"}),
      ("autoemb", {"task": "classification", "preset": "paper"}), ("autoemb", {"budget": 0.3})],
 )  # fmt: skip
 def test_with_the_whole_budget_predictions_are_the_trainers(trained, method, options):
@@ -40,7 +41,7 @@ def test_with_the_whole_budget_predictions_are_the_trainers(trained, method, opt
 
 
 def test_a_newcomer_has_rows_of_zeros_and_what_the_controller_gives_the_unknown(trained):
-    learner = trained().learner
+    learner = trained(norm="running").learner
     users, items = mixed_embeddings(learner)
     model, controller = learner.modules
     embedding = model.embedding

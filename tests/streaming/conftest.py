@@ -19,11 +19,14 @@ BATCH = 6
 CASES = [
     *[(method, {}) for method in methods.METHODS],
     *[("autoemb", {"hypergradient": kind}) for kind in KINDS[1:]],
+    *[("autoemb", {"hypergradient": k, "validation": "reservoir", "norm": "running"})
+      for k in KINDS],
+    ("autoemb", {"norm": "batch"}),
     ("darts", {"hypergradient": "exact", "validation": "last-batch"}),
     *[(method, {"optimizer": o}) for method in ("sam", "darts") for o in ("adagrad", "sgd")],
     ("autoemb", {"selection": "hard"}),
     ("sam", {"task": "classification"}),
-]
+]  # fmt: skip
 
 
 @pytest.fixture

@@ -51,7 +51,7 @@ def test_padded_plans_change_no_result(make_learner, case, case_stream, flat, pa
 
 
 def test_a_batch_of_another_size_leaves_the_graph(make_graphed, make_batches):
-    learner, graphs = make_graphed("autoemb")
+    learner, graphs = make_graphed("autoemb", validation="reservoir")
     events = make_batches(1)[0]
     short = Events([ids[:4] for ids in events.ids], events.label[:4], events.timestamp[:4])
     for batch in [events] * (WARM_UP + 2) + [short] * (WARM_UP - 1) + [events] * WARM_UP:

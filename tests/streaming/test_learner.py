@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from autoemb.bilevel import Batch
 from autoemb.bilevel.hypergradient import KINDS
 from autoemb.controller import select_hard
 from autoemb.experiment.methods import METHODS
@@ -31,9 +32,9 @@ def spy_on(trainer, monkeypatch):
     for name in ("controller_step", "step"):
         inner = getattr(trainer, name)
 
-        def spy(*batches, name=name, inner=inner):
+        def spy(*batches, name=name, inner=inner, **options):
             calls.append((name, *(batch.target.tolist() for batch in batches)))
-            return inner(*batches)
+            return inner(*batches, **options)
 
         monkeypatch.setattr(trainer, name, spy)
     return calls
@@ -43,7 +44,7 @@ def spy_on(trainer, monkeypatch):
 def test_the_controller_learns_from_the_past_before_a_batch_is_taken(
     make_learner, make_batches, monkeypatch, method
 ):
-    learner, batches = make_learner(method), make_batches(6)
+    learner, batches = make_learner(method, validation="reservoir"), make_batches(6)
     calls = spy_on(learner.trainer, monkeypatch)
     for events in batches:
         learner.learn(events)
@@ -71,6 +72,36 @@ def test_the_last_batch_may_be_the_validation_batch(
     assert [name for name, *_ in calls] == ["step"] * 2 + ["controller_step", "step"] * 3
     steps = [call[1:] for call in calls if call[0] == "controller_step"]
     assert steps == [(labels[i + 1], labels[i]) for i in range(3)]
+
+
+def test_first_order_on_new_events_is_joint_training(make_learner, make_batches, changes):
+    ends = []
+    for method in ("sam", "autoemb"):  # in turn: new rows are drawn from the global generator
+        learner = make_learner(method, validation="new-events")
+        logits = [learner.learn(events).outcome.logits for events in make_batches(6)]
+        ends.append((logits, learner.trainer.state_dict()))
+    assert not changes(*ends)
+    assert learner.reservoir.seen == 0
+
+
+@pytest.mark.parametrize("hypergradient", KINDS[1:])
+def test_new_events_validate_as_they_were_before_they_were_learnt(
+    make_learner, make_batches, changes, hypergradient
+):
+    options = {"validation": "new-events", "hypergradient": hypergradient}
+    *batches, last = make_batches(4)
+    learner = make_learner("autoemb", **options)
+    for events in [*batches, last]:
+        learner.learn(events)
+    other = make_learner("autoemb", **options)
+    for events in batches:
+        other.learn(events)
+    new, previous = Batch(other._host_rows(last.ids), last.label), other._recent[0]
+    assert torch.equal(previous.target, batches[-1].label)
+    # The controller's step alone, from the same weights.
+    other.trainer.controller_step(new, previous)
+    controllers = [one.trainer.state_dict()["controller"] for one in (learner, other)]
+    assert not changes(*controllers)
 
 
 @pytest.mark.parametrize("method", ["fse", "sam"])
@@ -118,7 +149,7 @@ def test_state_records_what_was_given_and_lost(make_learner, make_batches):
 
 def test_an_unknown_source_of_validation_is_named(make_learner):
     learner = make_learner()
-    with pytest.raises(ValueError, match="reservoir, last-batch; got 'future'"):
+    with pytest.raises(ValueError, match="last-batch, new-events; got 'future'"):
         StreamLearner(learner.trainer, [], learner.state, Reservoir(), validation="future")
 
 
