@@ -8,6 +8,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import torch
+
+from autoemb.ranks import rank_correlation
 from autoemb.report.tables import mean_cell, pipes
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -132,13 +135,17 @@ class Study:
             dict.fromkeys((r["data"], r["task"], r["order"]) for r in self.record["results"])
         )
 
-    def values(self, stream: Stream, method: str, value: Callable[[Record], float]) -> list[float]:
-        """Return a value of each seed's run."""
+    def results(self, stream: Stream, method: str) -> list[Record]:
+        """Return each seed's run."""
         return [
-            value(r)
+            r
             for r in self.record["results"]
             if (r["data"], r["task"], r["order"], r["method"]) == (*stream, method)
         ]
+
+    def values(self, stream: Stream, method: str, value: Callable[[Record], float]) -> list[float]:
+        """Return a value of each seed's run."""
+        return [value(r) for r in self.results(stream, method)]
 
     def mean(self, stream: Stream, method: str, value: Callable[[Record], float]) -> float:
         """Return the mean over seeds."""
@@ -204,7 +211,36 @@ def widths(study: Study) -> list[str]:
         shares = (100 * (ours / other - 1) for other in (wide, min(others)))
         body.append([named(stream), *(f"{share:+.2f}" for share in shares)])
     headers = ["stream", "less FSE-146, %", "less the best width then, %"]
-    return [*lines, "", "## AutoEmb's first tenth", "", *pipes(headers, body)]
+    lines += ["", "## AutoEmb's first tenth", "", *pipes(headers, body)]
+    return lines + popularity(study)
+
+
+#: Earlier events of an id that a column of the table is for: the least of its octave.
+OCTAVES = (0, 1, 3, 15, 63, 255)
+
+
+def popularity(study: Study) -> list[str]:
+    """Return the table of mean widths by popularity."""
+    body = []
+    for stream in study.streams:
+        runs = [r["mean_width"] for r in study.results(stream, "AutoEmb")]
+        for field in runs[0]:
+            octaves = sorted({int(low) for run in runs for low in run[field]})
+            widths = {
+                low: fmean(run[field][str(low)] for run in runs if str(low) in run[field])
+                for low in octaves
+            }
+            known = torch.tensor(octaves), torch.tensor([*widths.values()])
+            cells = [f"{widths[low]:.0f}" if low in widths else "" for low in OCTAVES]
+            body.append([named(stream), field, *cells, f"{rank_correlation(*known):+.2f}"])
+    headers = ["stream", "field", *(f"{low}" if low == 0 else f"{low} to {2 * low}"
+               for low in OCTAVES), "rank correlation"]  # fmt: skip
+    return [
+        "", "## AutoEmb's mean width by an id's earlier events", "",
+        "Sizes weighted by the mix that ids were given, online, mean over events and seeds; the "
+        "rank correlation is over all octaves of earlier events, each counted once.", "",
+        *pipes(headers, body),
+    ]  # fmt: skip
 
 
 def budgets(study: Study, fixed: Study) -> list[str]:

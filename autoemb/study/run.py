@@ -173,6 +173,7 @@ def _result(
         "chosen": dict(chosen),
         **{stage: summary[stage] for stage in STAGES},
         "first_tenth": first_tenth(read_windows(one.folder / "metrics.jsonl", summary)),
+        "mean_width": mean_width(summary),
         "embedding_bytes": summary["embeddings"]["bytes"],
         "seconds": summary["seconds"],
     }
@@ -191,6 +192,24 @@ def first_tenth(windows: Sequence[JsonObject]) -> float:
         events += count
         loss += count * window.number("loss")
     return loss / events
+
+
+def mean_width(summary: dict[str, Any]) -> dict[str, dict[str, float]] | None:
+    """Return the mean width that each field's ids were given online, by their earlier events.
+
+    Examples
+    --------
+    >>> octave = {"field": "user", "low": 3, "interactions": 9, "weights": [0.5, 0.5]}
+    >>> mean_width({"config": {"dims": [2, 16]}, "by_popularity": {"online": [octave]}})
+    {'user': {'3': 9.0}}
+    """
+    found: dict[str, dict[str, float]] = {}
+    for octave in summary["by_popularity"]["online"]:
+        if octave["weights"] is not None and octave["interactions"]:
+            pairs = zip(octave["weights"], summary["config"]["dims"], strict=True)
+            width = sum(weight * width for weight, width in pairs)
+            found.setdefault(octave["field"], {})[str(octave["low"])] = width
+    return found or None
 
 
 def _compare(
