@@ -173,7 +173,7 @@ def _result(
         "chosen": dict(chosen),
         **{stage: summary[stage] for stage in STAGES},
         "first_tenth": first_tenth(read_windows(one.folder / "metrics.jsonl", summary)),
-        "mean_width": mean_width(summary),
+        "by_popularity": by_popularity(summary),
         "embedding_bytes": summary["embeddings"]["bytes"],
         "seconds": summary["seconds"],
     }
@@ -194,22 +194,24 @@ def first_tenth(windows: Sequence[JsonObject]) -> float:
     return loss / events
 
 
-def mean_width(summary: dict[str, Any]) -> dict[str, dict[str, float]] | None:
-    """Return the mean width that each field's ids were given online, by their earlier events.
+def by_popularity(summary: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Return the online loss and the mean width given, by field and earlier events of its id.
 
     Examples
     --------
-    >>> octave = {"field": "user", "low": 3, "interactions": 9, "weights": [0.5, 0.5]}
-    >>> mean_width({"config": {"dims": [2, 16]}, "by_popularity": {"online": [octave]}})
-    {'user': {'3': 9.0}}
+    >>> octave = {"field": "user", "low": 3, "interactions": 9, "loss": 0.2, "weights": [0.5, 0.5]}
+    >>> by_popularity({"config": {"dims": [2, 16]}, "by_popularity": {"online": [octave]}})
+    {'user': [{'low': 3, 'interactions': 9, 'loss': 0.2, 'width': 9.0}]}
     """
-    found: dict[str, dict[str, float]] = {}
+    found: dict[str, list[dict[str, Any]]] = {}
     for octave in summary["by_popularity"]["online"]:
-        if octave["weights"] is not None and octave["interactions"]:
-            pairs = zip(octave["weights"], summary["config"]["dims"], strict=True)
-            width = sum(weight * width for weight, width in pairs)
-            found.setdefault(octave["field"], {})[str(octave["low"])] = width
-    return found or None
+        if octave["interactions"]:
+            kept = {name: octave[name] for name in ("low", "interactions", "loss")}
+            if octave["weights"] is not None:
+                pairs = zip(octave["weights"], summary["config"]["dims"], strict=True)
+                kept["width"] = sum(weight * dim for weight, dim in pairs)
+            found.setdefault(octave["field"], []).append(kept)
+    return found
 
 
 def _compare(
