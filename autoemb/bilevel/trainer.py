@@ -88,7 +88,7 @@ class _Learner:
 
 
 class BilevelTrainer:
-    """Train a model's weights on the newest batch and a controller on past ones.
+    """Train a model's weights on the newest batch and a controller on past or new ones.
 
     Parameters
     ----------

@@ -33,8 +33,8 @@ class Method:
     controller : {None, "network", "logits"}
         Who mixes the sizes: nobody (one fixed width), a network, or free logits per id.
     joint : bool
-        Whether the controller learns with the weights on the training batch, or else on past
-        events.
+        Whether the controller always learns with the weights on the training batch; or else from
+        what the option ``validation`` says.
     """
 
     name: str
