@@ -148,6 +148,9 @@ HEAD = """\
 
 Made by `python -m bench.export` from [its record](../bench/results/export.json): do not edit.
 
+The record is of the default recipe before the present one (running statistics, a controller that
+learns from past events, row rate 25).
+
 A run is stopped in time after 70 % of its events (default recipe, three seeds), exported with
 `autoemb export --budget B`, and the model, now frozen, predicts the rest. B is the share of the
 floats of all sizes (146 an id). Rows of FSE-146 are made narrow in the same way (its principal
