@@ -27,17 +27,18 @@ above / below zero. Two seeds in time order, one shuffled. The first tenth is of
 order. The last columns: the weight of the widest size at the end (users / items; mean over the
 streams in time order), and how long a run takes (other work ran beside: a rough figure). CPU.
 
-**What came out.** Who teaches the controller matters, and what it may say. Taught by past events, or
-the last batch, it costs 0.34 %, as much as no controller at all (0.43 %): all ids end at the widest
-size. Sizes normalised by running statistics, which take away every bias, cost 0.26 %, batch
-statistics 1.1 % and more. Without popularity among the inputs 0.22 % is lost; losses and earlier
-weights among them are worth nothing. A mix of sizes is worth 0.5 % against the widest alone, but
-three sizes of 128 do as well as 2, 16 and 128: what pays is that the mix depends on popularity, not
-that sizes differ. Gates instead of a softmax, temperatures and a size 0 change nothing here; an
-entropy bonus that holds weights together costs as much as no controller. SAM is the default, to the
-last digit. Exact hypergradients take three times as long for 0.04 %. New rows of standard deviation
-1 (3.4 %), Adam (1.6 % and more), SGD, network rates three times higher or a third of the tables'
-rates harm. Projections that all start at random cost 2.5 % in the first tenth.
+**What came out.** Who teaches the controller matters, and what it may say. Taught by past events,
+or the last batch, it costs 0.34 %, nearly as much as no controller at all (0.43 %): all ids end at
+the widest size. Sizes normalised by running statistics, which take away every bias, cost 0.26 %,
+batch statistics 1.1 % and more. Without popularity among the inputs 0.22 % is lost; losses and
+earlier weights among them are worth nothing. A mix of sizes is worth 0.5 % against the widest
+alone, but three sizes of 128 do as well as 2, 16 and 128: what pays is that the mix depends on
+popularity, not that sizes differ. Gates instead of a softmax, temperatures and a size 0 change
+nothing here; an entropy bonus that holds weights together costs as much as no controller. SAM is
+the default, to the last digit. Exact hypergradients take three times as long for 0.04 %. New rows
+of standard deviation 1 (3.4 %), Adam (1.6 % and more), SGD, network rates three times higher or a
+third of the tables' rates harm. Projections that all start at random cost 2.5 % in the first
+tenth.
 """
 
 
