@@ -14,7 +14,7 @@ def arguments(module, ids, weights):
     return module.tables, ids, weights, module.projection, module.bias
 
 
-def test_a_batch_is_normalised_with_those_before_it(assert_near):
+def test_a_batch_is_normalised_with_those_before_it(assert_near_with_gradients):
     module = make(**OPTIONS)
     for step, batch in enumerate((33, 1, 31)):
         ids, weights = draw_ids(batch, seed=step), draw_weights(batch, dtype=torch.float64)
@@ -22,16 +22,7 @@ def test_a_batch_is_normalised_with_those_before_it(assert_near):
         output = module(ids, weights)
         named = {"dims": (2, 4), "eps": module.eps, "average": True}
         expected = naive(*arguments(module, ids, weights), running, **named).output
-        assert_near(output, expected)
-        leaves = [*module.parameters()]
-        grad = torch.randn(output.shape, dtype=torch.float64)
-        pairs = zip(
-            torch.autograd.grad(output, leaves, grad),
-            torch.autograd.grad(expected, leaves, grad),
-            strict=True,
-        )
-        for one, other in pairs:
-            assert_near(one, other, "gradients")
+        assert_near_with_gradients(module, output, expected)
 
 
 def test_running_statistics_are_the_moments_of_the_weighted_past(assert_near):

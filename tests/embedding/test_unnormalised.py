@@ -9,23 +9,14 @@ from tests.naive import naive_z
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_sizes_are_mixed_as_they_are(assert_near, training):
+def test_sizes_are_mixed_as_they_are(assert_near_with_gradients, training):
     module = make(norm="none", average=False, dtype=torch.float64).train(training)
     ids, weights = draw_ids(33), draw_weights(33, dtype=torch.float64)
     z = naive_z(module.tables, ids, module.projection, module.bias, (2, 4))
     sizes = [torch.stack([torch.tanh(part) for part in field], 1) for field in z]  # [B, N, D]
     expected = (weights.unsqueeze(3) * torch.stack(sizes, 1)).sum(2)
     output = module(ids, weights)
-    assert_near(output, expected)
-    leaves = [*module.parameters()]
-    grad = torch.randn(output.shape, dtype=torch.float64)
-    pairs = zip(
-        torch.autograd.grad(output, leaves, grad),
-        torch.autograd.grad(expected, leaves, grad),
-        strict=True,
-    )
-    for one, other in pairs:
-        assert_near(one, other, "gradients")
+    assert_near_with_gradients(module, output, expected)
 
 
 def test_it_takes_no_statistics_and_a_batch_of_one():
