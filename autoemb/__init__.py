@@ -14,8 +14,9 @@ from importlib.metadata import version
 from autoemb.bilevel import BilevelTrainer
 from autoemb.build import build_info
 from autoemb.controller import Controller, PerIdLogits, select_hard, spread
-from autoemb.embedding import FixedEmbedding, SoftEmbedding
+from autoemb.embedding import SoftEmbedding
 from autoemb.errors import UserError
+from autoemb.fixed import FixedEmbedding
 from autoemb.models import RatingModel
 from autoemb.optim import RowAdagrad, RowAdam, RowSGD, RowwiseAdagrad
 from autoemb.streaming import IdTable, InteractionState, Reservoir, Stream, StreamLearner

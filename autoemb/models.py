@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from autoemb.embedding import FixedEmbedding, SoftEmbedding
+from autoemb.embedding import SoftEmbedding
+from autoemb.fixed import FixedEmbedding
 from autoemb.mlp import mlp
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from autoemb.bilevel.dense import DENSE_OPTIMIZERS
 from autoemb.bilevel.hypergradient import KINDS, gradients, hypergradient, leaves_of
+from autoemb.bilevel.passes import evaluating, same_random_numbers
 from autoemb.bilevel.working_set import Batch, Features, Functional, View, views_of
 from autoemb.controller import select_hard, spread
 from autoemb.ops import Plan
@@ -377,30 +377,3 @@ class BilevelTrainer:
         self._model.load_state_dict(state["model"])
         if self._controller is not None:
             self._controller.load_state_dict(state["controller"])
-
-
-@contextmanager
-def evaluating(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Put modules in eval mode; afterwards each of their parts is in the mode it was in."""
-    parts = [(part, part.training) for module in modules for part in module.modules()]
-    for part, _ in parts:
-        part.training = False
-    try:
-        yield
-    finally:
-        for part, training in parts:
-            part.training = training
-
-
-@contextmanager
-def same_random_numbers(device: torch.device) -> Iterator[None]:
-    """Give every virtual pass the random numbers (dropout) that the next real pass will draw.
-
-    A CUDA graph cannot go back to them; a model that draws some is not captured
-    (:mod:`autoemb.streaming.graph`).
-    """
-    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-        yield
-        return
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        yield

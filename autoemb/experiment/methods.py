@@ -10,7 +10,8 @@ import torch
 
 from autoemb.bilevel import BilevelTrainer
 from autoemb.controller import Controller, PerIdLogits
-from autoemb.embedding import FixedEmbedding, SoftEmbedding
+from autoemb.embedding import SoftEmbedding
+from autoemb.fixed import FixedEmbedding
 from autoemb.granted import GrantedEmbedding
 from autoemb.models import RatingModel
 from autoemb.streaming import InteractionState, Reservoir, StreamLearner

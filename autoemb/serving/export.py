@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from autoemb.bilevel.trainer import evaluating
+from autoemb.bilevel.passes import evaluating
 from autoemb.controller import select_hard
 from autoemb.embedding import SoftEmbedding
 from autoemb.errors import UserError

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from autoemb.bilevel.trainer import evaluating
+from autoemb.bilevel.passes import evaluating
 from autoemb.errors import UserError
 from autoemb.experiment.methods import METHODS
 from autoemb.ranks import rank_correlation
