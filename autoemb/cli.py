@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 import re
 import sys
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from autoemb.experiment import Interrupted, RunConfig, compare, run
 from autoemb.experiment.config import CHOICES
 from autoemb.experiment.folder import as_comparison
 from autoemb.files import make_folder_of, write_json
-from autoemb.info import info_lines
+from autoemb.info import cores, info_lines
 from autoemb.progress import ProgressDisplay
 from autoemb.report import draw, table, wording
 from autoemb.report.page import extra_missing
@@ -224,7 +223,7 @@ def study_command(
 ) -> None:
     """Make the runs of a study that --out does not hold yet, and draw its tables and figures."""
     study = read_study(file, data)
-    workers = len(os.sched_getaffinity(0)) if processes is None else processes
+    workers = cores() if processes is None else processes
     with ProgressDisplay(unit="runs") as display:
         tasks: dict[str, Callable[[int, int], None]] = {}
 
@@ -296,8 +295,15 @@ def evaluate_command(
 def report_command(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="What --out named.")],
 ) -> None:
-    """Draw report.html and figures/*.svg again from the recorded files."""
-    typer.echo(f"report: {draw(directory)}")
+    """Draw report.html, or a study's study.md, and figures/*.svg again from the recorded files."""
+    if not (directory / "study.json").exists():
+        typer.echo(f"report: {draw(directory)}")
+        return
+    try:
+        from autoemb.study.draw import draw_study
+    except ModuleNotFoundError as error:
+        raise extra_missing(error) from None
+    typer.echo(f"study: {draw_study(directory)}")
 
 
 @app.command("info")

@@ -31,15 +31,21 @@ def info_lines() -> list[str]:
         facts["streaming runtime"] = "Python"
     if build["reason"] is not None:
         facts["not built"] = build["reason"]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     facts["cpu"] = (
-        f"{cores} cores, {torch.get_num_threads()} threads, "
+        f"{cores()} cores, {torch.get_num_threads()} threads, "
         f"{torch.backends.cpu.get_cpu_capability()}"
     )
     gpus = range(torch.cuda.device_count())
     facts["cuda"] = ", ".join(torch.cuda.get_device_name(gpu) for gpu in gpus) or "no GPU in use"
     width = max(map(len, facts))
     return [f"{name:<{width}}  {value}" for name, value in facts.items()]
+
+
+def cores() -> int:
+    """Return how many cores this process may use, as far as the system tells."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _kernels(cpu: str | None, archs: list[str]) -> str:

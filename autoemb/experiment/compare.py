@@ -12,7 +12,7 @@ from autoemb.experiment.config import RunConfig
 from autoemb.experiment.differences import differences, read_windows
 from autoemb.experiment.methods import METHODS
 from autoemb.experiment.recorder import STAGES
-from autoemb.experiment.run import Progress, run, versions
+from autoemb.experiment.run import Progress, run, versions_of
 from autoemb.files import write_json
 
 if TYPE_CHECKING:  # polars, which the rest of the package does without
@@ -75,12 +75,13 @@ def compare(
     configs = [replace(config, method=m, seed=s) for m in methods for s in seeds]
     if (out / "compare.json").exists() and not resume:
         raise UserError(f"{out} already holds a comparison; pass --resume or choose another --out")
-    results, windows = [], {}
+    results, windows, summaries = [], {}, []
     for one in configs:
         name = f"{one.method}-seed{one.seed}"
         report = None if progress is None else progress(one.method, one.seed)
         summary = run(one, interactions, out / name, resume=resume, progress=report)
         windows[one.method, one.seed] = read_windows(out / name / "metrics.jsonl", summary)
+        summaries.append(summary)
         results.append(
             {"method": one.method, "seed": one.seed, "run": name}
             | {key: summary[key] for key in (*STAGES, "seconds")}
@@ -92,7 +93,7 @@ def compare(
         "data": summary["data"],
         "task": config.task,
         "config": {k: v for k, v in options.items() if k not in ("method", "seed")},
-        "versions": versions(),
+        "versions": versions_of(summaries),
     }
     write_json(out / "compare.json", comparison)
     return comparison

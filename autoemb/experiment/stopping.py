@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+#: What has arrived since :func:`remember_requests` while nobody collected it.
+early_requests: list[int] = []
+
 
 class Interrupted(Exception):
     """A run was asked to stop.
@@ -32,7 +35,8 @@ class Interrupted(Exception):
 def stop_requests() -> Iterator[list[int]]:
     """Collect SIGINT and SIGTERM in a list; a second one raises KeyboardInterrupt at once.
 
-    Outside the main thread, where Python lets nobody handle signals, the list stays empty.
+    It begins with ``early_requests``. Outside the main thread, where Python lets nobody handle
+    signals, nothing is added.
     """
     received: list[int] = []
 
@@ -47,8 +51,14 @@ def stop_requests() -> Iterator[list[int]]:
             previous[number] = signal.signal(number, note)
     except ValueError:
         pass
+    received.extend(early_requests)
     try:
         yield received
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def remember_requests() -> None:
+    """Note SIGINT from now on where nobody collects it, as a process does that is told to run."""
+    signal.signal(signal.SIGINT, lambda number, frame: early_requests.append(number))

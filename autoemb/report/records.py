@@ -186,6 +186,11 @@ def read(directory: Path) -> Recording:
     if not (directory / "compare.json").exists():
         if any(directory.glob("*-seed*/")):
             raise _incomplete(directory / "compare.json", "comparison")
+        if (directory / "runs").is_dir():
+            raise UserError(
+                f"{directory / 'study.json'} is missing: the study is not complete; the command "
+                "that began it finishes it"
+            )
         record, run = read_run(directory)
         comparison = Comparison(
             results=(run.result,),

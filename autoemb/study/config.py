@@ -17,6 +17,8 @@ from autoemb.experiment.config import CHOICES
 
 #: Options that the study sets itself.
 _OURS = {"task", "order", "seed", "limit"}
+#: Options that all methods share, since runs are compared window by window.
+_SHARED = {"batch_size", "window", "offline_fraction"}
 _OPTIONS = {field.name: field for field in fields(RunConfig) if field.name not in _OURS}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _KEYS = {"data", "tasks", "orders", "seeds", "options", "methods", "tuning"}
@@ -136,8 +138,11 @@ class _Reader:
         methods = self.table("methods", self.content.get("methods"))
         if not methods:
             raise self.error("methods", methods, "a table for each method")
+        data = self.strings("data", None)
+        if len({Path(name).name for name in data}) != len(data):
+            raise self.error("data", [*data], "different names of files, which tables tell them by")
         study = Study(
-            data=tuple(root / name for name in self.strings("data", None)),
+            data=tuple(root / name for name in data),
             tasks=self.strings("tasks", ["regression"]),
             orders=self.strings("orders", ["chronological"]),
             seeds=self.seeds(),
@@ -159,33 +164,35 @@ class _Reader:
         candidates = self.candidates(
             {**self.table("tuning", tuning), **self.table(f"{where}.tuning", own.pop("tuning", {}))}
         )
-        return Method(name, {**shared, **self.options(where, own)}, candidates)
+        return Method(name, {**shared, **self.options(where, own, shared=False)}, candidates)
 
     def candidates(self, tuning: dict[str, Any]) -> tuple[Options, ...]:
-        """Return ``budget`` combinations of the values to try: the same number for any method."""
-        budget = tuning.pop("budget", None)
+        """Return the combinations of the values to try, or ``candidates`` of them at random."""
+        most = tuning.pop("candidates", None)
+        if most is not None and (type(most) is not int or most < 1):
+            raise self.error("tuning.candidates", most, "a positive whole number")
         for name, values in tuning.items():
             if not isinstance(values, list) or not values:
                 raise self.error(f"tuning.{name}", values, "a list of values to try")
             for value in values:
-                self.options("tuning", {name: value})
+                self.options("tuning", {name: value}, shared=False)
         names = sorted(tuning)
         every = [
             dict(zip(names, values, strict=True))
             for values in itertools.product(*(tuning[name] for name in names))
         ]
-        if budget is None or budget >= len(every):
+        if most is None or most >= len(every):
             return tuple(every)
-        if not isinstance(budget, int) or budget < 1:
-            raise self.error("tuning.budget", budget, "a positive whole number")
-        return tuple(random.Random(0).sample(every, budget))
+        return tuple(random.Random(0).sample(every, most))
 
-    def options(self, where: str, value: object) -> Options:
+    def options(self, where: str, value: object, *, shared: bool = True) -> Options:
         options = self.table(where, value)
         for name, given in options.items():
             if name not in _OPTIONS:
                 known = ", ".join(_OPTIONS)
                 raise self.error(f"{where}.{name}", given, f"an option of a run: {known}")
+            if name in _SHARED and not shared:
+                raise self.error(f"{where}.{name}", given, "it in [options], the same for all")
             kind = str(_OPTIONS[name].type).removesuffix(" | None")
             if not _KINDS[kind](given):
                 raise self.error(f"{where}.{name}", given, _WORDS[kind])

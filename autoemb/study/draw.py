@@ -93,6 +93,10 @@ class _Drawing:
         for result, (_, run) in zip(results, runs, strict=True):
             name, kind = result.name("method"), run.result.method
             self.key[name] = kind if name == wording.display(kind) else name
+        self.kinds = {
+            self.key[r.name("method")]: run.result.method
+            for r, (_, run) in zip(results, runs, strict=True)
+        }
         self.runs: dict[str, list[Run]] = {}
         self.dims: dict[str, list[Any]] = {}
         for result, (summary, run) in zip(results, runs, strict=True):
@@ -134,14 +138,15 @@ class _Drawing:
             "online loss against bytes",
             figures.loss_by_bytes(f"{name}-bytes", points, self.loss_name),
         )
-        baseline = next((key for key in reversed(self.runs) if key.startswith("FSE")), None)
+        baseline = next((key for key in reversed(self.runs) if self.kinds[key] == "fse"), None)
         if baseline is not None:
             lines = {key: curves.over_stream(runs, "loss") for key, runs in self.runs.items()}
             apart = {key: curves.minus(line, lines[baseline]) for key, line in lines.items()}
             offline = next(iter(self.runs.values()))[0].result.stages["offline"].interactions
-            label = f"{self.loss_name} \N{MINUS SIGN} {baseline}"
+            named = wording.display(baseline)
+            label = f"{self.loss_name} \N{MINUS SIGN} {named}"
             yield (
-                f"loss over the stream, less that of {baseline}",
+                f"loss over the stream, less that of {named}",
                 figures.over_stream(f"{name}-stream", apart, label, offline),
             )
         every = [run for runs in self.runs.values() for run in runs]

@@ -6,6 +6,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import re
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -19,7 +20,12 @@ import torch
 
 from autoemb.data import Interactions, load
 from autoemb.experiment import RunConfig, run
-from autoemb.experiment.stopping import Interrupted, stop_requests
+from autoemb.experiment.stopping import (
+    Interrupted,
+    early_requests,
+    remember_requests,
+    stop_requests,
+)
 
 #: Seconds after which a request to stop is seen at the latest.
 POLL_SECONDS = 0.2
@@ -34,7 +40,8 @@ class Job:
     data : Path
     config : RunConfig
     folder : Path
-        Given by data and options alone: a study that changes makes only the runs that are new.
+        Named by the data's name and the options alone: a study that changes makes only the runs
+        that are new.
     """
 
     data: Path
@@ -45,8 +52,9 @@ class Job:
 def job(data: Path, config: RunConfig, out: Path) -> Job:
     """Return the run of a configuration on a data set, in its folder below ``out``."""
     options = json.dumps(config.as_dict(), sort_keys=True)
-    key = hashlib.blake2b(options.encode(), digest_size=6).hexdigest()
-    return Job(data, config, out / f"{data.name}-{config.method}-{key}")
+    key = hashlib.blake2b((data.name + options).encode(), digest_size=6).hexdigest()
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", data.name)
+    return Job(data, config, out / f"{name}-{config.method}-{key}")
 
 
 @lru_cache(maxsize=2)  # jobs come data set by data set
@@ -82,7 +90,8 @@ def pool(processes: int) -> Iterator[Execute]:
     ):
 
         def made(jobs: Iterable[Job]) -> Iterator[tuple[Job, dict[str, Any]]]:
-            futures = {executor.submit(_execute, one): one for one in jobs}
+            with _interrupts_wait():
+                futures = {executor.submit(_execute, one): one for one in jobs}
             waiting = {*futures}
             try:
                 while waiting and not stop:
@@ -100,8 +109,14 @@ def pool(processes: int) -> Iterator[Execute]:
         yield made
 
 
-#: Whether a process of the pool was asked to stop, by entries; it then begins no other run.
-_stopped: list[int] = []
+@contextmanager
+def _interrupts_wait() -> Iterator[None]:
+    """Let processes begin that hear of no SIGINT before they can tell what it means."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _begin() -> None:
@@ -110,14 +125,15 @@ def _begin() -> None:
     # A terminal's ctrl-C then reaches the first process alone, which passes it on once: a second
     # one would stop a run before it has kept where it is.
     os.setpgrp()
-    signal.signal(signal.SIGINT, lambda number, frame: _stopped.append(number))
+    remember_requests()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
 
 
 def _execute(one: Job) -> dict[str, Any]:
-    if _stopped:
+    if early_requests:
         raise Interrupted(0, saved=True)
     try:
         return execute(one)
     except Interrupted:
-        _stopped.append(signal.SIGINT)
+        early_requests.append(signal.SIGINT)  # so that this process begins no other run
         raise

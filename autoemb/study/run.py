@@ -9,17 +9,15 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from autoemb.errors import UserError
 from autoemb.experiment.differences import differences, read_windows
 from autoemb.experiment.recorder import STAGES
-from autoemb.experiment.run import versions
+from autoemb.experiment.run import versions_of
 from autoemb.experiment.stopping import Interrupted
 from autoemb.files import write_json
 from autoemb.json_object import JsonObject
 from autoemb.study.config import Method, Options, Study
 from autoemb.study.jobs import Execute, Job, interactions, job, pool
-
-#: Share of the stream that options are chosen on: the offline stage of every run.
-OFFLINE = 0.7
 
 #: (what is being run, runs done, runs in all)
 Progress = Callable[[str, int, int], None]
@@ -63,7 +61,8 @@ def run_study(
     Raises
     ------
     UserError
-        For data that cannot be read, or what a run raises.
+        For data that cannot be read, without an offline stage to choose options on, or what a run
+        raises.
     StudyInterrupted
         On SIGINT or SIGTERM.
     """
@@ -95,7 +94,7 @@ def run_study(
             m.name: {"options": dict(m.options), "candidates": [dict(c) for c in m.candidates]}
             for m in study.methods
         },
-        "versions": versions(),
+        "versions": versions_of(summaries.values()),
     }
     write_json(out / "study.json", content)
     return content
@@ -137,7 +136,13 @@ def _choose(
         if len(method.candidates) == 1:
             chosen[cell, method.name] = method.candidates[0]
             continue
-        events = max(int(OFFLINE * len(interactions(cell.data))), 2)
+        length = len(interactions(cell.data))
+        events = study.config(method, {}).offline_events(length)
+        if events < 2:
+            raise UserError(
+                f"{cell.data.name}: options are chosen on the offline stage, which has {events} of "
+                f"{length} events"
+            )
         own = {"task": cell.task, "order": cell.order, "seed": study.seeds[0], "limit": events}
         tried[cell, method.name] = [
             (one, _tuning_job(study, method, one, cell, own, runs)) for one in method.candidates
@@ -197,6 +202,9 @@ def first_tenth(windows: Sequence[JsonObject]) -> float:
 def by_popularity(summary: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     """Return the online loss and the mean width given, by field and earlier events of its id.
 
+    Within a budget there is no width: ids are not given what the controller's weights say, but what
+    they own of it.
+
     Examples
     --------
     >>> octave = {"field": "user", "low": 3, "interactions": 9, "loss": 0.2, "weights": [0.5, 0.5]}
@@ -204,12 +212,15 @@ def by_popularity(summary: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     {'user': [{'low': 3, 'interactions': 9, 'loss': 0.2, 'width': 9.0}]}
     """
     found: dict[str, list[dict[str, Any]]] = {}
+    budget = summary["config"].get("budget")
     for octave in summary["by_popularity"]["online"]:
         if octave["interactions"]:
             kept = {name: octave[name] for name in ("low", "interactions", "loss")}
-            if octave["weights"] is not None:
+            if octave["weights"] is not None and not budget:
                 pairs = zip(octave["weights"], summary["config"]["dims"], strict=True)
-                kept["width"] = sum(weight * dim for weight, dim in pairs)
+                # None in the file of a run that diverged, which is no JSON number.
+                parts = [math.nan if weight is None else weight * dim for weight, dim in pairs]
+                kept["width"] = sum(parts)
             found.setdefault(octave["field"], []).append(kept)
     return found
 

@@ -20,7 +20,7 @@ def test_data_lie_beside_the_file_or_where_one_says(write, tmp_path):
 
 
 def test_every_method_tries_as_many_candidates(write):
-    text = SMALL + "[tuning]\nbudget = 3\nlearning_rate = [0.1, 0.2]\nrow_rate = [1, 2, 3]\n"
+    text = SMALL + "[tuning]\ncandidates = 3\nlearning_rate = [0.1, 0.2]\nrow_rate = [1, 2, 3]\n"
     narrow, soft = read_study(write(text)).methods
     assert len(narrow.candidates) == len(soft.candidates) == 3
     assert narrow.candidates == soft.candidates
@@ -50,7 +50,22 @@ def test_a_method_may_try_values_of_its_own(write):
         (("dims = [2]", "learning_rate = '1'"), "learning_rate is '1'; expected a number"),
         (("methods.narrow", 'methods."a b"'), "expected a name of letters"),
         (("[methods.soft]", "[tuning]\nrow_rate = 3\n[methods.soft]"), "tuning.row_rate is 3"),
-        (("[methods.soft]", "[tuning]\nbudget = 0\nrow_rate = [1]\n[methods.soft]"), "budget is 0"),
+        *[
+            (
+                ("[methods.soft]", f"[tuning]\ncandidates = {wrong}\n[methods.soft]"),
+                "tuning.candidates is .*; expected a positive whole number",
+            )
+            for wrong in ("0", "'3'", "[1, 2]", "2.5")
+        ],
+        *[
+            (("[methods.soft]", f"[methods.soft]\n{name} = 70"), f"soft.{name} is 70; .*the same")
+            for name in ("batch_size", "window")
+        ],
+        (
+            ("[methods.soft]", "[tuning]\noffline_fraction = [0.5]\n[methods.soft]"),
+            r"tuning.offline_fraction is 0.5; expected it in \[options\]",
+        ),
+        (('["ratings.csv"]', '["a/ratings.csv", "b/ratings.csv"]'), "different names of files"),
         (('data = ["ratings.csv"]', ""), "data is None; expected different names"),
         (("data =", "data ="), None),
     ],

@@ -1,18 +1,29 @@
 """A study's runs: each made once, options chosen by loss, what is recorded and drawn."""
 
 import json
+import math
+import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from autoemb.cli import app
 from autoemb.errors import UserError
+from autoemb.files import json_text
+from autoemb.report import draw
 from autoemb.study import read_study, run_study
+from autoemb.study.draw import draw_study
 from tests.study.conftest import SMALL
+
+
+def children_of(process):
+    return Path(f"/proc/{process}/task/{process}/children")
 
 
 def times(out):
@@ -34,27 +45,42 @@ def test_a_study_makes_each_run_once(write, folder):
     assert second["results"][:2] == first["results"][:2]
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_a_study_that_was_interrupted_continues_where_it_was(write, folder, processes):
-    # The soft runs take 250 steps each: some are left when the first window of 50 events has been
-    # written and the request to stop, which is looked for every 0.2 s, has been seen.
-    file, out = write(SMALL + "batch_size = 4\n"), folder / "out"
+def begin(file, out, processes):
     command = [sys.executable, "-c", "from autoemb.cli import main; main()", "study", file]
     command += ["--out", out, "--processes", str(processes)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
-    while not any(path.stat().st_size for path in out.glob("runs/*-autoemb-*/metrics.jsonl")):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return command, subprocess.Popen(command, text=True, start_new_session=True, **pipes)
+
+
+def assert_interrupted(process):
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130
     assert error.splitlines()[-1] == "autoemb: interrupted; the same command continues the study"
     assert "Traceback" not in error
+
+
+def wait_for(what, process):
+    deadline = time.monotonic() + 60
+    while not what():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_study_that_was_interrupted_continues_where_it_was(write, folder, processes):
+    # Runs take 250 steps: of the soft one some are left when its first window of 50 events has been
+    # written and the request to stop, which is looked for every 0.2 s, has been seen.
+    text = SMALL.replace("batch_size = 50", "batch_size = 4").replace("[0, 1]", "[0]")
+    file, out = write(text), folder / "out"
+    command, process = begin(file, out, processes)
+    metrics = "runs/*-autoemb-*/metrics.jsonl"
+    wait_for(lambda: any(path.stat().st_size for path in out.glob(metrics)), process)
+    process.send_signal(signal.SIGINT)
+    assert_interrupted(process)
     assert not (out / "study.json").exists()
     finished = times(out)
-    assert 1 <= len(finished) <= 3
+    assert len(finished) <= 1
     begun = [*out.glob("runs/*/checkpoint*")]
     assert 1 <= len(begun) <= processes
     subprocess.run(command, check=True, capture_output=True)
@@ -63,6 +89,19 @@ def test_a_study_that_was_interrupted_continues_where_it_was(write, folder, proc
     continued = json.loads((out / "study.json").read_text())
     for one, other in zip(whole["results"], continued["results"], strict=True):
         assert one["online"] == other["online"]
+
+
+@pytest.mark.skipif(
+    not children_of(os.getpid()).exists(), reason="this kernel does not list child processes"
+)
+def test_processes_that_have_just_begun_are_interrupted_too(write, folder):
+    _, process = begin(write(), folder / "out", 2)
+    children = children_of(process.pid)
+    # One that keeps track of resources, and two that now import what they need, for seconds.
+    wait_for(lambda: len(children.read_text().split()) >= 3, process)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    assert_interrupted(process)
+    assert not times(folder / "out")
 
 
 def test_results_and_paired_differences(write, folder):
@@ -96,6 +135,40 @@ def test_the_candidate_of_the_lowest_loss_is_run(write, folder):
     assert {s["seed"] for s in summaries} == {3}
 
 
+def test_options_are_chosen_on_the_offline_stage_alone(write, folder):
+    text = SMALL.replace("window = 50", "window = 50\noffline_fraction = 0.4")
+    text += "[tuning]\nlearning_rate = [100, 0.0002]\n"
+    run_study(read_study(write(text)), folder / "out")
+    summaries = [json.loads(path.read_text()) for path in times(folder / "out")]
+    assert sorted(s["data"]["interactions"] for s in summaries) == [400] * 4 + [1000] * 4
+    with pytest.raises(UserError, match=r"ratings.csv: .* offline stage, which has 0 of 1000"):
+        run_study(read_study(write(text.replace("0.4", "0"))), folder / "out")
+
+
+def test_a_method_that_diverged_is_recorded_the_same_again(write, folder):
+    text = SMALL.replace("[methods.soft]", "[methods.soft]\nlearning_rate = 1e30")
+    first, again = (run_study(read_study(write(text)), folder / "out") for _ in range(2))
+    assert math.isnan(first["results"][2]["by_popularity"]["user"][0]["width"])
+    assert json_text(first["results"][2]["by_popularity"]) == json_text(
+        again["results"][2]["by_popularity"]
+    )
+
+
+def test_versions_are_those_of_the_runs(write, folder):
+    first = run_study(read_study(write()), folder / "out")
+    path = folder / "out" / first["results"][0]["run"] / "summary.json"
+    path.write_text(path.read_text().replace(f'"torch": "{torch.__version__}"', '"torch": "1.0"'))
+    again = run_study(read_study(write()), folder / "out")
+    assert again["versions"]["torch"] == f"1.0, {torch.__version__}"
+
+
+def test_names_of_files_may_hold_anything(write, folder):
+    (folder / "ratings.csv").rename(folder / "my ratings é.csv")
+    out = folder / "out"
+    run_study(read_study(write(SMALL.replace("ratings.csv", "my ratings é.csv"))), out)
+    assert "my ratings é.csv, regression" in draw_study(out).read_text()
+
+
 def test_the_command_draws_what_was_recorded(write, folder):
     file = write(SMALL.replace("methods.soft", "methods.AutoEmb"))
     arguments = ["study", str(file), "--out", str(folder / "out"), "--processes", "1"]
@@ -105,12 +178,25 @@ def test_the_command_draws_what_was_recorded(write, folder):
     assert "| narrow |" in page
     assert "| AutoEmb − narrow |" in page
     figures = [line.partition("(")[2][:-1] for line in page.splitlines() if line.startswith("![")]
-    assert len(figures) == 5  # bytes; loss and weights by popularity, of users and items
+    # Bytes and the loss over the stream; loss and weights by popularity, of users and items.
+    assert len(figures) == 6
     for figure in figures:
         assert (folder / "out" / figure).read_text().startswith("<?xml")
-    again = CliRunner().invoke(app, arguments)
-    assert again.exit_code == 0
-    assert (folder / "out" / "study.md").read_text() == page
+    for again in (arguments, ["report", str(folder / "out")]):
+        (folder / "out" / "study.md").unlink()
+        done = CliRunner().invoke(app, again)
+        assert (done.exit_code, done.output.splitlines()[-1]) == (
+            0,
+            f"study: {folder / 'out' / 'study.md'}",
+        )
+        assert (folder / "out" / "study.md").read_text() == page
+
+
+def test_a_report_of_a_study_that_is_not_complete_says_how_to_go_on(write, folder):
+    run_study(read_study(write()), folder / "out")
+    (folder / "out" / "study.json").unlink()
+    with pytest.raises(UserError, match="the study is not complete; the command that began it"):
+        draw(folder / "out")
 
 
 def test_data_that_are_not_there_are_named(write, folder):
