@@ -18,7 +18,7 @@ NORMS = ("batch", "running", "none")
 PROJECTIONS = ("uniform", "identity")
 
 
-def check_ids(ids: Tensor, fields: int) -> None:
+def check_id_columns(ids: Tensor, fields: int) -> None:
     """Raise the errors of torch.nn.Embedding for ids that are not int64 [B, F]."""
     if ids.dtype != torch.int64:
         raise RuntimeError(f"expected ids of dtype torch.int64 but got {ids.dtype}")
@@ -207,7 +207,7 @@ class SoftEmbedding(RowModule):
         ValueError
             For a wrong shape, or a batch of one in training mode with ``norm="batch"``.
         """
-        check_ids(ids, self.fields)
+        check_id_columns(ids, self.fields)
         batch, sizes = ids.shape[0], len(self.embedding_dims)
         if weights.dtype != self.projection.dtype:
             raise RuntimeError(

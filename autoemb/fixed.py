@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from autoemb.embedding import check_ids
+from autoemb.embedding import check_id_columns
 from autoemb.rows import RowModule
 
 
@@ -67,6 +67,6 @@ class FixedEmbedding(RowModule):
         RuntimeError, ValueError
             For a wrong dtype or shape of ids.
         """
-        check_ids(ids, self.fields)
+        check_id_columns(ids, self.fields)
         columns = [self.lookup(name, ids[:, field]) for name, field in self.row_fields.items()]
         return torch.stack(columns, 1)

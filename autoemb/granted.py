@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from autoemb.embedding import SoftEmbedding, check_ids
+from autoemb.embedding import SoftEmbedding, check_id_columns
 from autoemb.ops import distinct_columns, rows_of
 from autoemb.ops.sizes import size_slices
 from autoemb.rows import RowUpdate, in_play, replace_table
@@ -210,7 +210,7 @@ class GrantedEmbedding(SoftEmbedding):
         """Return the mixed embeddings, as :meth:`SoftEmbedding.forward` does."""
         if self._rows_in_play is not None:
             return super().forward(ids, self._over_owned(ids, weights))
-        check_ids(ids, self.fields)
+        check_id_columns(ids, self.fields)
         plans = distinct_columns(rows_of(ids, [self.num_rows(f) for f in range(self.fields)]))
         rows = [plan.rows for plan in plans]
         tables = {
@@ -257,13 +257,18 @@ class GrantedEmbedding(SoftEmbedding):
         self._find_free()
 
     def _find_free(self) -> None:
-        """Tell the free rows of each arena by the slots."""
+        """Tell the free rows of each arena by the slots, which may come from a broken file."""
         for field in range(self.fields):
             for size in range(len(self.embedding_dims)):
-                used = torch.zeros(len(self.arena(field, size)), dtype=torch.bool)
-                used[0] = True
-                used[self.slots(field)[:, size].long().cpu()] = True
-                self._free[field][size] = (~used).nonzero().flatten().tolist()
+                rows = len(self.arena(field, size))
+                slots = self.slots(field)[:, size].long().cpu()
+                if rows == 0 or bool(((slots < 0) | (slots >= rows)).any()):
+                    raise ValueError(f"field {field}: slots of size {size} exceed its {rows} rows")
+                owners = torch.bincount(slots, minlength=rows)
+                owners[0] = 1  # shared by all who own none
+                if bool((owners > 1).any()):
+                    raise ValueError(f"field {field}: two ids own one row of size {size}")
+                self._free[field][size] = (owners == 0).nonzero().flatten().tolist()
 
     def extra_repr(self) -> str:
         """Describe ids and rows for ``repr``."""

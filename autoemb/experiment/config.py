@@ -74,8 +74,8 @@ PRESETS: dict[str | None, Recipe] = {
     ),
 }
 
-#: Network's and controller's learning rate and the row rate of other optimisers, without a preset:
-#: the best of a few in docs/ablations.md.
+#: Network's and controller's learning rate and the row rate of other optimisers, without a preset.
+#: Adam's are the better of two in docs/ablations.md; SGD's, a third of those there, are cautious.
 RATES = {"adam": (0.0003, 0.0001, 300.0), "sgd": (0.1, 0.1, 300.0)}
 
 #: Larger values are a slip, and past what an index can count.
@@ -150,7 +150,8 @@ class RunConfig:
         How the projections of sizes start; None takes the preset's.
     budget : float or None
         Share of the floats of all sizes of all ids seen that rows may take; ids own rows only in
-        the sizes that they are granted. None: every id owns all sizes. On the CPU, not for fse.
+        the sizes that they are granted. None: every id owns all sizes. On the CPU, with soft
+        selection, not for fse.
     selection : {"soft", "hard"}
         How predictions are scored; "hard" takes each id's largest size alone (Eq. 6).
     device : {"auto", "cpu", "cuda"}
@@ -260,6 +261,11 @@ class RunConfig:
                     f"--budget is {self.budget}; expected none with --method {self.method}, which "
                     "has one size"
                 )
+            if self.selection == "hard":
+                raise UserError(
+                    f"--budget is {self.budget}; expected none with --selection hard, as an id may "
+                    "not own its largest size"
+                )
             if self.torch_device.type != "cpu":
                 raise UserError(f"--budget is {self.budget}; expected --device cpu with it")
         if self.device == "cuda" and not torch.cuda.is_available():
@@ -268,6 +274,17 @@ class RunConfig:
             self.kernels  # noqa: B018
         except (RuntimeError, ValueError) as error:  # what AUTOEMB_BACKEND asks for
             raise UserError(str(error)) from None
+
+    def offline_events(self, events: int) -> int:
+        """Return how many of a stream's events are its offline stage.
+
+        Examples
+        --------
+        >>> RunConfig().offline_events(90)
+        63
+        """
+        # 0.7 x 90 is 62.99999999999999 in floating point.
+        return int(self.offline_fraction * events + 1e-6)
 
     @property
     def recipe(self) -> Recipe:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,7 +119,7 @@ def run(
     saved = None
     if folder is not None:
         if resume and (summary := folder.complete()) is not None:
-            _check_kept(folder, keep_at)
+            _check_kept(folder, keep_at, config.batch_size)
             if progress is not None:
                 progress(len(stream), len(stream))
             return summary
@@ -130,8 +130,7 @@ def run(
         FIELDS,
         len(config.dims) if METHODS[config.method].controller else 0,
         task.correct,
-        # 0.7 x 90 is 62.99999999999999 in floating point.
-        offline=int(config.offline_fraction * len(stream) + 1e-6),
+        offline=config.offline_events(len(stream)),
         window=config.window,
         path=None if folder is None else folder.metrics,
     )
@@ -144,7 +143,7 @@ def run(
             seconds = float(saved["seconds"])
         except UserError:
             raise
-        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise UserError(
                 f"{folder.checkpoint} does not hold the state of such a run: {error!r}"
             ) from None
@@ -157,7 +156,7 @@ def run(
         checkpoint.save({**identity, **state, "seconds": elapsed}, path)
 
     if folder is not None and keep_at is not None and keep_at <= stream.position:
-        _check_kept(folder, keep_at)
+        _check_kept(folder, keep_at, config.batch_size)
     if progress is not None:
         progress(stream.position, len(stream))
     with stop_requests() as stop:
@@ -214,11 +213,23 @@ def _event_at(share: float | None, events: int, folder: RunFolder | None) -> int
     return max(1, round(share * events))
 
 
-def _check_kept(folder: RunFolder, keep_at: int | None) -> None:
-    if keep_at is not None and not folder.trained.exists():
+def _check_kept(folder: RunFolder, keep_at: int | None, batch_size: int) -> None:
+    """Check that a run past an event has kept the state of the batch that reached it."""
+    if keep_at is None:
+        return
+    if not folder.trained.exists():
         raise UserError(
             f"--checkpoint-at is event {keep_at:,}, which the run in {folder.path} has passed "
             "without keeping its state"
+        )
+    kept = checkpoint.load(folder.trained).get("stream")
+    position = kept.get("position") if isinstance(kept, dict) else None
+    if not isinstance(position, int):
+        raise UserError(f"{folder.trained} does not hold the state of a run")
+    if not 0 <= position - keep_at <= batch_size:  # the last batch may have one event more
+        raise UserError(
+            f"--checkpoint-at is event {keep_at:,}, which the run in {folder.path} has passed; it "
+            f"has kept its state at event {position:,}"
         )
 
 
@@ -259,6 +270,21 @@ def versions() -> dict[str, str]:
         "python": platform.python_version(),
         "platform": platform.platform(),
     }
+
+
+def versions_of(summaries: Iterable[dict[str, Any]]) -> dict[str, str]:
+    """Return the versions that some runs were made with; runs that were kept may differ in them.
+
+    Examples
+    --------
+    >>> versions_of([{"versions": {"torch": "2.12"}}, {"versions": {"torch": "2.11"}}])
+    {'torch': '2.11, 2.12'}
+    """
+    values: dict[str, set[str]] = {}
+    for summary in summaries:
+        for name, version in summary["versions"].items():
+            values.setdefault(name, set()).add(str(version))
+    return {name: ", ".join(sorted(found)) for name, found in values.items()}
 
 
 def describe(events: Interactions) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -39,25 +40,29 @@ def evaluate(
     Raises
     ------
     UserError
-        If the events are not those of the run, or none are left.
+        If the events are not those of the run, or none are left, or the model tells of no run.
     """
-    recorded = model.about["config"]
-    config = RunConfig(
-        task=model.task.name,
-        order="chronological" if every else recorded["order"],
-        seed=recorded["seed"],
-        limit=None if every else recorded["limit"],
-        batch_size=BATCH,
-        device="cpu",
-    )
+    config = RunConfig(task=model.task.name, batch_size=BATCH, device="cpu")
+    position, digest = 0, None
+    if not every:
+        try:
+            options = {name: model.about["config"][name] for name in ("order", "seed", "limit")}
+            position, digest = model.about["position"], model.about["data"]["digest"]
+            config = replace(config, **options)
+            if position < 0:
+                raise ValueError(position)
+        except (LookupError, TypeError, ValueError):
+            raise UserError(
+                "the model does not tell which events it was trained on; --all scores all events"
+            ) from None
     events = ordered(interactions, config)
-    if not every and describe(events)["digest"] != model.about["data"]["digest"]:
+    if not every and describe(events)["digest"] != digest:
         raise UserError(
             f"{events.name}: these are not the events that the model was trained on; "
             "--all scores all of them"
         )
     stream = stream_of(events, config)
-    stream.position = 0 if every else int(model.about["position"])
+    stream.position = position
     if stream.position >= len(stream):
         raise UserError(f"{events.name}: no events follow those that the model was trained on")
     losses, right, count = 0.0, 0, 0

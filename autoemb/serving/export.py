@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -82,7 +83,7 @@ def load_trained(path: Path) -> Trained:
         }
     except UserError:
         raise
-    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"{file} does not hold the state of a run: {error!r}") from None
     return Trained(config, learner, about)
 
@@ -105,7 +106,7 @@ class Exporter:
     Raises
     ------
     UserError
-        For a width out of range, or a run that diverged.
+        For a width out of range, or a run that diverged or counted no events.
     """
 
     def __init__(self, trained: Trained, widths: Sequence[int] | None = None) -> None:
@@ -128,6 +129,8 @@ class Exporter:
                 raise UserError("the run has diverged: an embedding is not a finite number")
             target, newcomer = known[:-1], known[-1]
             importance = state.count[: len(target)].to(torch.float32).sqrt()
+            if not (torch.isfinite(importance).all() and importance.sum() > 0):
+                raise UserError("the run has no count of its ids' events to weigh their errors by")
             fits = [
                 _fit(target / self.scale, importance, metric * self.scale**2, width, soft)
                 for width in self.widths
@@ -169,7 +172,7 @@ class Exporter:
         ]
         model = ServedModel(
             served,
-            self.model.hidden,
+            copy.deepcopy(self.model.hidden),  # whose weights the learner may go on changing
             TASKS[config.task],
             scale=self.scale,
             linear=not self.soft,
@@ -270,11 +273,11 @@ def export_lines(trained: Trained, model: ServedModel, kept: Sequence[Tensor]) -
             f"{int(number):,} of {'none' if value == 0 else f'width {int(value)}'}"
             for value, number in zip(values, numbers, strict=True)
         ]
-        correlation = rank_correlation(state.count[: len(widths)], widths)
-        lines.append(
-            f"{name}s: {', '.join(parts)}; mean {widths.double().mean():.1f}, "
-            f"rank correlation with popularity {correlation:.2f}"
-        )
+        line = f"{name}s: {', '.join(parts)}; mean {widths.double().mean():.1f}"
+        if len(values) > 1:
+            correlation = rank_correlation(state.count[: len(widths)], widths)
+            line += f", rank correlation with popularity {correlation:.2f}"
+        lines.append(line)
     parts_of = model.bytes()
     lines.append(f"rows: {parts_of['rows']:,} bytes instead of {before:,}")
     return lines

@@ -232,7 +232,7 @@ def load_model(path: Path | str) -> ServedModel:
         return _model(state)
     except UserError:
         raise
-    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"{path} does not hold such a model: {error!r}") from None
 
 

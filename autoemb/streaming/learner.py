@@ -69,7 +69,7 @@ class StreamLearner:
         Of model, controller and state. On a CUDA device the host never waits in :meth:`learn`: it
         prepares the next batch meanwhile.
     grants : Grants, optional
-        Which ids own rows of which sizes; on the CPU.
+        Which ids own rows of which sizes; on the CPU, with soft selection.
     graph : bool, default True
         On a CUDA device, replay the whole step as one CUDA graph. The numbers are the same
         without. Modules and optimisers must then change by this class alone: whatever else moves
@@ -109,8 +109,9 @@ class StreamLearner:
             raise ValueError(
                 f"validation must be one of {', '.join(VALIDATION_SOURCES)}; got {validation!r}"
             )
-        self.trainer, self.modules = trainer, modules
-        self.state, self.reservoir, self.grants = state, reservoir, grants
+        self.trainer, self.modules, self.grants = trainer, modules, grants
+        self._check_selection(trainer.hard)
+        self.state, self.reservoir = state, reservoir
         self.validation, self.batch_size = validation, batch_size
         self.device = torch.device(device)
         self._cuda = self.device.type == "cuda"
@@ -119,6 +120,10 @@ class StreamLearner:
         self.id_tables = [IdTable() for _ in state.fields]
         self._rows = [0 for _ in state.fields]  # rows every table has
         self._recent: list[Batch] = []  # the last two batches, newest first, in main memory
+
+    def _check_selection(self, hard: bool) -> None:
+        if hard and self.grants is not None:
+            raise ValueError("hard selection with grants: an id may not own its largest size")
 
     def rows(self, ids: list[Any]) -> Tensor:
         """Return row numbers [B, F] of raw ids, giving new ids new rows and growing the tables."""
@@ -216,7 +221,13 @@ class StreamLearner:
 
         Ids never seen get the row that they will keep. ``hard`` takes each id's largest size alone
         (Eq. 6).
+
+        Raises
+        ------
+        ValueError
+            For ``hard`` with ``grants``.
         """
+        self._check_selection(hard)
         return self.trainer.predict(self.rows(ids), hard=hard)
 
     def state_dict(self) -> dict[str, Any]:

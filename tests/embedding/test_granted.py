@@ -192,6 +192,28 @@ def test_arenas_grow_when_they_are_full():
     assert module.capacity < 1.6 * 1000 * 4 + 64 * 7
 
 
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (10**6, "field 1: slots of size 2 exceed its 64 rows"),
+        (-1, "field 1: slots of size 2 exceed its 64 rows"),
+        (1, "field 1: two ids own one row of size 2"),
+    ],
+)
+def test_slots_that_cannot_be_are_refused(embedding, row, message):
+    state = {name: value.clone() for name, value in embedding.state_dict().items()}
+    state["slots.1"][:, 2] = row
+    with pytest.raises(ValueError, match=message):
+        make().load_state_dict(state)
+
+
+def test_an_arena_without_its_shared_row_is_refused(embedding):
+    state = embedding.state_dict()
+    state["arenas.0.1"] = state["arenas.0.1"][:0]
+    with pytest.raises(ValueError, match="field 0: slots of size 1 exceed its 0 rows"):
+        make().load_state_dict(state)
+
+
 def test_the_state_is_restored_into_a_new_module(embedding):
     embedding.revoke(0, torch.tensor([3, 5]), 0)
     state = embedding.state_dict()

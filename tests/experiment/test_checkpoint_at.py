@@ -81,6 +81,17 @@ def test_what_has_been_passed_cannot_be_kept(make_config, stream, tmp_path):
         run(make_config(), stream, out, resume=True, checkpoint_at=0.5)
 
 
+def test_a_state_that_was_kept_elsewhere_is_not_taken_for_it(make_config, stream, tmp_path):
+    out = tmp_path / "run"
+    run(make_config(), stream, out, checkpoint_at=0.5)
+    kept = (out / "trained.safetensors").read_bytes()
+    for share, event in ((0.2, 60), (0.9, 270)):
+        told = rf"event {event}, which .* has passed; it has kept its state at event 160"
+        with pytest.raises(UserError, match=told):
+            run(make_config(), stream, out, resume=True, checkpoint_at=share)
+    assert (out / "trained.safetensors").read_bytes() == kept
+
+
 def test_a_run_that_starts_again_has_nothing_left_of_the_one_before(make_config, stream, tmp_path):
     out = tmp_path / "run"
     run(make_config(), stream, out, checkpoint_at=0.1)

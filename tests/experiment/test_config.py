@@ -91,6 +91,11 @@ def test_a_budget_is_for_methods_that_have_sizes():
         RunConfig(method="fse", budget=0.5)
 
 
+def test_a_budget_is_for_soft_selection():
+    with pytest.raises(UserError, match=r"--budget is 0.5; expected none with --selection hard"):
+        RunConfig(selection="hard", budget=0.5)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a usable GPU")
 def test_a_gpu_that_is_not_there_is_named():
     with pytest.raises(UserError, match=r"--device is cuda; .* no usable GPU"):

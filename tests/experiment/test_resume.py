@@ -317,32 +317,24 @@ def test_a_broken_checkpoint_is_refused_and_the_run_stays(
 
 
 @pytest.mark.parametrize("change", ["deleted", "cut", "emptied"])
-def test_resumed_metrics_cover_the_stream_or_are_refused(
-    make_config, stream, interrupted, read_metrics, change
-):
+def test_metrics_that_lost_what_was_written_are_refused(make_config, stream, interrupted, change):
     metrics = interrupted / "metrics.jsonl"
     if change == "deleted":
         metrics.unlink()
     else:
         metrics.write_bytes(metrics.read_bytes()[:30] if change == "cut" else b"")
-    try:
+    with pytest.raises(UserError, match=r"metrics.jsonl has \d+ bytes; expected at least"):
         run(make_config(), stream, interrupted, resume=True)
-    except UserError:
-        return
-    assert sum(line["window"] for line in read_metrics(metrics)) == 300
 
 
-def test_metrics_deleted_before_their_first_line_are_no_traceback(
+def test_metrics_deleted_before_their_first_line_are_made_again(
     make_config, stream, numbers, tmp_path
 ):
     config, out = make_config(window=1000), tmp_path / "run"
     with pytest.raises(Interrupted):
         run(config, stream, out, progress=stop_at(100, send(signal.SIGINT)))
     (out / "metrics.jsonl").unlink()
-    try:
-        summary = run(config, stream, out, resume=True)
-    except UserError:
-        return
+    summary = run(config, stream, out, resume=True)
     assert numbers(summary) == numbers(run(config, stream))
     assert (out / "metrics.jsonl").stat().st_size > 0
 

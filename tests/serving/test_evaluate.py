@@ -51,6 +51,16 @@ def test_other_events_are_refused_unless_all_are_wanted(trained):
     assert evaluate(model, other, every=True)["interactions"] == 700
 
 
+def test_a_model_that_tells_of_no_run_scores_all_events_alone(trained, stream):
+    model, _ = Exporter(trained()).export(0.3)
+    expected = evaluate(model, stream, every=True)["loss"]
+    for about in ({}, {"config": 3}, model.about | {"position": -1}):
+        model.about = about
+        with pytest.raises(UserError, match=r"does not tell which events .* --all"):
+            evaluate(model, stream)
+        assert evaluate(model, stream, every=True)["loss"] == expected
+
+
 def test_a_model_of_the_whole_stream_has_nothing_to_be_scored_on(trained, stream):
     model, _ = Exporter(trained()).export(0.3)
     model.about["position"] = len(stream)

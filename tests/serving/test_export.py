@@ -9,6 +9,7 @@ import torch
 from autoemb.bilevel.passes import evaluating
 from autoemb.errors import UserError
 from autoemb.experiment.methods import METHODS
+from autoemb.experiment.run import stream_of
 from autoemb.ranks import rank_correlation
 from autoemb.serving.export import (
     Exporter,
@@ -149,6 +150,24 @@ def test_a_run_that_diverged_is_refused(trained):
         run.learner.modules[0].embedding.table_1[0] = float("nan")
     with pytest.raises(UserError, match="the run has diverged"):
         Exporter(run).export(0.5)
+
+
+def test_the_learner_learns_on_after_an_export(trained, stream):
+    run = trained()
+    model, _ = Exporter(run).export(0.5)
+    layer = run.learner.modules[0].hidden[0]
+    before = layer.weight.detach().clone()
+    run.learner.learn(next(iter(stream_of(stream, run.config))))
+    assert not torch.equal(layer.weight, before)
+    torch.testing.assert_close(model.hidden[0].weight, before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("counts", [0, -1])
+def test_a_state_that_counted_no_events_is_refused(trained, counts):
+    run = trained()
+    run.learner.state.fields[1].count.fill_(counts)
+    with pytest.raises(UserError, match="no count of its ids' events"):
+        Exporter(run)
 
 
 def test_a_folder_without_state_is_told_how_to_keep_one(tmp_path):
