@@ -1,4 +1,7 @@
-"""``AUTOEMB_DATA=folder python -m bench.ablations --runs DIR`` makes what DIR does not hold yet."""
+"""``AUTOEMB_DATA=folder python -m bench.ablations --runs DIR`` makes what DIR does not hold yet.
+
+A trial of some variants, sets or events keeps its record and page in DIR, too.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +22,12 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="events of each stream, for a trial")
     parser.add_argument("--tables", action="store_true", help="only write the page again")
     arguments = parser.parse_args()
+    files = record.RECORD, page.PAGE
     if not arguments.tables:
         if arguments.runs is None:
             parser.error("--runs DIR is needed: the runs take about an hour and can be continued")
+        if arguments.only or arguments.limit or {*arguments.sets} != {*record.SETS}:
+            files = arguments.runs / record.RECORD.name, arguments.runs / page.PAGE.name
         names = [v.name for v in VARIANTS]
         wanted = names if arguments.only is None else ["default", *arguments.only]
         if unknown := {*wanted} - {*names}:
@@ -31,10 +37,11 @@ def main() -> None:
             Path(os.environ["AUTOEMB_DATA"]),
             arguments.sets,
             arguments.runs,
+            files[0],
             processes=arguments.processes,
             limit=arguments.limit,
         )
-    page.write()
+    page.write(*files)
 
 
 if __name__ == "__main__":

@@ -94,11 +94,11 @@ def lines_of(record: dict[str, Any]) -> list[str]:
     return lines
 
 
-def text() -> str:
-    """Return the page of the record."""
-    return "\n".join(lines_of(json.loads(RECORD.read_text()))) + "\n"
+def text(record: Path = RECORD) -> str:
+    """Return the page of a record."""
+    return "\n".join(lines_of(json.loads(record.read_text()))) + "\n"
 
 
-def write() -> None:
-    """Write the page from the record."""
-    PAGE.write_text(text())
+def write(record: Path = RECORD, page: Path = PAGE) -> None:
+    """Write the page of a record."""
+    page.write_text(text(record))

@@ -82,11 +82,12 @@ def make(
     root: Path,
     sets: Sequence[str],
     folder: Path,
+    file: Path,
     *,
     processes: int,
     limit: int | None,
 ) -> None:
-    """Make the runs in parallel and write the record."""
+    """Make the runs in parallel, below ``folder``, and write the record to ``file``."""
     jobs = [
         Job(variant.name, root / data, task, order, seed, folder, limit)
         for data, task, (order, seeds) in product(sets, TASKS, SEEDS.items())
@@ -104,7 +105,7 @@ def make(
         "limit": limit,
         "results": effects(found),
     }
-    RECORD.write_text(json.dumps(content, indent=1) + "\n")
+    file.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def effects(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
