@@ -161,9 +161,9 @@ and 0.4 %). To learn takes width, to keep does not. So a model of 2.2 floats an 
 of the best fixed width on four of eight streams, where the smallest width that is trained to come
 that close has 16 to 64. On the other four, both of MovieLens latest small and of MovieTweetings,
 the frozen AutoEmb is 0.3 to 0.4 % above it at any size, though it is level with it or ahead while
-it learns ([the study](study.md)): what its mix gains by knowing how much is known of an id, it
-gains as ids become known. Frozen, FSE-146 made narrow does better there. Wider rows go to the more
-popular ids on most fields.
+it learns ([the study](study.md)). Presumably because it has learnt what first events of an id are
+like, and for a frozen model ids that it does not know stay newcomers for all their events; FSE-146
+made narrow does better there. Wider rows go to the more popular ids on most fields.
 """
 
 
