@@ -12,7 +12,7 @@ The parts, each usable alone:
 from importlib.metadata import version
 
 from autoemb.bilevel import BilevelTrainer
-from autoemb.build import build_info
+from autoemb.build import build_info, warn_if_never_built
 from autoemb.controller import Controller, PerIdLogits, select_hard, spread
 from autoemb.embedding import SoftEmbedding
 from autoemb.errors import UserError
@@ -23,6 +23,7 @@ from autoemb.streaming import IdTable, InteractionState, Reservoir, Stream, Stre
 from autoemb.task import TASKS, Task
 
 __version__ = version("autoemb")
+warn_if_never_built()
 
 __all__ = [
     "TASKS",

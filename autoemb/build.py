@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import warnings
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal, TypedDict
 
 from autoemb import runtime
 from autoemb.ops import cpu, cuda
+
+_RECORD = Path(__file__).with_name("_build.json")
 
 
 class BuildInfo(TypedDict):
@@ -22,6 +25,17 @@ class BuildInfo(TypedDict):
     runtime: Literal["compiled", "python"]
     compiler: str | None
     reason: str | None
+
+
+def warn_if_never_built() -> None:
+    """Warn where Python has found the source folder instead of the package that was installed."""
+    if not _RECORD.exists():
+        warnings.warn(
+            f"autoemb is imported from {_RECORD.parent}, which was never built, and computes "
+            "without compiled kernels; start Python in another folder, or pip install -e that one",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
 
 def build_info() -> BuildInfo:
@@ -54,7 +68,7 @@ def build_info() -> BuildInfo:
     True
     """
     try:
-        recorded = json.loads(Path(__file__).with_name("_build.json").read_text())
+        recorded = json.loads(_RECORD.read_text())
     except FileNotFoundError:
         recorded = dict.fromkeys(("_runtime", "_cpu", "_cuda"), "this folder was never built")
     parts = {

@@ -17,7 +17,8 @@ from autoemb.errors import UserError
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a path beside ``path`` that takes its place once the block is through.
 
-    Where the block fails nothing is left behind, and an earlier file is as it was.
+    Where the block fails nothing is left behind, and an earlier file is as it was. Whatever writes
+    it, the file may be read by whom new files may be read by.
 
     Raises
     ------
@@ -36,7 +37,11 @@ def replacing(path: Path) -> Iterator[Path]:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         try:
+            part.touch()
+            mode = part.stat().st_mode
+            part.unlink()
             yield part
+            part.chmod(mode)  # safetensors makes files that only their owner can read
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)

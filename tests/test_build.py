@@ -3,9 +3,11 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
+import warnings
 from pathlib import Path
 
 import pytest
@@ -55,7 +57,7 @@ def test_a_build_with_everything_needs_no_reason(monkeypatch):
     ],
 )
 def test_build_info_says_why_parts_are_missing(monkeypatch, tmp_path, recorded, expected):
-    monkeypatch.setattr(build, "__file__", str(tmp_path / "build.py"))
+    monkeypatch.setattr(build, "_RECORD", tmp_path / "_build.json")
     for module in (runtime, cpu, cuda):
         monkeypatch.setattr(module, "COMPILED", False)
     monkeypatch.setattr(runtime, "IMPORT_ERROR", "does not load")
@@ -65,6 +67,19 @@ def test_build_info_says_why_parts_are_missing(monkeypatch, tmp_path, recorded, 
     info = build_info()
     assert info["runtime"] == "python"
     assert re.search(expected, info["reason"])
+
+
+def test_a_source_folder_that_was_never_built_warns(tmp_path):
+    ignored = shutil.ignore_patterns("*.so", "_build.json", "__pycache__")
+    shutil.copytree(ROOT / "autoemb", tmp_path / "autoemb", ignore=ignored)
+    script = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import autoemb"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "never built, and computes without compiled kernels" in done.stderr
+    assert "<string>:1: RuntimeWarning" in done.stderr  # the line that imports it
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        build.warn_if_never_built()
 
 
 def build_in(folder, path="", **environment):

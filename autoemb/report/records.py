@@ -159,6 +159,10 @@ def parse_comparison(record: JsonObject) -> Comparison:
     )
 
 
+#: One of them is there as soon as a run has begun.
+_OF_A_RUN = ("summary.json", "metrics.jsonl", "checkpoint.safetensors")
+
+
 def read(directory: Path) -> Recording:
     """Read the folder of a run or of a comparison.
 
@@ -191,6 +195,8 @@ def read(directory: Path) -> Recording:
                 f"{directory / 'study.json'} is missing: the study is not complete; the command "
                 "that began it finishes it"
             )
+        if not any((directory / name).exists() for name in _OF_A_RUN):
+            raise UserError(f"{directory} holds no run, comparison or study")
         record, run = read_run(directory)
         comparison = Comparison(
             results=(run.result,),

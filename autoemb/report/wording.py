@@ -75,7 +75,7 @@ def spread_note(comparison: Comparison) -> str:
 
 
 def verdict(difference: Difference) -> str:
-    """Return "better", "worse", "undecided" or "n/a": the method against the baseline.
+    """Return "better", "worse", "undecided", "identical" or "n/a": the method against the baseline.
 
     Examples
     --------
@@ -84,6 +84,8 @@ def verdict(difference: Difference) -> str:
     """
     if math.isnan(difference.low) or math.isnan(difference.high):
         return NOT_AVAILABLE
+    if difference.low == difference.high == 0:
+        return "identical"
     if difference.low <= 0 <= difference.high:
         return "undecided"
     return "better" if (difference.high < 0) == (difference.metric == "loss") else "worse"
@@ -96,10 +98,14 @@ def reading(difference: Difference) -> str:
     --------
     >>> reading(Difference("autoemb", "fse", "online", "loss", 0.002, -0.001, 0.003, 0.95))
     'undecided: the interval includes zero'
+    >>> reading(Difference("autoemb", "sam", "online", "loss", 0.0, 0.0, 0.0, 0.95))
+    'identical: no window differs'
     """
     word = verdict(difference)
     if word == NOT_AVAILABLE:
         return "no interval recorded"
+    if word == "identical":
+        return "identical: no window differs"
     return f"{word}: the interval {'includes' if word == 'undecided' else 'excludes'} zero"
 
 
@@ -143,6 +149,7 @@ def findings(comparison: Comparison) -> list[str]:
         "better": "better than",
         "worse": "worse than",
         "undecided": "undecided against",
+        "identical": "identical to",
         NOT_AVAILABLE: "no interval against",
     }
     sentences = []

@@ -67,9 +67,12 @@ def load_trained(path: Path) -> Trained:
         file = folder.trained if folder.trained.exists() else folder.checkpoint
         if not file.exists():
             raise UserError(
-                f"{path} holds no trained state; keep one with: autoemb run --checkpoint-at 1"
+                f"{path} holds no trained state; keep one with: autoemb run --checkpoint-at 0.7 "
+                f"--out {path}"
             )
     saved = checkpoint.load(file)
+    if "learner" not in saved:
+        raise UserError(f"{file} does not hold the state of a run")
     try:
         names = {field.name for field in fields(RunConfig)}
         options = {name: value for name, value in saved["config"].items() if name in names}
@@ -279,5 +282,7 @@ def export_lines(trained: Trained, model: ServedModel, kept: Sequence[Tensor]) -
             line += f", rank correlation with popularity {correlation:.2f}"
         lines.append(line)
     parts_of = model.bytes()
-    lines.append(f"rows: {parts_of['rows']:,} bytes instead of {before:,}")
+    rows = parts_of.pop("rows")
+    lines.append(f"rows: {rows:,} bytes instead of {before:,}")
+    lines.append("; ".join(f"{name}: {size:,}" for name, size in parts_of.items()) + " bytes")
     return lines

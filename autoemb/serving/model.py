@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,6 +115,11 @@ class ServedModel:
     @torch.no_grad()
     def embed(self, ids: Sequence[Any]) -> Tensor:
         """Return the embeddings [B, F, D] of F columns of raw ids."""
+        lengths = [len(column) if isinstance(column, Sized) else None for column in ids]
+        if len(lengths) != len(self.fields) or None in lengths or len({*lengths}) != 1:
+            raise UserError(
+                f"ids are columns of {lengths} ids; expected {len(self.fields)} of the same length"
+            )
         pairs = zip(self.fields, ids, strict=True)
         return torch.stack([self._embed(field, column) for field, column in pairs], 1)
 
@@ -157,7 +162,8 @@ class ServedModel:
         Raises
         ------
         UserError
-            For ids of another kind than those that the model knows.
+            For ids of another kind than those that the model knows, or columns of another number or
+            of unequal lengths.
         """
         output: Tensor = self.hidden(self.embed(ids).flatten(1))
         return output

@@ -80,6 +80,8 @@ def load(path: Path) -> dict[str, Any]:
     UserError
         If the file is missing, broken, or not such a file.
     """
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; expected a file in it")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

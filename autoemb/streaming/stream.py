@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from autoemb.errors import UserError
@@ -46,7 +47,8 @@ class Stream:
     Raises
     ------
     UserError
-        For a batch size below 2, fewer than two events, or columns of unequal length.
+        For a batch size below 2, fewer than two events, columns of unequal length, or a label that
+        is not a finite number: it would spoil every weight for good.
 
     Examples
     --------
@@ -71,6 +73,10 @@ class Stream:
             if len(column) != len(label):
                 name = f"column {number} of the ids" if number < len(ids) else "timestamp"
                 raise UserError(f"{name} has {len(column)} values and label has {len(label)}")
+        finite = torch.isfinite(label)
+        if not bool(finite.all()):
+            event = int((~finite).nonzero()[0])
+            raise UserError(f"label {event} is {label[event]}; expected a finite number")
         self._ids, self._label, self._timestamp = ids, label, timestamp
         self.batch_size = batch_size
         self.position = 0

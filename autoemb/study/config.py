@@ -153,7 +153,11 @@ class _Reader:
         for method in study.methods:  # every run's options are checked before the first begins
             for task, order in itertools.product(study.tasks, study.orders):
                 for chosen, seed in itertools.product(method.candidates, study.seeds):
-                    study.config(method, chosen, task=task, order=order, seed=seed)
+                    try:
+                        study.config(method, chosen, task=task, order=order, seed=seed)
+                    except UserError as error:
+                        where = f"{self.file}: methods.{method.name}"
+                        raise UserError(f"{where}: {error}") from None
         return study
 
     def method(self, name: str, value: object, shared: Options, tuning: object) -> Method:

@@ -66,6 +66,9 @@ def run_study(
     StudyInterrupted
         On SIGINT or SIGTERM.
     """
+    for path in study.data:
+        if not path.exists():
+            raise UserError(f"{path} does not exist; --data names the folder of a study's data")
     runs = out / "runs"
     cells = [Cell(*names) for names in product(study.data, study.tasks, study.orders)]
     with _told_as_a_study(), pool(processes) as execute:

@@ -113,7 +113,7 @@ def test_what_is_not_complete_asks_for_resume(tmp_path, recorded):
 
 
 def test_a_folder_of_something_else(tmp_path):
-    with pytest.raises(UserError, match=r"summary.json is missing"):
+    with pytest.raises(UserError, match="holds no run, comparison or study"):
         draw(tmp_path)
     with pytest.raises(UserError, match="is not a folder"):
         draw(tmp_path / "absent")

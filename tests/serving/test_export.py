@@ -119,11 +119,20 @@ def test_popular_ids_get_wider_rows(trained):
 def test_ids_are_told_by_width_and_bytes_before_and_after(trained):
     run = trained()
     model, kept = Exporter(run).export(0.2)
-    users, items, rows = export_lines(run, model, kept)
+    users, items, rows, rest = export_lines(run, model, kept)
     assert users.startswith("users: ")
     assert "rank correlation with popularity" in items
     ids = sum(map(len, run.learner.id_tables))
     assert rows == f"rows: {model.bytes()['rows']:,} bytes instead of {4 * ids * 7:,}"
+    assert rest.endswith(
+        f"network: {model.bytes()['network']:,}; ids: {model.bytes()['ids']:,} bytes"
+    )
+
+
+def test_ids_of_one_width_have_no_rank_correlation(trained):
+    run = trained()
+    lines = export_lines(run, *Exporter(run, [4]).export(1.0))
+    assert all("rank correlation" not in line for line in lines)
 
 
 @pytest.mark.parametrize("budget", [0, -1, 1.1, float("nan")])

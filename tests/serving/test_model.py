@@ -112,6 +112,18 @@ def test_ids_of_another_kind_are_refused(model):
     assert model.predict([np.array([1]), ["jaws"]]).shape == (1, 5)
 
 
+@pytest.mark.parametrize("ids", [[[1, 2], [1]], [[1]], [1, 2], [[1], [2], [3]]])
+def test_columns_that_do_not_fit_together_are_refused(model, ids):
+    with pytest.raises(UserError, match=r"ids are columns of .*; expected 2 of the same length"):
+        model.predict(ids)
+
+
+def test_the_file_may_be_read_by_others(model, tmp_path):
+    (tmp_path / "plain").touch()
+    model.save(tmp_path / "model")
+    assert (tmp_path / "model").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
 def test_the_file_gives_the_same_model(model, tmp_path):
     path = tmp_path / "model.safetensors"
     model.save(path)

@@ -110,3 +110,11 @@ def test_columns_of_unequal_length_are_refused(lengths, named):
     users, items, timestamp = (np.arange(length) for length in lengths)
     with pytest.raises(UserError, match=named):
         Stream([users, items], torch.zeros(10), timestamp)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_label_that_is_no_number_is_refused(bad):
+    label = torch.zeros(5)
+    label[3] = bad
+    with pytest.raises(UserError, match=f"label 3 is {bad}; expected a finite number"):
+        Stream([np.arange(5)], label, np.arange(5))
