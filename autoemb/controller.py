@@ -34,10 +34,14 @@ class Controller(nn.Module):
         C, width of the input: ``InteractionState.num_features``, 38 for three sizes.
     hidden : sequence of int, default (512, 512)
         Widths of the hidden layers.
+    prior : Tensor[C, N], optional
+        ``features @ prior`` is added to the logits: the weights that an id starts with, which the
+        networks learn to change; :meth:`autoemb.InteractionState.popularity_prior`, for example.
+        By default every id starts with equal weights.
 
     Notes
     -----
-    The last layer starts at zero, so that every id starts with equal weights.
+    The last layer starts at zero.
 
     Examples
     --------
@@ -49,8 +53,15 @@ class Controller(nn.Module):
     (torch.Size([9, 3]), tensor([0.3333, 0.3333, 0.3333], grad_fn=<SelectBackward0>))
     """
 
+    prior: Tensor | None
+
     def __init__(
-        self, fields: int, sizes: int, num_features: int, hidden: Sequence[int] = (512, 512)
+        self,
+        fields: int,
+        sizes: int,
+        num_features: int,
+        hidden: Sequence[int] = (512, 512),
+        prior: Tensor | None = None,
     ) -> None:
         super().__init__()
         networks = [mlp(num_features, hidden, sizes) for _ in range(fields)]
@@ -58,14 +69,16 @@ class Controller(nn.Module):
             for parameter in network[-1].parameters():
                 nn.init.zeros_(parameter)
         self.networks = nn.ModuleList(networks)
+        self.register_buffer("prior", prior, persistent=False)
 
     def forward(self, ids: Sequence[Tensor], features: Sequence[Tensor]) -> list[Tensor]:
         """Return the weights [U_f, N] of each field's distinct ids; ``ids`` is not used."""
         pairs = zip(self.networks, features, strict=True)
-        return [
-            torch.softmax(network(_padded(inputs))[: inputs.shape[0]], 1)
-            for network, inputs in pairs
-        ]
+        return [torch.softmax(self._logits(network, inputs), 1) for network, inputs in pairs]
+
+    def _logits(self, network: nn.Module, inputs: Tensor) -> Tensor:
+        logits: Tensor = network(_padded(inputs))[: inputs.shape[0]]
+        return logits if self.prior is None else torch.addmm(logits, inputs, self.prior)
 
 
 def _padded(inputs: Tensor) -> Tensor:

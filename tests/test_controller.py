@@ -39,6 +39,17 @@ class TestController:
         (weights,) = controller([torch.arange(3)], [torch.randn(3, 5)])
         assert torch.equal(weights, torch.full((3, 4), 0.25))
 
+    def test_a_prior_is_what_it_starts_with_and_adds_to(self, assert_near):
+        prior = torch.randn(9, 3)
+        plain, ahead = (Controller(1, 3, 9, hidden=(4,), prior=p) for p in (None, prior))
+        features = torch.rand(5, 9)
+        (weights,) = ahead([None], [features])
+        assert_near(weights, torch.softmax(features @ prior, 1))
+        torch.nn.init.normal_(ahead.networks[0][-1].weight)
+        plain.load_state_dict(ahead.state_dict())
+        (weights,), (without,) = (c([None], [features]) for c in (ahead, plain))
+        assert_near(weights, torch.softmax(without.log() + features @ prior, 1))
+
     def test_fields_share_nothing(self):
         controller = Controller(fields=2, sizes=3, num_features=5, hidden=(7,))
         first, second = (list(network.parameters()) for network in controller.networks)

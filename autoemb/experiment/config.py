@@ -91,6 +91,7 @@ CHOICES = {
     "norm": (None, *NORMS),
     "mix": (None, "sum", "mean"),
     "projection": (None, *PROJECTIONS),
+    "start": ("equal", "popularity"),
     "validation": (None, *VALIDATION_SOURCES),
     "optimizer": (None, *DENSE_OPTIMIZERS),
     "selection": ("soft", "hard"),
@@ -148,6 +149,9 @@ class RunConfig:
         Standard deviation of the embeddings of ids never seen; None takes the preset's.
     projection : {None, "uniform", "identity"}
         How the projections of sizes start; None takes the preset's.
+    start : {"equal", "popularity"}
+        Weights of sizes that ids start with: equal ones (the paper), or more of the widest the more
+        popular they are (:meth:`autoemb.InteractionState.popularity_prior`). Of autoemb and sam.
     budget : float or None
         Share of the floats of all sizes of all ids seen that rows may take; ids own rows only in
         the sizes that they are granted. None: every id owns all sizes. On the CPU, with soft
@@ -220,6 +224,9 @@ class RunConfig:
         None,
         "How projections of sizes start: at random, or the widest as the identity; by default the "
         "preset's.",
+    )
+    start: str = _option(
+        "equal", "Weights that ids start with: equal, or more of the widest size by popularity."
     )
     budget: float | None = _option(
         None, "Share of the floats of all sizes that rows may take; ids are granted sizes by worth."

@@ -45,6 +45,12 @@ def encode_popularity(count: Tensor) -> Tensor:
     return (1 - (octave.unsqueeze(1) - centres).abs()).clamp_min(0).to(torch.float32)
 
 
+#: Logit of the widest size that a prior gives an id never seen, what it adds for every octave of
+#: popularity, and the most that it gives. With three sizes the widest then starts with 0.58 of the
+#: mix and has 0.94 from 127 events on.
+PRIOR_LOGIT, PRIOR_SLOPE, PRIOR_LARGEST = 1.0, 0.4, 3.4
+
+
 class _FieldState:
     """The state of one field's ids, row by row."""
 
@@ -115,6 +121,28 @@ class InteractionState:
         )
         scalars = torch.stack([last_loss, torch.log1p(count.to(torch.float32)), mean_loss], 1)
         return torch.cat([encode_popularity(count), weights, scalars], 1)
+
+    def popularity_prior(self) -> Tensor:
+        """Return logits [32 + N + 3, N] by feature: the widest size's rises with popularity.
+
+        What :class:`autoemb.Controller` takes as ``prior``. As the encoding of popularity is
+        piecewise linear, so is the logit, in log2(1 + count).
+
+        Examples
+        --------
+        >>> state = InteractionState(fields=1, sizes=2)
+        >>> state.grow([2])
+        >>> state.record(torch.zeros(7, 1, dtype=torch.int64), torch.zeros(7))
+        >>> state.features(0, torch.tensor([1, 0])) @ state.popularity_prior()
+        tensor([[0.0000, 1.0000],
+                [0.0000, 2.2000]])
+        """
+        octaves = torch.arange(POPULARITY_WIDTH)
+        prior = torch.zeros(self.num_features, self.num_features - POPULARITY_WIDTH - 3)
+        prior[:POPULARITY_WIDTH, -1] = (PRIOR_LOGIT + PRIOR_SLOPE * octaves).clamp_max(
+            PRIOR_LARGEST
+        )
+        return prior
 
     def record(
         self,

@@ -253,6 +253,7 @@ OTHER_OPTIONS = {
     "mix": "mean",
     "init_std": 0.5,
     "projection": "uniform",
+    "start": "popularity",
     "selection": "hard",
     "budget": 0.5,
 }

@@ -125,6 +125,19 @@ def test_an_id_never_grown_to_is_refused_before_anything_is_recorded(bad):
     assert not any(field.count.any() for field in state.fields)
 
 
+@given(st.lists(st.integers(0, 2**40), min_size=1, max_size=20))
+def test_the_prior_of_the_widest_size_rises_with_popularity_alone(counts):
+    state = InteractionState(fields=1, sizes=3)
+    state.grow([len(counts)])
+    state.fields[0].count[:] = torch.tensor(counts)
+    state.fields[0].last_loss.uniform_()
+    logits = state.features(0, torch.arange(len(counts))) @ state.popularity_prior()
+    assert torch.equal(logits[:, :2], torch.zeros(len(counts), 2))
+    octaves = torch.log2(1 + state.fields[0].count.double()).clamp_max(31)
+    expected = (1 + 0.4 * octaves).clamp_max(3.4)  # reached at octave 6, where it has its corner
+    torch.testing.assert_close(logits[:, 2].double(), expected, rtol=0, atol=1e-5)
+
+
 def test_an_id_never_seen_has_equal_weights_and_no_loss():
     features = make_state().features(0, torch.tensor([2]))[0].tolist()
     assert features[0] == 1
