@@ -47,7 +47,7 @@ def encode_popularity(count: Tensor) -> Tensor:
 
 #: Logit of the widest size that a prior gives an id never seen, what it adds for every octave of
 #: popularity, and the most that it gives. With three sizes the widest then starts with 0.58 of the
-#: mix and has 0.94 from 127 events on.
+#: mix and has 0.94 from 63 events on.
 PRIOR_LOGIT, PRIOR_SLOPE, PRIOR_LARGEST = 1.0, 0.4, 3.4
 
 
