@@ -385,5 +385,5 @@ def test_a_missing_file_is_named(path):
 
 
 def test_a_folder_is_refused(tmp_path):
-    with pytest.raises(UserError, match="not a readable checkpoint"):
+    with pytest.raises(UserError, match="is a folder; expected a file"):
         checkpoint.load(tmp_path)
