@@ -31,6 +31,7 @@ class Recipe(NamedTuple):
     mix : {"sum", "mean"}
     init_std : float
     projection : {"uniform", "identity"}
+    start : {"equal", "popularity"}
     validation : {"reservoir", "last-batch", "new-events"}
     """
 
@@ -43,6 +44,7 @@ class Recipe(NamedTuple):
     mix: str
     init_std: float
     projection: str
+    start: str
     validation: str
 
 
@@ -58,6 +60,7 @@ PRESETS: dict[str | None, Recipe] = {
         mix="sum",
         init_std=0.1,
         projection="identity",
+        start="popularity",
         validation="new-events",
     ),
     "paper": Recipe(
@@ -70,6 +73,7 @@ PRESETS: dict[str | None, Recipe] = {
         mix="mean",
         init_std=1.0,
         projection="uniform",
+        start="equal",
         validation="reservoir",
     ),
 }
@@ -91,7 +95,7 @@ CHOICES = {
     "norm": (None, *NORMS),
     "mix": (None, "sum", "mean"),
     "projection": (None, *PROJECTIONS),
-    "start": ("equal", "popularity"),
+    "start": (None, "equal", "popularity"),
     "validation": (None, *VALIDATION_SOURCES),
     "optimizer": (None, *DENSE_OPTIMIZERS),
     "selection": ("soft", "hard"),
@@ -149,9 +153,10 @@ class RunConfig:
         Standard deviation of the embeddings of ids never seen; None takes the preset's.
     projection : {None, "uniform", "identity"}
         How the projections of sizes start; None takes the preset's.
-    start : {"equal", "popularity"}
+    start : {None, "equal", "popularity"}
         Weights of sizes that ids start with: equal ones (the paper), or more of the widest the more
-        popular they are (:meth:`autoemb.InteractionState.popularity_prior`). Of autoemb and sam.
+        popular they are (:meth:`autoemb.InteractionState.popularity_prior`). Of autoemb and sam;
+        None takes the preset's.
     budget : float or None
         Share of the floats of all sizes of all ids seen that rows may take; ids own rows only in
         the sizes that they are granted. None: every id owns all sizes. On the CPU, with soft
@@ -168,7 +173,7 @@ class RunConfig:
     Examples
     --------
     >>> RunConfig(method="sam", preset="paper", norm="running").recipe[1:]
-    (0.01, 0.001, 1.0, 'running', 1e-05, 'mean', 1.0, 'uniform', 'reservoir')
+    (0.01, 0.001, 1.0, 'running', 1e-05, 'mean', 1.0, 'uniform', 'equal', 'reservoir')
     >>> RunConfig(dims=(16, 2))
     Traceback (most recent call last):
         ...
@@ -225,8 +230,10 @@ class RunConfig:
         "How projections of sizes start: at random, or the widest as the identity; by default the "
         "preset's.",
     )
-    start: str = _option(
-        "equal", "Weights that ids start with: equal, or more of the widest size by popularity."
+    start: str | None = _option(
+        None,
+        "Weights that ids start with: equal, or more of the widest size by popularity; by default "
+        "the preset's.",
     )
     budget: float | None = _option(
         None, "Share of the floats of all sizes that rows may take; ids are granted sizes by worth."

@@ -125,7 +125,7 @@ def build_trainer(
         embedding = FixedEmbedding(rows, sum(config.dims), init_std=recipe.init_std)
     modules: list[torch.nn.Module] = [RatingModel(embedding, task.outputs)]
     if method.controller == "network":
-        prior = state.popularity_prior() if config.start == "popularity" else None
+        prior = state.popularity_prior() if recipe.start == "popularity" else None
         modules.append(Controller(len(rows), sizes, state.num_features, prior=prior))
     elif method.controller == "logits":
         modules.append(PerIdLogits(rows, sizes))

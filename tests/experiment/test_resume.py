@@ -253,7 +253,7 @@ OTHER_OPTIONS = {
     "mix": "mean",
     "init_std": 0.5,
     "projection": "uniform",
-    "start": "popularity",
+    "start": "equal",
     "selection": "hard",
     "budget": 0.5,
 }
