@@ -55,12 +55,12 @@ def with_entropy_bonus(strength: float) -> type[Controller]:
 
 
 class Gates(Controller):
-    """Each size has a weight of its own in (0, 1) instead of a share; all start at 1/3."""
+    """Each size has a weight of its own in (0, 1) instead of a share; all start from 1/3."""
 
     def forward(self, ids: Sequence[Tensor], features: Sequence[Tensor]) -> list[Tensor]:
         # The softmax of (x, 0, 0) is the sigmoid of x - log 2.
         return [
-            torch.sigmoid(network(inputs) - math.log(2))
+            torch.sigmoid(self._logits(network, inputs) - math.log(2))
             for network, inputs in zip(self.networks, features, strict=True)
         ]
 

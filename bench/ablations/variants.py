@@ -62,7 +62,8 @@ VARIANTS = [
         ("SAM", {"method": "sam"}, {}),
         ("DARTS", {"method": "darts"}, {}),
         ("FSE-146", {"method": "fse"}, {}),
-        ("equal weights, no controller", {"controller_learning_rate": 1e-30}, {}),
+        ("equal weights, no controller", {"start": "equal", "controller_learning_rate": 1e-30}, {}),
+        ("weights by popularity, no controller", {"controller_learning_rate": 1e-30}, {}),
     ),
     *_group(
         "normalisation (default: none)",
@@ -107,7 +108,8 @@ VARIANTS = [
         ),
     ),
     *_group(
-        "against collapse (default: zero initial logits)",
+        "what ids start with, and collapse (default: by popularity)",
+        ("equal weights (paper)", {"start": "equal"}, {}),
         *((f"temperature {t:g}", {}, {"Controller": controllers.tempered(t)}) for t in (0.3, 3.0)),
         *(
             (f"entropy bonus {s:g}", {}, {"Controller": controllers.with_entropy_bonus(s)})

@@ -107,6 +107,17 @@ def test_the_same_seed_gives_the_same_numbers_to_the_last_bit(
     assert first != other
 
 
+@pytest.mark.parametrize("options", [{}, {"validation": "reservoir"}])
+def test_sam_is_autoemb_where_the_controller_learns_from_new_events(
+    make_config, stream, tmp_path, options
+):
+    # First order, by events that the weights have not learnt: the gradient of joint training.
+    for method in ("sam", "autoemb"):
+        run(make_config(method=method, **options), stream, tmp_path / method)
+    sam, autoemb = ((tmp_path / m / "metrics.jsonl").read_bytes() for m in ("sam", "autoemb"))
+    assert (sam == autoemb) == (not options)
+
+
 def test_ids_may_be_strings_of_any_kind(make_config, stream, numbers):
     named = dataclasses.replace(
         stream, user=stream.user.cast(pl.String), item=stream.item.cast(pl.String) + " ü"
