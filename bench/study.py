@@ -340,8 +340,8 @@ def start(study: Study) -> list[str]:
     headers = ["stream", "online, %", "first tenth, %", "rank correlation, equal", "popularity"]
     return [
         "", "## A start by popularity", "",
-        "The default's start by popularity less `--start equal`, three seeds, nothing tuned; and the "
-        "rank correlation of the mean width with earlier events (users / items).", "",
+        "The default's start by popularity less `--start equal`, three seeds, nothing tuned; and "
+        "the rank correlation of the mean width with earlier events (users / items).", "",
         *pipes(headers, body),
     ]  # fmt: skip
 

@@ -74,6 +74,15 @@ class RandomStart(Controller):
             network[-1].reset_parameters()  # type: ignore[index, operator]
 
 
+class WidestStart(InteractionState):
+    """A history whose prior gives every id, newcomers too, most of the widest size."""
+
+    def popularity_prior(self) -> Tensor:
+        prior = super().popularity_prior()
+        prior[:POPULARITY_WIDTH, -1] = prior.max()  # the encoding of popularity adds up to 1
+        return prior
+
+
 def without_inputs(*groups: str) -> type[InteractionState]:
     """Return a history that gives zeros for some groups: popularity, weights, losses."""
 

@@ -110,6 +110,7 @@ VARIANTS = [
     *_group(
         "what ids start with, and collapse (default: by popularity)",
         ("equal weights (paper)", {"start": "equal"}, {}),
+        ("the widest for all", {}, {"InteractionState": controllers.WidestStart}),
         *((f"temperature {t:g}", {}, {"Controller": controllers.tempered(t)}) for t in (0.3, 3.0)),
         *(
             (f"entropy bonus {s:g}", {}, {"Controller": controllers.with_entropy_bonus(s)})
