@@ -260,15 +260,18 @@ def differences(name: str, pairs: Sequence[Difference], label: str) -> str:
     return panel.svg(name, (panel.WIDE[0], 1.15 + 0.36 * len(names)), paint)
 
 
-def loss_by_bytes(name: str, points: Mapping[str, tuple[float, float, float]], label: str) -> str:
-    """Draw the loss of each method against the bytes of its embeddings.
+def loss_by_bytes(
+    name: str, points: Mapping[str, Sequence[tuple[float, float, float]]], label: str
+) -> str:
+    """Draw the loss of each method against the bytes of its embeddings, several points joined.
 
     Parameters
     ----------
     name
         The figure's name, unique on its page.
     points
-        Bytes, mean loss and its standard deviation over seeds (NaN for one) of each method.
+        Bytes, mean loss and its standard deviation over seeds (NaN for one): of each method a
+        point, or one for each size that it comes in.
     label
         What the vertical axis shows.
 
@@ -279,16 +282,17 @@ def loss_by_bytes(name: str, points: Mapping[str, tuple[float, float, float]], l
     """
 
     def paint(axes: Axes) -> None:
-        for method, (size, loss, deviation) in points.items():
+        for method, found in points.items():
             main = method == "autoemb"
+            sizes, losses, deviations = zip(*found, strict=True)
             axes.errorbar(
-                size / 2**20,
-                loss,
-                yerr=None if deviation != deviation else deviation,
+                [size / 2**20 for size in sizes],
+                losses,
+                yerr=[0.0 if deviation != deviation else deviation for deviation in deviations],
                 color=colour(method, list(points)),
                 marker="o",
                 markersize=7 if main else 5,
-                linestyle="none",
+                linewidth=1.4,
                 label=panel.cut(display(method), 14),
                 zorder=3 if main else 2,
             )

@@ -133,7 +133,7 @@ class _Drawing:
         points = {}
         for key, found in self.by_method():
             loss = mean_cell([r.child("online").number("loss") for r in found])
-            points[key] = float(found[0].count("embedding_bytes")), loss.mean, loss.spread
+            points[key] = [(float(found[0].count("embedding_bytes")), loss.mean, loss.spread)]
         yield (
             "online loss against bytes",
             figures.loss_by_bytes(f"{name}-bytes", points, self.loss_name),

@@ -27,6 +27,9 @@ above / below zero. Two seeds in time order, one shuffled. The first tenth is of
 order. The last columns: the weight of the widest size at the end (users / items; mean over the
 streams in time order), and how long a run takes (other work ran beside: a rough figure). CPU.
 
+**Recorded with `--start equal`**, which was the default then: ids started with equal weights. What
+the start by popularity changes is in [the study](study.md).
+
 **What came out.** Who teaches the controller matters, and what it may say. Taught by past events,
 or the last batch, it costs 0.34 %, nearly as much as no controller at all (0.43 %): all ids end at
 the widest size. Sizes normalised by running statistics, which take away every bias, cost 0.26 %,

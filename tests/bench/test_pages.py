@@ -22,8 +22,8 @@ def test_the_page_is_that_of_its_record(path, text):
 
 
 def test_every_figure_of_the_study_is_there():
-    for name in study.FIGURES.values():
-        assert (study.STUDIES / "figures" / f"{name}.svg").is_file()
+    for name in [*study.FIGURES.values(), *map(study.bytes_name, study.BYTES)]:
+        assert (study.FIGURE_FOLDER / f"{name}.svg").is_file()
 
 
 def result(loss, floats, method, budget=1.0):
