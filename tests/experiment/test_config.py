@@ -216,6 +216,11 @@ def test_given_options_go_before_the_presets(options, recipe):
     assert RunConfig(**options).recipe == recipe
 
 
+def test_within_a_budget_ids_start_with_equal_weights_unless_asked():
+    assert RunConfig(budget=0.5).recipe.start == "equal"
+    assert RunConfig(budget=0.5, start="popularity").recipe.start == "popularity"
+
+
 @pytest.mark.parametrize(("every", "distance"), [(10, 3.2), (100, 9.9)])
 def test_row_rate_is_about_what_adam_over_a_whole_table_moves_a_row(every, distance):
     table = torch.nn.Parameter(torch.zeros(1))
