@@ -297,6 +297,11 @@ def popularity(study: Study) -> list[str]:
     ]  # fmt: skip
 
 
+def by_default(study: Study) -> list[str]:
+    """Return the methods that start ids as the default does."""
+    return [n for n, said in study.record["methods"].items() if "start" not in said["options"]]
+
+
 def budgets(study: Study, fixed: Study) -> list[str]:
     """Return the tables of the study of budgets against the best fixed width of another."""
     body, reached = [], []
@@ -312,7 +317,7 @@ def budgets(study: Study, fixed: Study) -> list[str]:
             loss = study.mean(stream, name, online)
             cells.append(f"{100 * (loss / best - 1):+.2f} ({size(study, name) / 2**20:.2f})")
         body.append([named(stream), *cells])
-        ours = [n for n in study.methods if study.mean(stream, n, online) <= within]
+        ours = [n for n in by_default(study) if study.mean(stream, n, online) <= within]
         theirs = [
             n
             for n in fixed.methods
@@ -353,7 +358,7 @@ def against_bytes(stream: Stream, fixed: Study, study: Study) -> str:
         return found
 
     widths = [name for name in fixed.methods if name.startswith("FSE")]
-    lines = {"fse": points(fixed, widths), "autoemb": points(study, study.methods)}
+    lines = {"fse": points(fixed, widths), "autoemb": points(study, by_default(study))}
     return loss_by_bytes(bytes_name(stream), lines, loss_name(stream[1]))
 
 

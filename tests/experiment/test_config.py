@@ -6,7 +6,7 @@ import torch
 
 from autoemb.errors import UserError
 from autoemb.experiment import RunConfig
-from autoemb.experiment.config import CHOICES
+from autoemb.experiment.config import CHOICES, Recipe
 from autoemb.optim import ROW_RATES
 
 NAN, INF = float("nan"), float("inf")
@@ -103,117 +103,49 @@ def test_a_gpu_that_is_not_there_is_named():
     assert RunConfig(device="auto").torch_device == torch.device("cpu")
 
 
+RECIPES = {
+    None: Recipe(
+        optimizer="adagrad", learning_rate=0.003, controller_learning_rate=0.002, row_rate=16,
+        norm="none", norm_eps=1, mix="sum", init_std=0.1, projection="identity",
+        start="popularity", validation="new-events",
+    ),
+    "paper": Recipe(
+        optimizer="adam", learning_rate=0.01, controller_learning_rate=0.001, row_rate=1,
+        norm="batch", norm_eps=1e-5, mix="mean", init_std=1, projection="uniform",
+        start="equal", validation="reservoir",
+    ),
+}  # fmt: skip
+ADAM_RATES = {"learning_rate": 0.0003, "controller_learning_rate": 0.0001, "row_rate": 300}
+EVERY = {
+    "norm": "batch", "norm_eps": 0.5, "mix": "mean", "init_std": 0, "projection": "uniform",
+    "start": "equal", "validation": "last-batch",
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    ("options", "recipe"),
+    ("options", "changes"),
     [
-        (
-            {},
-            (
-                "adagrad",
-                0.003,
-                0.002,
-                16,
-                "none",
-                1,
-                "sum",
-                0.1,
-                "identity",
-                "popularity",
-                "new-events",
-            ),
-        ),
-        (
-            {"preset": "paper"},
-            ("adam", 0.01, 0.001, 1, "batch", 1e-5, "mean", 1, "uniform", "equal", "reservoir"),
-        ),
-        (
-            {"preset": "paper", "learning_rate": 0.5},
-            ("adam", 0.5, 0.001, 1, "batch", 1e-5, "mean", 1, "uniform", "equal", "reservoir"),
-        ),
-        (
-            {"preset": "paper", "optimizer": "sgd"},
-            ("sgd", 0.01, 0.001, 1, "batch", 1e-5, "mean", 1, "uniform", "equal", "reservoir"),
-        ),
-        (
-            {"controller_learning_rate": 0.5},
-            (
-                "adagrad",
-                0.003,
-                0.5,
-                16,
-                "none",
-                1,
-                "sum",
-                0.1,
-                "identity",
-                "popularity",
-                "new-events",
-            ),
-        ),
-        (
-            {"optimizer": "adam"},
-            (
-                "adam",
-                0.0003,
-                0.0001,
-                300,
-                "none",
-                1,
-                "sum",
-                0.1,
-                "identity",
-                "popularity",
-                "new-events",
-            ),
-        ),
-        (
-            {"optimizer": "rowwise-adagrad"},
-            (
-                "rowwise-adagrad",
-                0.003,
-                0.002,
-                16,
-                "none",
-                1,
-                "sum",
-                0.1,
-                "identity",
-                "popularity",
-                "new-events",
-            ),
-        ),
+        ({}, {}),
+        ({"preset": "paper"}, {}),
+        ({"preset": "paper", "learning_rate": 0.5}, {"learning_rate": 0.5}),
+        ({"preset": "paper", "optimizer": "sgd"}, {"optimizer": "sgd"}),
+        ({"controller_learning_rate": 0.5}, {"controller_learning_rate": 0.5}),
+        ({"optimizer": "adam"}, {"optimizer": "adam", **ADAM_RATES}),
+        ({"optimizer": "rowwise-adagrad"}, {"optimizer": "rowwise-adagrad"}),
         (
             {"row_rate": 2, "optimizer": "sgd"},
-            ("sgd", 0.1, 0.1, 2, "none", 1, "sum", 0.1, "identity", "popularity", "new-events"),
-        ),
-        (
             {
-                "norm": "batch",
-                "norm_eps": 0.5,
-                "mix": "mean",
-                "init_std": 0,
-                "projection": "uniform",
-                "start": "equal",
-                "validation": "last-batch",
+                "optimizer": "sgd",
+                "learning_rate": 0.1,
+                "controller_learning_rate": 0.1,
+                "row_rate": 2,
             },
-            (
-                "adagrad",
-                0.003,
-                0.002,
-                16,
-                "batch",
-                0.5,
-                "mean",
-                0,
-                "uniform",
-                "equal",
-                "last-batch",
-            ),
         ),
+        (EVERY, EVERY),
     ],
 )
-def test_given_options_go_before_the_presets(options, recipe):
-    assert RunConfig(**options).recipe == recipe
+def test_given_options_go_before_the_presets(options, changes):
+    assert RunConfig(**options).recipe == RECIPES[options.get("preset")]._replace(**changes)
 
 
 def test_within_a_budget_ids_start_with_equal_weights_unless_asked():
