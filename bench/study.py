@@ -44,18 +44,17 @@ READING = """\
 fixed widths on all eight streams, and below it on five: surely on both tasks of MovieTweetings
 (0.86 and 0.22 %), within the noise on MovieLens latest small (0.69 and 0.10 %) and MovieLens 1M's
 regression (0.04 %). It is surely above it on one, MovieLens 1M's classification, by 0.08 %. With
-all its defaults, untuned, it is UNTUNED (the table of budgets below, last column, two seeds).
-Nobody has to know the width or the rate: a width of 2 or 16 costs up to 1.6 % and wants up to
-eight times the row rate of width 146. DARTS, whose mix knows an id but not how popular it is, is
-surely worse on both tasks of MovieTweetings and surely better on none.
+all its defaults, untuned, it is 0.93 % below to 0.11 % above (the table of budgets below, last
+column, two seeds). Nobody has to know the width or the rate: a width of 2 or 16 costs up to 1.6 %
+and wants up to eight times the row rate of width 146. DARTS, whose mix knows an id but not how
+popular it is, is surely worse on both tasks of MovieTweetings and surely better on none.
 
 **It is not the width that pays.** Had each octave of popularity the width that did best there, in
 hindsight, that would gain 0.2 % or less on six streams, 0.4 and 0.7 % on MovieLens latest small
 ("What choosing among widths could gain"; hindsight flatters it, since the best of four noisy
-numbers is taken). On MovieTweetings' regression it would gain 0.04 %, and AutoEmb gains 0.86 %:
-its mix tells the network how much is known of an id. A user never seen gets sizes 2 and 16 and
-hence what their biases say, which all newcomers share; one seen fifteen times hardly anything
-but 128.
+numbers is taken). On MovieTweetings' regression it would gain 0.04 %, and AutoEmb gains 0.86 %: its
+mix tells the network how much is known of an id. A user never seen gets sizes 2 and 16 and hence
+what their biases say, which all newcomers share; one seen fifteen times hardly anything but 128.
 Without popularity among its inputs the controller gains nothing there ([ablations](ablations.md)).
 
 **AutoEmb and SAM are one method here, to the last digit.** By default the controller learns from
@@ -92,28 +91,30 @@ defaults.
 
 **The defaults** that `widths` shares. (1) Adagrad, with a sum for every number of a row. (2) The
 controller learns from new events. (3) `norm="none"`: statistics of batches that hold some ten users
-erase who they are; those of the past do not, but take away the mean, and with it every bias.
-(4) `projection="identity"`: the widest size starts as a plain embedding, biases at zero. (5) New
-rows have a standard deviation of 0.1: noise of full amplitude has to be learnt away first. (6)
-Sizes are added up, without Eq. 7's 1 / N. (7) Ids start by popularity. [Ablations](ablations.md)
-take them away one by one; `--preset paper` has none of them. Fixed widths have (1) and (5), too,
-and nothing to normalise or to mix.
+erase who they are; those of the past do not, but take away the mean, and with it every bias. (4)
+`projection="identity"`: the widest size starts as a plain embedding, biases at zero. (5) New rows
+have a standard deviation of 0.1: noise of full amplitude has to be learnt away first. (6) Sizes are
+added up, without Eq. 7's 1 / N. (7) Ids start by popularity. [Ablations](ablations.md) take them
+away one by one; `--preset paper` has none of them. Fixed widths have (1) and (5), too, and nothing
+to normalise or to mix.
 
 **Bytes.** With `--budget` a run stays within a share of the floats while it streams. A quarter of
 them costs nothing or up to 0.5 % against the best fixed width on seven streams (0.97 % on MovieLens
-latest small's regression), 3 % of them up to 1.3 %. Half the bytes of the smallest fixed width that
-comes within 0.2 % suffice on four streams of eight. Losses do not fall evenly with bytes (6 % of
-the floats do better than 12.5 % on MovieLens latest small); a suspect is that a row granted late
-begins at zero with Adagrad's full first steps. [Exported models](export.md), which are frozen, lose
-less.
+latest small's regression), 3 % of them up to 1.2 %. Ids start with equal weights there: with the
+start by popularity a quarter costs up to 0.6 % more, since those who own the widest size then
+hardly use the others, and share little with those who do not. Half the bytes of the smallest fixed
+width that comes within 0.2 % suffice on four streams of eight. Losses do not fall evenly with bytes
+(6 % of the floats do better than 12.5 % on MovieLens latest small); a suspect is that a row granted
+late begins at zero with Adagrad's full first steps. [Exported models](export.md), which are frozen,
+lose less.
 
 **How far to trust it.** The defaults were found by sweeps over the same sets with one to five
 seeds, whole streams in sight, not recorded; fixed widths of 16, 64 and 146 were in earlier ones,
 each with as many row rates, but what AutoEmb got in the last of them (2 to 4) no fixed width could
-have had. Only the choice among the six candidates is blind to the last 30 %, and it is noisy: it
-is made with one seed, and the runner-up is often as good. For MovieLens 1M's regression FSE-146
-chose 200; an earlier recording, with other roundings, chose 25, was 0.2 % better online, and then
-the best width (AutoEmb was 0.05 % above it).
+have had. Only the choice among the six candidates is blind to the last 30 %, and it is noisy: it is
+made with one seed, and the runner-up is often as good. For MovieLens 1M's regression FSE-146 chose
+200; an earlier recording, with other roundings, chose 25, was 0.2 % better online, and then the
+best width (AutoEmb was 0.05 % above it).
 """
 
 FIGURES = {
