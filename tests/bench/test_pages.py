@@ -21,8 +21,9 @@ def test_the_page_is_that_of_its_record(path, text):
     assert path.read_text() == text()
 
 
-def test_every_figure_of_the_study_is_there():
-    for name in [*study.FIGURES.values(), *map(study.bytes_name, study.BYTES)]:
+def test_every_figure_of_the_pages_is_there():
+    drawn = [*map(study.bytes_name, study.BYTES), *map(export.figure_name, export.FIGURES)]
+    for name in [*study.FIGURES.values(), *drawn]:
         assert (study.FIGURE_FOLDER / f"{name}.svg").is_file()
 
 
