@@ -121,19 +121,21 @@ class Exporter:
         self.trained, self.model, self.soft = trained, model, soft
         self.scale = 1 / len(config.dims) if soft and embedding.average else 1.0
         self.widths = _widths(widths, own, embedding.output_dim)
+        importances = [
+            state.count[: len(ids)].to(torch.float32).sqrt()
+            for state, ids in zip(learner.state.fields, learner.id_tables, strict=True)
+        ]
+        for importance in importances:  # the controller's inputs, too, so before it is asked
+            if not (torch.isfinite(importance).all() and importance.sum() > 0):
+                raise UserError("the run has no count of its ids' events to weigh their errors by")
         self.embeddings = mixed_embeddings(learner)
         self.fits: list[list[Fitted]] = []
         self.errors: list[Tensor] = []
         metrics = _metrics(model.hidden[0], embedding.fields)
-        for known, metric, state in zip(
-            self.embeddings, metrics, learner.state.fields, strict=True
-        ):
+        for known, metric, importance in zip(self.embeddings, metrics, importances, strict=True):
             if not torch.isfinite(known).all():
                 raise UserError("the run has diverged: an embedding is not a finite number")
             target, newcomer = known[:-1], known[-1]
-            importance = state.count[: len(target)].to(torch.float32).sqrt()
-            if not (torch.isfinite(importance).all() and importance.sum() > 0):
-                raise UserError("the run has no count of its ids' events to weigh their errors by")
             fits = [
                 _fit(target / self.scale, importance, metric * self.scale**2, width, soft)
                 for width in self.widths

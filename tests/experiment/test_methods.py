@@ -1,6 +1,7 @@
 """The four methods of section 3.4: which modules, which widths, which updates."""
 
 import inspect
+import math
 
 import pytest
 import torch
@@ -75,12 +76,28 @@ def test_the_output_is_as_wide_as_the_task(make_config, method, task, outputs):
     assert model.hidden[-1].out_features == outputs
 
 
-@pytest.mark.parametrize("method", ["sam", "darts", "autoemb"])
-def test_every_id_starts_with_equal_weights(make_config, stream, method):
-    learner = build_learner(make_config(method=method, dims=(1, 2, 3)), fields=2)
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"method": "darts"}, [1 / 3, 1 / 3, 1 / 3]),
+        *[
+            ({"method": method, **options}, weights)
+            for method in ("sam", "autoemb")
+            for options, weights in (
+                ({"start": "equal"}, [1 / 3, 1 / 3, 1 / 3]),
+                ({"preset": "paper"}, [1 / 3, 1 / 3, 1 / 3]),
+                ({"budget": 1.0}, [1 / 3, 1 / 3, 1 / 3]),
+                # A logit of 1 for the widest size of ids never seen.
+                ({}, [1 / (2 + math.e), 1 / (2 + math.e), math.e / (2 + math.e)]),
+            )
+        ],
+    ],
+)
+def test_every_new_id_starts_with_the_same_weights(make_config, stream, options, expected):
+    learner = build_learner(make_config(dims=(1, 2, 3), **options), fields=2)
     weights = learner.learn(next(iter(events_of(stream)))).outcome.weights
     for each in weights:
-        torch.testing.assert_close(each, torch.full_like(each, 1 / 3))
+        torch.testing.assert_close(each, torch.tensor(expected).expand_as(each))
 
 
 @pytest.mark.parametrize(
