@@ -104,9 +104,9 @@ latest small's regression), 3 % of them up to 1.2 %. Ids start with equal weight
 start by popularity a quarter costs up to 0.6 % more, since those who own the widest size then
 hardly use the others, and share little with those who do not. Half the bytes of the smallest fixed
 width that comes within 0.2 % suffice on four streams of eight. Losses do not fall evenly with bytes
-(6 % of the floats do better than 12.5 % on MovieLens latest small); a suspect is that a row granted
-late begins at zero with Adagrad's full first steps. [Exported models](export.md), which are frozen,
-lose less.
+(6 % of the floats do better than 12.5 % on MovieLens latest small); why is not known: a row granted
+late that begins with what the id's other sizes say, or learns by smaller first steps, does no
+surely better (one seed, not recorded). [Exported models](export.md), which are frozen, lose less.
 
 **How far to trust it.** The defaults were found by sweeps over the same sets with one to five
 seeds, whole streams in sight, not recorded; fixed widths of 16, 64 and 146 were in earlier ones,
