@@ -125,7 +125,8 @@ class Exporter:
             state.count[: len(ids)].to(torch.float32).sqrt()
             for state, ids in zip(learner.state.fields, learner.id_tables, strict=True)
         ]
-        for importance in importances:  # the controller's inputs, too, so before it is asked
+        # Counts are inputs of the controller, too: bad ones would look like a run that diverged.
+        for importance in importances:
             if not (torch.isfinite(importance).all() and importance.sum() > 0):
                 raise UserError("the run has no count of its ids' events to weigh their errors by")
         self.embeddings = mixed_embeddings(learner)

@@ -55,7 +55,7 @@ def with_entropy_bonus(strength: float) -> type[Controller]:
 
 
 class Gates(Controller):
-    """Each size has a weight of its own in (0, 1) instead of a share; all start from 1/3."""
+    """Each size has a weight of its own in (0, 1) instead of a share: 1/3 for a logit of 0."""
 
     def forward(self, ids: Sequence[Tensor], features: Sequence[Tensor]) -> list[Tensor]:
         # The softmax of (x, 0, 0) is the sigmoid of x - log 2.

@@ -102,13 +102,17 @@ VARIANTS = [
     *_group(
         "controller's inputs",
         *(
-            (f"without {' and '.join(groups)}", {},
+            (f"without {' and '.join(groups)}", options,
              {"InteractionState": controllers.without_inputs(*groups)})
-            for groups in (("popularity",), ("losses",), ("weights", "losses"))
+            for groups, options in (
+                (("popularity",), {"start": "equal"}),  # there is nothing to start by
+                (("losses",), {}),
+                (("weights", "losses"), {}),
+            )
         ),
     ),
     *_group(
-        "what ids start with, and collapse (default: by popularity)",
+        "what ids start with, and collapse",
         ("equal weights (paper)", {"start": "equal"}, {}),
         ("the widest for all", {}, {"InteractionState": controllers.WidestStart}),
         *((f"temperature {t:g}", {}, {"Controller": controllers.tempered(t)}) for t in (0.3, 3.0)),

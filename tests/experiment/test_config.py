@@ -129,6 +129,7 @@ EVERY = {
         ({"preset": "paper"}, {}),
         ({"preset": "paper", "learning_rate": 0.5}, {"learning_rate": 0.5}),
         ({"preset": "paper", "optimizer": "sgd"}, {"optimizer": "sgd"}),
+        ({"preset": "paper", "start": "popularity"}, {"start": "popularity"}),
         ({"controller_learning_rate": 0.5}, {"controller_learning_rate": 0.5}),
         ({"optimizer": "adam"}, {"optimizer": "adam", **ADAM_RATES}),
         ({"optimizer": "rowwise-adagrad"}, {"optimizer": "rowwise-adagrad"}),
@@ -151,6 +152,7 @@ def test_given_options_go_before_the_presets(options, changes):
 def test_within_a_budget_ids_start_with_equal_weights_unless_asked():
     assert RunConfig(budget=0.5).recipe.start == "equal"
     assert RunConfig(budget=0.5, start="popularity").recipe.start == "popularity"
+    assert RunConfig(budget=0.5, preset="paper").recipe == RECIPES["paper"]
 
 
 @pytest.mark.parametrize(("every", "distance"), [(10, 3.2), (100, 9.9)])

@@ -1,5 +1,7 @@
 """Products and linear layers, below and above the size from which oneDNN multiplies."""
 
+import importlib
+
 import pytest
 import torch
 
@@ -8,6 +10,16 @@ from autoemb.ops.product import _LEAST
 
 SHAPES = [(5, 3, 4), (1, 1, 1), (130, 128, 128)]
 assert SHAPES[0][0] * SHAPES[0][1] * SHAPES[0][2] < _LEAST < 130 * 128 * 128
+
+
+@pytest.fixture(params=[False, True], ids=["MKL", "oneDNN"], autouse=True)
+def library(request, monkeypatch):
+    """Either library, whichever is chosen for this CPU."""
+    if request.param and not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        pytest.skip("this torch has no oneDNN")
+    # The function has the module's name.
+    module = importlib.import_module("autoemb.ops.product")
+    monkeypatch.setattr(module, "_ONEDNN", request.param)
 
 
 def strided(rows, columns):
