@@ -4,9 +4,6 @@ import math
 
 import numpy as np
 import pytest
-
-pytest.importorskip("matplotlib", reason="needs the extra report")
-
 from matplotlib.figure import Figure
 
 from autoemb.report import figures, panel
