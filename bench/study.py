@@ -15,111 +15,11 @@ from autoemb.ranks import rank_correlation
 from autoemb.report.figures import loss_by_bytes
 from autoemb.report.tables import mean_cell, pipes
 from autoemb.report.wording import loss_name
+from bench.study_text import HEAD, READING
 
 DOCS = Path(__file__).parents[1] / "docs"
 STUDIES = DOCS / "studies"
 FIGURE_FOLDER = STUDIES / "figures"
-
-HEAD = """\
-# The study: fixed widths against the methods that choose
-
-Made by `python -m bench.study` from the records in [studies](studies): do not edit. To make one of
-them again (`widths` takes from twenty minutes to an hour on two cores, the others less):
-
-```bash
-autoemb study docs/studies/widths.toml --data FOLDER --out DIR
-```
-
-FOLDER holds the four data sets. `DIR/study.md` has every table and figure, `DIR/study.json` is the
-record. CPU. In `widths` every method, the fixed widths included, chose among the same six row
-rates, on the first 70 % of each stream with the first seed.
-Losses of the first tenth and of the online stage (the last 30 %) are means of predictions made
-before their events were learnt, with the standard deviation over seeds. The best fixed width is
-that of the lowest online loss, in hindsight. Intervals are of 95 %: blocks of time and seeds drawn
-again, paired.
-"""
-
-READING = """\
-**What came out.** AutoEmb's online loss is at most 0.17 % above that of the best of four tuned
-fixed widths on all eight streams, and below it on five: surely on both tasks of MovieTweetings
-(0.86 and 0.22 %), within the noise on MovieLens latest small (0.69 and 0.10 %) and MovieLens 1M's
-regression (0.04 %). It is surely above it on one, MovieLens 1M's classification, by 0.08 %. With
-all its defaults, untuned, it is 0.93 % below to 0.11 % above (the table of budgets below, last
-column, two seeds). Nobody has to know the width or the rate: a width of 2 or 16 costs up to 1.6 %
-and wants up to eight times the row rate of width 146 ("Row rates chosen"). DARTS, whose mix knows
-an id but not how popular it is, is surely worse on both tasks of MovieTweetings and surely better
-on none.
-
-**It is not the width that pays.** Had each octave of popularity the width that did best there, in
-hindsight, that would gain 0.2 % or less on six streams, 0.4 and 0.7 % on MovieLens latest small
-("What choosing among widths could gain"; hindsight flatters it, since the best of four noisy
-numbers is taken). On MovieTweetings' regression it would gain 0.04 %, and AutoEmb gains 0.86 %: its
-mix tells the network how much is known of an id. A user never seen gets sizes 2 and 16 and hence
-what their biases say, which all newcomers share; one seen fifteen times hardly anything but 128.
-Without popularity among its inputs the controller gains nothing there ([ablations](ablations.md)).
-
-**AutoEmb and SAM are one method here, to the last digit.** By default the controller learns from
-new events before the weights learn them, first order: its gradient is then that of joint training,
-which is what the paper calls SAM. They differ with `--validation reservoir` (the paper's past
-events) or with other hypergradients. Past events are known by heart, and so is every id of them:
-validated on those, the controller never meets a newcomer and gives everybody the widest size.
-
-**The widths that ids get** rise with popularity in {rising} of {fields} fields (rank correlation
-0.5 or more), on users of MovieTweetings' regression from 9 to 127. For items of MovieLens latest
-small's and MovieTweetings' classification they rise from newcomers on and then fall a little. On
-MovieLens latest small's regression nearly all of an item's mix is the widest size from three events
-on; elsewhere ids do not end at one size.
-
-**Why the gains of an earlier default are gone, and these not.** An earlier default trained by Adam,
-where AutoEmb was 0.1 to 1.5 % below every tuned fixed width on seven streams. Under Adagrad every
-method is better than it was, width 146 by 0.8 to 4 %: Adagrad gives each row a rate that falls with
-its own gradients, which is much of what a mix of sizes did for rare ids. The paper's own gains
-(below) are of that kind, too: over a fixed width that is trained badly.
-
-**Early in the stream.** In the first tenth AutoEmb is 0.1 % below to 0.7 % above the best width
-then. It is 1.1 and 3.0 % below FSE-146 on two streams, where that had chosen a row rate of 50 or
-more, and 0.1 % below to 0.5 % above it on the other six: a mix is no better early than a wide row
-at a rate that suits it. What helps is `--start popularity`, our own: ids start with more of the
-widest size the more popular they are. With equal weights, the paper's start, the widest has a third
-of the mix to learn by. Less those, it is 0.2 to 0.7 % better in the first tenth of seven streams
-and 0.1 % worse in one, with no sure difference online and widths that rise in 14 fields of 16
-instead of 10.
-
-**The paper's recipe.** With it (learning rates, BatchNorm over the batch, rows from N(0, 1))
-AutoEmb is below FSE on eleven of sixteen streams, nine of them surely, that is on all sets but
-MovieLens 1M, where FSE is as good or better. The paper's order of all four comes out once; DARTS is
-the lowest on ten. In time order every method's loss is 11 to 46 % above AutoEmb's with our
-defaults.
-
-**The defaults** that `widths` shares. (1) Adagrad, with a sum for every number of a row. (2) The
-controller learns from new events. (3) `norm="none"`: statistics of batches that hold some ten users
-erase who they are; those of the past do not, but take away the mean, and with it every bias. (4)
-`projection="identity"`: the widest size starts as a plain embedding, biases at zero. (5) New rows
-have a standard deviation of 0.1: noise of full amplitude has to be learnt away first. (6) Sizes are
-added up, without Eq. 7's 1 / N. (7) Ids start by popularity. [Ablations](ablations.md) take (1) to
-(6) away one by one, "A start by popularity" below (7); `--preset paper` has none of them. Fixed
-widths have (1) and (5), too, and nothing to normalise or to mix.
-
-**Bytes.** With `--budget` a run stays within a share of the floats while it streams. A quarter of
-them costs nothing or up to 0.5 % against the best fixed width on seven streams (0.97 % on MovieLens
-latest small's regression), 3 % of them up to 1.2 %. Ids start with equal weights there: with the
-start by popularity a quarter costs 0.1 to 0.6 % more on six streams (and 0.1 % less on one),
-presumably since those who own the widest size then hardly use the others, and share little with
-those who do not. Half the bytes of the smallest fixed width that comes within 0.2 % suffice on four
-streams of eight. Losses do not fall evenly with bytes (6 % of the floats do better than 12.5 % on
-MovieLens latest small); why is not known: a row granted late that begins with what the id's other
-sizes say, or learns by smaller first steps, did no better in a trial (one seed, not recorded).
-[Exported models](export.md), which are frozen, lose less.
-
-**How far to trust it.** The defaults were found by sweeps over the same sets with one to five
-seeds, whole streams in sight, not recorded; fixed widths of 16, 64 and 146 were in earlier ones,
-each with as many row rates, but what AutoEmb got in the last of them (2 to 4, 6 and 7) no fixed
-width could have had; (7) became the default after the study of it below. Only the choice among the
-six candidates is blind to the last 30 %, and it is noisy: it is made with one seed, and the
-runner-up is often as good. For MovieLens 1M's regression FSE-146 chose 200, the end of the grid; in
-the recording before (commit 9b229f6: other roundings, five candidates, equal start) it chose 25,
-was 0.2 % better online and the best width, 0.05 % below AutoEmb, and early 0.6 % below it.
-"""
 
 FIGURES = {
     "MovieTweetings, regression: online loss by earlier events of the item": (
