@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from filelock import FileLock
 
 from autoemb.ops import cpu, cuda
 
@@ -37,8 +38,10 @@ def build_emulation():
     ]
     name = hashlib.sha256(" ".join([str(ROOT), *arguments]).encode()).hexdigest()[:12]
     folder = ROOT / "build" / f"emulated-{name}"
-    run(cmake, "-S", str(ROOT), "-B", str(folder), "-G", "Ninja", *arguments)
-    run(cmake, "--build", str(folder), "--target", "_emulated")
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "lock"):  # another worker process may want it, too
+        run(cmake, "-S", str(ROOT), "-B", str(folder), "-G", "Ninja", *arguments)
+        run(cmake, "--build", str(folder), "--target", "_emulated")
     (path,) = folder.glob("_emulated*.so")
     spec = importlib.util.spec_from_file_location("_emulated", path)
     module = importlib.util.module_from_spec(spec)
