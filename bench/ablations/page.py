@@ -42,9 +42,10 @@ of 128 do as well as 2, 16 and 128: what pays is that the mix depends on popular
 differ. Gates instead of a softmax, a temperature of 3 and a size 0 change little (0.01 to 0.07 %);
 a temperature of 0.3 costs 0.27 %, surely on one stream; an entropy bonus that holds weights
 together costs almost as much as no controller. SAM is the default, to the last digit. Exact
-hypergradients take four times as long and change nothing. New rows of standard deviation 1 (3.5 %), Adam (1.6 %
-and more), SGD, Adagrad with one sum a row (0.31 %), network rates three times higher and a third of
-the tables' rates harm. Projections that all start at random cost 1.0 % in the first tenth.
+hypergradients take four times as long and change nothing. New rows of standard deviation 1
+(3.5 %), Adam (1.6 % and more), SGD, Adagrad with one sum a row (0.31 %), network rates three times
+higher and a third of the tables' rates harm. Projections that all start at random cost 1.0 % in the
+first tenth.
 """
 
 
