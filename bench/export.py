@@ -47,7 +47,7 @@ FIGURES = {
 SETS = ("ml-100k", "ml-latest-small", "movietweetings", "ml-1m-users-1-2999")
 SEEDS = (0, 1, 2)
 BUDGETS = (1.0, 0.5, 0.25, 0.125, 0.06, 0.03, 0.015)
-#: Row rates are what most streams chose in docs/study.md.
+#: Row rates are those most often chosen in docs/study.md (for FSE-16, 100 as often).
 METHODS: dict[str, dict[str, Any]] = {
     "FSE-2": {"method": "fse", "dims": (2,), "row_rate": 100.0},
     "FSE-16": {"method": "fse", "dims": (16,), "row_rate": 50.0},
@@ -158,23 +158,24 @@ HEAD = """\
 
 Made by `python -m bench.export` from [its record](../bench/results/export.json): do not edit.
 
-A run is stopped in time after 70 % of its events (default recipe, three seeds), exported with
-`autoemb export --budget B`, and the model, now frozen, predicts the rest. B is the share of the
-floats of all sizes (146 an id). Rows of FSE-146 are made narrow in the same way (its principal
-components, as no tanh follows), so that what the mix of sizes is worth is not mistaken for what the
-export is worth. CPU.
+A run is stopped in time after 70 % of its events (three seeds), exported with `autoemb export
+--budget B`, and the model, now frozen, predicts the rest. B is the share of the floats of all sizes
+(146 an id; at B = 1 AutoEmb keeps 128, the width of its output). AutoEmb has its defaults; the
+fixed widths 2, 16, 64 and 146 (FSE) learn at row rates of 100, 50, 50 and 25, the most often chosen
+in [the study](study.md). Rows of FSE-146 are made narrow in the same way (its principal components,
+as no tanh follows), so that what the mix of sizes is worth is not mistaken for what the export is
+worth. CPU.
 
-**What came out.** A quarter of the floats costs 0.02 % in loss at most, 1.5 % of them, 2.2 an id,
-0.18 % on one stream and 0.11 % or less on seven. Hardly anything of a wide row is needed once it is
-learnt: what it does to the network lies close to a curved surface of two dimensions. That holds for
-a fixed width, too (0.02 % and 0.42 %). To learn takes width, to keep does not. So a model of 2.2
-floats an id is within 0.2 % of the best fixed width on four of eight streams, where the smallest
-width that is trained to come that close has 16 to 64. On the other four, both of MovieLens latest
-small and of MovieTweetings, the frozen AutoEmb is 0.2 to 0.5 % above it at any size but the
-smallest (0.3 to 0.6 %), though it is level with it or ahead while it learns ([the
-study](study.md)). Presumably because it has learnt what first events of an id are like, and for a
-frozen model ids that it does not know stay newcomers for all their events; FSE-146 made narrow does
-better there. Wider rows go to the more popular ids on most fields.
+**What came out.** A quarter of the floats costs 0.02 % in loss at most. 1.5 % of them, 2.2 an id,
+cost 0.18 ± 0.18 % on one stream and 0.11 % or less on seven. That holds for a fixed width, too
+(0.02 % and 0.42 ± 0.23 %): to learn takes width, to keep does not. So a model of 2.2 floats an id
+is within 0.2 % of the best fixed width on four of eight streams, where the smallest width that is
+trained to come that close has 16 to 64. On the other four, both of MovieLens latest small and of
+MovieTweetings, the frozen AutoEmb is 0.2 to 0.4 % above it at any size but the smallest (0.3 to 0.6
+%), though it is level with it or ahead while it learns. A likely reason, not tested: it has learnt
+what first events of an id are like, and for a frozen model ids that it does not know stay newcomers
+for all their events. FSE-146 made narrow does better there. Wherever ids of a field differ in
+width, wider rows go to the more popular ones.
 """
 
 
@@ -212,7 +213,7 @@ def smallest(results: list[dict[str, Any]], streams: list[tuple[str, str]]) -> l
         body.append([f"{data}, {task}", *(f"{c:.1f}" if c < math.inf else "-" for c in cells)])
     headers = ["stream", "a fixed width", "AutoEmb, exported", "FSE-146, exported"]
     return [
-        "## Fewest floats an id within 0.2 % of the best fixed width's loss",
+        "## Fewest floats an id within 0.2 % of the best fixed width's loss (-: none)",
         "",
         *pipes(headers, body),
         "",
@@ -289,16 +290,16 @@ def page(record: dict[str, Any]) -> str:
             cells.append(" / ".join(correlation(field) for field in pairs))
         body.append([f"{data}, {task}", *cells])
     headers = ["stream", *(f"B = {b:g}" for b in BUDGETS[1:])]
-    lines += ["## Rank correlation of an id's width with its events (users / items)", ""]
-    lines += [*pipes(headers, body), ""]
+    title = "Rank correlation of an id's width with its events (users / items; -: all alike)"
+    lines += [f"## {title}", "", *pipes(headers, body), ""]
     body = [
         [
-            f"{m['ids']:,} ids, {m['widths']}",
+            f"{m['widths']}, {m['ids']:,} ids",
             *(f"{m[key] / 2**20:,.0f}" for key in ("model_bytes", "file_bytes", "resident_bytes")),
         ]
         for m in record["memory"]
     ]
-    lines += ["## Bytes that are gone (MiB, ids and network included)", ""]
+    lines += ["## Bytes of a model of synthetic rows (MiB, ids and network included)", ""]
     lines += [*pipes(["model", "tensors and ids", "file", "resident memory"], body), ""]
     for stream, title in FIGURES.items():
         lines += [

@@ -202,7 +202,8 @@ def mean_cell(values: Sequence[float]) -> Cell:
 
 def pipes(headers: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
     """Return the lines of a markdown table; a column is aligned right where it holds numbers."""
-    rule = ["---:" if cell[:1] in "*+-\N{MINUS SIGN}0123456789n" else "---" for cell in body[0]]
+    numeric = (*"*+-\N{MINUS SIGN}0123456789", "nan")
+    rule = ["---:" if cell.startswith(numeric) else "---" for cell in body[0]]
     return [f"| {' | '.join(cells)} |" for cells in [headers, rule, *body]]
 
 

@@ -91,7 +91,7 @@ VARIANTS = [
         ),
     ),
     *_group(
-        "optimiser (default: Adagrad)",
+        "optimiser (default: Adagrad; rates of networks and of tables)",
         ("row-wise Adagrad", {"optimizer": "rowwise-adagrad"}, {}),
         *(
             (f"{label}, rates {rate:g} and {rate * rows:g}",
