@@ -34,8 +34,7 @@ def autoemb(monkeypatch, capsys):
 
 def command(*arguments):
     """Return the command line as a process of its own."""
-    code = "from autoemb.cli import main; main()"
-    return [sys.executable, "-c", code, *map(str, arguments)]
+    return [sys.executable, "-m", "autoemb", *map(str, arguments)]
 
 
 def numbers(summary):

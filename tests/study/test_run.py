@@ -46,7 +46,7 @@ def test_a_study_makes_each_run_once(write, folder):
 
 
 def begin(file, out, processes):
-    command = [sys.executable, "-c", "from autoemb.cli import main; main()", "study", file]
+    command = [sys.executable, "-m", "autoemb", "study", file]
     command += ["--out", out, "--processes", str(processes)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return command, subprocess.Popen(command, text=True, start_new_session=True, **pipes)
