@@ -74,10 +74,10 @@ streams and 0.1 % worse in one, with no sure difference online and widths that r
 16 instead of 10.
 
 **The paper's recipe.** With it (learning rates, BatchNorm over the batch, rows from N(0, 1))
-AutoEmb is below FSE on eleven of sixteen streams, nine of them surely, that is on all sets but
-MovieLens 1M, where FSE is as good or better. The paper's order of all four comes out once; DARTS is
-the lowest on ten. In time order every method's loss is 11 to 46 % above AutoEmb's with our
-defaults.
+AutoEmb is below FSE on eleven of sixteen streams, nine of them surely: on all of the other sets but
+MovieLens latest small's regression, shuffled, and on none of MovieLens 1M's, where FSE is surely
+better shuffled. The paper's order of all four comes out once; DARTS is the lowest on ten. In time
+order every method's loss is 11 to 46 % above AutoEmb's with our defaults.
 
 **The defaults** that `widths` shares. (1) Adagrad, with a sum for every number of a row. (2) The
 controller learns from new events. (3) `norm="none"`: statistics of batches of 500 events that hold
