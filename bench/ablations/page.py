@@ -30,9 +30,9 @@ time of a run over the default's, two runs at once. CPU.
 
 **What came out.** It matters what the controller learns from and what it is told. Learning from
 past events or from the last batch costs 0.37 and 0.38 %, nearly as much as equal weights that no
-controller changes (0.44 %): almost the whole mix ends at the widest size. Events held
-out for the controller, which the other weights never learn from, cost 0.82 %. Of the 0.44 % a start
-by popularity saves 0.25 % with no controller to change it, and the controller the rest. From equal
+controller changes (0.44 %): almost the whole mix ends at the widest size. Events held out for the
+controller, which the other weights never learn from, cost 0.82 %. Of the 0.44 % a start by
+popularity saves 0.25 % with no controller to change it, and the controller the rest. From equal
 weights the controller does as well by the time the stream is online (0.01 % worse), but not in the
 first tenth (0.39 % worse). Without popularity among its inputs, and hence with equal weights at the
 start, 0.23 % is lost; losses and earlier weights among them are worth nothing. What the controller
