@@ -6,21 +6,21 @@ The parts, each usable alone:
 - :class:`Controller`, :class:`PerIdLogits`: who gets which mix.
 - :class:`BilevelTrainer`: weights on new events, controller on past ones.
 - :mod:`autoemb.streaming`: ids, history and reservoir of a stream, and the loop over them.
-- :mod:`autoemb.data`: rating data; :mod:`autoemb.experiment`: the paper's comparison.
+- :mod:`autoemb.data`: rating data; :mod:`autoemb.lab`: the paper's comparison.
 """
 
 from importlib.metadata import version
 
 from autoemb.bilevel import BilevelTrainer
 from autoemb.build import build_info, warn_if_never_built
-from autoemb.controller import Controller, PerIdLogits, select_hard, spread
-from autoemb.embedding import SoftEmbedding
 from autoemb.errors import UserError
-from autoemb.fixed import FixedEmbedding
-from autoemb.models import RatingModel
+from autoemb.nn.controller import Controller, PerIdLogits, select_hard, spread
+from autoemb.nn.fixed import FixedEmbedding
+from autoemb.nn.models import RatingModel
+from autoemb.nn.soft import SoftEmbedding
 from autoemb.optim import RowAdagrad, RowAdam, RowSGD, RowwiseAdagrad
 from autoemb.streaming import IdTable, InteractionState, Reservoir, Stream, StreamLearner
-from autoemb.task import TASKS, Task
+from autoemb.tasks import TASKS, Task
 
 __version__ = version("autoemb")
 warn_if_never_built()

@@ -14,18 +14,18 @@ import typer
 
 from autoemb.data import Interactions, load, synthetic
 from autoemb.errors import UserError
-from autoemb.experiment import Interrupted, RunConfig, compare, run
-from autoemb.experiment.config import CHOICES
-from autoemb.experiment.folder import as_comparison
 from autoemb.files import make_folder_of, write_json
-from autoemb.info import cores, info_lines
-from autoemb.progress import ProgressDisplay
-from autoemb.report import draw, table, wording
-from autoemb.report.page import extra_missing
+from autoemb.lab import Interrupted, RunConfig, compare, run
+from autoemb.lab.config import CHOICES
+from autoemb.lab.evaluate import evaluate
+from autoemb.lab.folder import as_comparison
+from autoemb.lab.info import cores, info_lines
+from autoemb.lab.progress import ProgressDisplay
+from autoemb.lab.report import draw, table, wording
+from autoemb.lab.report.page import extra_missing
+from autoemb.lab.study import read_study, run_study
 from autoemb.serving import load_model
-from autoemb.serving.evaluate import evaluate
 from autoemb.serving.export import Exporter, export_lines, load_trained
-from autoemb.study import read_study, run_study
 
 app = typer.Typer(
     help="Adaptive embedding sizes for recommenders on live streams.",
@@ -234,7 +234,7 @@ def study_command(
 
         run_study(study, out, processes=workers, progress=progress)
     try:
-        from autoemb.study.draw import draw_study
+        from autoemb.lab.study.draw import draw_study
     except ModuleNotFoundError as error:
         typer.echo(f"recorded in {out}, without a report: {extra_missing(error)}", err=True)
     else:
@@ -300,7 +300,7 @@ def report_command(
         typer.echo(f"report: {draw(directory)}")
         return
     try:
-        from autoemb.study.draw import draw_study
+        from autoemb.lab.study.draw import draw_study
     except ModuleNotFoundError as error:
         raise extra_missing(error) from None
     typer.echo(f"study: {draw_study(directory)}")

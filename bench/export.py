@@ -24,15 +24,15 @@ import torch
 
 from autoemb import TASKS, IdTable
 from autoemb.data import load
-from autoemb.experiment import RunConfig, run
 from autoemb.files import write_text
-from autoemb.mlp import mlp
-from autoemb.ranks import rank_correlation
-from autoemb.report.figures import loss_by_bytes
-from autoemb.report.tables import mean_cell, pipes
-from autoemb.report.wording import loss_name
+from autoemb.lab import RunConfig, run
+from autoemb.lab.evaluate import evaluate
+from autoemb.lab.ranks import rank_correlation
+from autoemb.lab.report.figures import loss_by_bytes
+from autoemb.lab.report.tables import mean_cell, pipes
+from autoemb.lab.report.wording import loss_name
+from autoemb.nn.mlp import mlp
 from autoemb.serving import ServedField, ServedModel
-from autoemb.serving.evaluate import evaluate
 from autoemb.serving.export import Exporter, load_trained
 from bench.harness import RESULTS, environment
 from bench.study import FIGURE_FOLDER

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from autoemb.files import write_text
-from autoemb.ranks import rank_correlation
-from autoemb.report.figures import loss_by_bytes
-from autoemb.report.tables import mean_cell, pipes
-from autoemb.report.wording import loss_name
+from autoemb.lab.ranks import rank_correlation
+from autoemb.lab.report.figures import loss_by_bytes
+from autoemb.lab.report.tables import mean_cell, pipes
+from autoemb.lab.report.wording import loss_name
 from bench.study_text import HEAD, READING
 
 DOCS = Path(__file__).parents[1] / "docs"

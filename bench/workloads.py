@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from autoemb.bilevel import Batch, Outcome
-from autoemb.experiment import RunConfig
-from autoemb.experiment.methods import build_trainer
+from autoemb.lab import RunConfig
+from autoemb.lab.methods import build_trainer
 from autoemb.streaming import InteractionState
 
 ML_20M = (138_493, 27_278)  # users, items

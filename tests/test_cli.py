@@ -13,8 +13,8 @@ import pytest
 from rich.console import Console
 
 from autoemb import cli
-from autoemb.experiment import RunConfig
-from autoemb.progress import ProgressDisplay
+from autoemb.lab import RunConfig
+from autoemb.lab.progress import ProgressDisplay
 
 SMALL = ["--limit", "1500", "--batch-size", "250", "--dims", "2,4"]
 

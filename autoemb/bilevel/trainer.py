@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from autoemb.bilevel.dense import DENSE_OPTIMIZERS
 from autoemb.bilevel.hypergradient import KINDS, gradients, hypergradient, leaves_of
 from autoemb.bilevel.passes import evaluating, same_random_numbers
 from autoemb.bilevel.working_set import Batch, Features, Functional, View, views_of
-from autoemb.controller import select_hard, spread
+from autoemb.nn.controller import select_hard, spread
 from autoemb.ops import Plan
 from autoemb.optim import ROW_OPTIMIZERS, ROW_RATES, RowOptimizer
+from autoemb.optim.dense import DENSE_OPTIMIZERS
 
 
 class Outcome(NamedTuple):
@@ -94,12 +94,12 @@ class BilevelTrainer:
     ----------
     model : torch.nn.Module
         ``model(ids [B, F], weights [B, F, N]) -> logits``. Tables that should cost what a batch
-        needs must belong to a :class:`autoemb.rows.RowModule` (:class:`autoemb.SoftEmbedding`
+        needs must belong to a :class:`autoemb.nn.rows.RowModule` (:class:`autoemb.SoftEmbedding`
         does) and be looked up for ids of the batch alone; any other parameter is treated as dense.
         Frozen parameters stay as they are. While the trainer works in one thread, no other may
         call the model.
     controller : torch.nn.Module, optional
-        ``controller(ids, features) -> weights``, see :mod:`autoemb.controller`. None trains the
+        ``controller(ids, features) -> weights``, see :mod:`autoemb.nn.controller`. None trains the
         model alone and calls it with ``weights=None``.
     loss : callable
         (logits, target) -> loss of each event [B].

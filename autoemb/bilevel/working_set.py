@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from autoemb.nn.rows import gather, in_play, row_tables
 from autoemb.ops import Plan, distinct, distinct_columns, rows_of
-from autoemb.rows import gather, in_play, row_tables
 
 #: (field, rows [U]) -> controller input [U, C]
 Features = Callable[[int, Tensor], Tensor]

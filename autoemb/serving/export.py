@@ -13,19 +13,19 @@ import torch
 from torch import Tensor, nn
 
 from autoemb.bilevel.passes import evaluating
-from autoemb.controller import select_hard
-from autoemb.embedding import SoftEmbedding
 from autoemb.errors import UserError
-from autoemb.experiment import RunConfig
-from autoemb.experiment.folder import RunFolder
-from autoemb.experiment.methods import build_learner
-from autoemb.ranks import rank_correlation
-from autoemb.rows import RowModule, grow
+from autoemb.lab import RunConfig
+from autoemb.lab.folder import RunFolder
+from autoemb.lab.methods import build_learner
+from autoemb.lab.ranks import rank_correlation
+from autoemb.nn.controller import select_hard
+from autoemb.nn.rows import RowModule, grow
+from autoemb.nn.soft import SoftEmbedding
 from autoemb.serving.choice import choose_widths
 from autoemb.serving.fit import Fitted, fit, squared_distance
 from autoemb.serving.model import ServedField, ServedModel
 from autoemb.streaming import IdTable, StreamLearner, checkpoint
-from autoemb.task import TASKS
+from autoemb.tasks import TASKS
 
 #: Ids of one call of the embedding.
 CHUNK = 4096

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autoemb.granted import GrantedEmbedding
+from autoemb.nn.granted import GrantedEmbedding
 from autoemb.ops import Plan
 from autoemb.streaming.state import InteractionState
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from autoemb.bilevel import Batch, BilevelTrainer, Outcome
+from autoemb.nn.rows import grow
 from autoemb.ops import check_ids, distinct_columns
-from autoemb.rows import grow
 from autoemb.streaming.grants import Grants
 from autoemb.streaming.graph import StepGraph
 from autoemb.streaming.id_table import IdTable

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from autoemb.report.tables import pipes
+from autoemb.lab.report.tables import pipes
 from bench.ablations.record import RECORD
 from bench.ablations.variants import DEFAULT, VARIANTS
 

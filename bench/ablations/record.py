@@ -17,10 +17,10 @@ import numpy as np
 import torch
 
 from autoemb import TASKS
-from autoemb.experiment import RunConfig, methods, run
-from autoemb.experiment.differences import block_bootstrap, read_windows
-from autoemb.study.jobs import interactions
-from autoemb.study.run import first_tenth
+from autoemb.lab import RunConfig, methods, run
+from autoemb.lab.differences import block_bootstrap, read_windows
+from autoemb.lab.study.jobs import interactions
+from autoemb.lab.study.run import first_tenth
 from bench.ablations.variants import DEFAULT, VARIANTS, Variant
 from bench.harness import RESULTS, environment
 

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from autoemb import BilevelTrainer, SoftEmbedding
-from autoemb.experiment.config import PRESETS
+from autoemb.lab.config import PRESETS
 from bench.ablations import controllers, embeddings
 
 _RECIPE = PRESETS[None]
@@ -22,9 +22,9 @@ class Variant:
     ----------
     name, group : str
     options : mapping
-        Of :class:`autoemb.experiment.RunConfig`.
+        Of :class:`autoemb.lab.RunConfig`.
     parts : mapping
-        What takes the place of a class that :mod:`autoemb.experiment.methods` builds from.
+        What takes the place of a class that :mod:`autoemb.lab.methods` builds from.
     """
 
     name: str

@@ -10,7 +10,7 @@ from torch.nn import functional
 from autoemb import TASKS, BilevelTrainer, PerIdLogits
 from autoemb.bilevel import Batch
 from autoemb.bilevel.hypergradient import KINDS
-from autoemb.rows import RowModule
+from autoemb.nn.rows import RowModule
 
 LOSS = TASKS["regression"].loss
 EXACT = 1e-12  # float64, the same sums in another order

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from autoemb import TASKS
-from autoemb.controller import select_hard
+from autoemb.nn.controller import select_hard
 
 LOSS = TASKS["regression"].loss
 

@@ -9,7 +9,7 @@ from torch import nn
 from autoemb import TASKS, BilevelTrainer
 from autoemb.bilevel import Batch
 from autoemb.bilevel.hypergradient import KINDS
-from autoemb.rows import grow
+from autoemb.nn.rows import grow
 
 LOSS = TASKS["regression"].loss
 BILEVEL = ("darts", "autoemb")

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from autoemb.bilevel import Batch
-from autoemb.experiment import RunConfig
-from autoemb.experiment.methods import build_learner, build_trainer
+from autoemb.lab import RunConfig
+from autoemb.lab.methods import build_learner, build_trainer
 from autoemb.ops import cuda, native, soft_embedding
 from autoemb.streaming import Events
 

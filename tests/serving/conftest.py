@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 
 from autoemb.data import synthetic
-from autoemb.experiment import RunConfig, methods, run
+from autoemb.lab import RunConfig, methods, run
 from autoemb.serving.export import load_trained
 
 SMALL = {"dims": (1, 2, 4), "batch_size": 50, "reservoir": 100, "device": "cpu"}

@@ -6,14 +6,14 @@ import torch
 
 from autoemb.data import synthetic
 from autoemb.errors import UserError
-from autoemb.serving.evaluate import evaluate
+from autoemb.lab.evaluate import evaluate
 from autoemb.serving.export import Exporter
-from autoemb.task import TASKS
+from autoemb.tasks import TASKS
 
 
 @pytest.mark.parametrize("order", ["chronological", "shuffled"])
 def test_scores_are_those_of_the_events_after_the_runs(trained, stream, order, monkeypatch):
-    monkeypatch.setattr("autoemb.serving.evaluate.BATCH", 40)
+    monkeypatch.setattr("autoemb.lab.evaluate.BATCH", 40)
     run = trained(order=order, seed=2)
     model, _ = Exporter(run).export(0.3)
     events = stream.shuffled(2) if order == "shuffled" else stream

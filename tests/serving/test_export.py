@@ -8,9 +8,9 @@ import torch
 
 from autoemb.bilevel.passes import evaluating
 from autoemb.errors import UserError
-from autoemb.experiment.methods import METHODS
-from autoemb.experiment.run import stream_of
-from autoemb.ranks import rank_correlation
+from autoemb.lab.methods import METHODS
+from autoemb.lab.ranks import rank_correlation
+from autoemb.lab.run import stream_of
 from autoemb.serving.export import (
     Exporter,
     export_lines,

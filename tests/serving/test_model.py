@@ -10,10 +10,10 @@ from safetensors.torch import save_file
 
 from autoemb import IdTable
 from autoemb.errors import UserError
-from autoemb.mlp import mlp
+from autoemb.nn.mlp import mlp
 from autoemb.serving import ServedField, ServedModel, load_model
 from autoemb.streaming import checkpoint
-from autoemb.task import TASKS
+from autoemb.tasks import TASKS
 
 D = 4
 

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from autoemb.bilevel.hypergradient import KINDS
-from autoemb.experiment import RunConfig, methods
+from autoemb.lab import RunConfig, methods
 from autoemb.streaming import Events, learner
 from autoemb.streaming.graph import StepGraph
 

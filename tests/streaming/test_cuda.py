@@ -5,15 +5,15 @@ import torch
 from torch import nn
 
 from autoemb.bilevel import Batch
-from autoemb.experiment import RunConfig, methods
-from autoemb.experiment.methods import METHODS
-from autoemb.experiment.recorder import Recorder
+from autoemb.lab import RunConfig, methods
+from autoemb.lab.methods import METHODS
+from autoemb.lab.recorder import Recorder
 from autoemb.streaming import checkpoint
 from autoemb.streaming.graph import WARM_UP
 from autoemb.streaming.packed import Layout
 from autoemb.streaming.state import encode_popularity, popularity_bucket
 from autoemb.streaming.transfer import Download, Upload
-from autoemb.task import TASKS
+from autoemb.tasks import TASKS
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoemb import TASKS, BilevelTrainer, Controller, RatingModel
-from autoemb.granted import GrantedEmbedding
+from autoemb.lab.ranks import rank_correlation
+from autoemb.nn.granted import GrantedEmbedding
 from autoemb.ops import distinct_columns
-from autoemb.ranks import rank_correlation
 from autoemb.streaming import Events, InteractionState, Reservoir, StreamLearner, grants
 from autoemb.streaming.grants import Grants
 

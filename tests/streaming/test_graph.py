@@ -10,8 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from autoemb.bilevel.hypergradient import KINDS
-from autoemb.experiment import RunConfig
-from autoemb.experiment.methods import METHODS
+from autoemb.lab import RunConfig
+from autoemb.lab.methods import METHODS
 from autoemb.streaming import Events, checkpoint
 from autoemb.streaming.graph import WARM_UP, StepGraph
 from autoemb.streaming.packed import Layout

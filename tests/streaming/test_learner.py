@@ -8,8 +8,8 @@ import torch
 
 from autoemb.bilevel import Batch
 from autoemb.bilevel.hypergradient import KINDS
-from autoemb.controller import select_hard
-from autoemb.experiment.methods import METHODS
+from autoemb.lab.methods import METHODS
+from autoemb.nn.controller import select_hard
 from autoemb.streaming import Events, Reservoir, checkpoint
 from autoemb.streaming.learner import VALIDATION_SOURCES, StreamLearner
 

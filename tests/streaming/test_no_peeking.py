@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from autoemb.bilevel.hypergradient import KINDS
-from autoemb.experiment.methods import METHODS
+from autoemb.lab.methods import METHODS
 from autoemb.streaming.learner import VALIDATION_SOURCES
 
 BATCHES, SIZE = 9, 6

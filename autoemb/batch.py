@@ -1,0 +1,78 @@
+"""A batch of events, ids as they came: what travels between sources, reservoir and learner."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+#: Raw ids: an int64 array, or a list of str.
+Ids = npt.NDArray[np.int64] | list[str]
+
+
+class Bag(NamedTuple):
+    """Several ids an event.
+
+    Attributes
+    ----------
+    values : ids [L], or Tensor[L] of rows
+        The ids of all events, one event after the other.
+    offsets : int64 [B + 1]
+        ``values[offsets[b]:offsets[b + 1]]`` are those of event b.
+    weights : float32 [L], optional
+        Of each id; 1 by default.
+    """
+
+    values: Any
+    offsets: Any
+    weights: Any = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Consecutive events of a stream.
+
+    Attributes
+    ----------
+    sparse : mapping of str to ids [B]
+        Raw ids by feature.
+    bags : mapping of str to Bag
+        Raw ids by feature, with offsets as NumPy arrays.
+    dense : Tensor[B, C], float32, optional
+        Numbers as they came, in the order of the schema; NaN where one is missing.
+    label : Tensor[B], optional
+        What the task makes of the label column; None to predict only.
+    weight : Tensor[B], float32, optional
+        Of each event in the loss; 1 by default.
+    timestamp : array [B], int64, optional
+        Seconds since the epoch.
+    event_id : ids [B], optional
+    """
+
+    sparse: Mapping[str, Ids] = field(default_factory=dict)
+    bags: Mapping[str, Bag] = field(default_factory=dict)
+    dense: Tensor | None = None
+    label: Tensor | None = None
+    weight: Tensor | None = None
+    timestamp: npt.NDArray[np.int64] | None = None
+    event_id: Ids | None = None
+
+    def __len__(self) -> int:
+        """B, the number of events."""
+        for column in (self.label, self.dense, *self.sparse.values()):
+            if column is not None:
+                return len(column)
+        return next((len(bag.offsets) - 1 for bag in self.bags.values()), 0)
+
+
+class Events(Protocol):
+    """What a stream is cut from: a number of labelled events in their order."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, start: int, stop: int) -> Batch:
+        """Return the events from ``start`` up to ``stop``."""

@@ -1,0 +1,213 @@
+"""Table 2 of the paper and the paired differences, from one source of rows for every format.
+
+Neither matplotlib nor jinja2 is needed here, so the terminal and the results pages work without
+the extra ``report``.
+"""
+
+import html
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from autoemb.lab.json_object import JsonObject
+from autoemb.lab.report import wording
+from autoemb.lab.report.records import METRICS, STAGES, Comparison, parse_comparison
+
+COLUMNS = tuple((stage, metric) for stage in STAGES for metric in METRICS)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Mean over seeds and the sample standard deviation over them (NaN for one seed)."""
+
+    mean: float
+    spread: float
+    best: bool = False
+
+    def __str__(self) -> str:
+        mean = wording.decimal(self.mean)
+        return mean if math.isnan(self.spread) else f"{mean}±{wording.decimal(self.spread)}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method: a cell for each of ``COLUMNS``, its rate (events/s) and seconds a run."""
+
+    method: str
+    cells: tuple[Cell, ...]
+    rate: Cell
+    seconds: Cell
+
+
+def rows(comparison: Comparison) -> list[Row]:
+    """Return the methods' rows in the order they were run.
+
+    The best mean of a column is marked where there are several methods; methods equal to four
+    decimals share the mark.
+    """
+    found = []
+    for method in comparison.methods:
+        results = [result for result in comparison.results if result.method == method]
+        cells = [
+            mean_cell([getattr(r.stages[s], metric) for r in results]) for s, metric in COLUMNS
+        ]
+        rate = mean_cell([r.interactions_per_second for r in results])
+        found.append(Row(method, tuple(cells), rate, mean_cell([r.seconds for r in results])))
+    if len(found) == 1:
+        return found
+    best = []
+    for column, (_, metric) in enumerate(COLUMNS):
+        means = [row.cells[column].mean for row in found if not math.isnan(row.cells[column].mean)]
+        pick = min if metric == "loss" else max
+        best.append(wording.decimal(pick(means)) if means else None)
+    return [
+        replace(
+            row,
+            cells=tuple(
+                replace(cell, best=wording.decimal(cell.mean) == value)
+                for cell, value in zip(row.cells, best, strict=True)
+            ),
+        )
+        for row in found
+    ]
+
+
+def difference_rows(comparison: Comparison) -> list[tuple[str, ...]]:
+    """Return stage, metric, pair, difference, interval and reading of every paired difference."""
+    return [
+        (
+            d.stage,
+            d.metric,
+            wording.pair(d),
+            wording.decimal(d.mean, 5, sign=True),
+            wording.interval(d),
+            wording.reading(d),
+        )
+        for d in comparison.differences
+    ]
+
+
+def table(compare: Mapping[str, Any]) -> RenderableType:
+    """Return the methods' table and the online differences for a terminal.
+
+    Parameters
+    ----------
+    compare
+        The content of ``compare.json``.
+
+    Raises
+    ------
+    UserError
+        Where a field is missing or broken.
+
+    Examples
+    --------
+    >>> table({})
+    Traceback (most recent call last):
+        ...
+    autoemb.errors.UserError: compare.json: results is missing; expected a list of objects
+    """
+    comparison = parse_comparison(JsonObject(dict(compare), "compare.json"))
+    title = _CONTROL.sub(" ", " · ".join(wording.describe(comparison)))
+    scores = _table(Text(title), wording.spread_note(comparison))
+    for header in _headers(comparison.task):
+        scores.add_column(
+            header.replace(" ", "\n", 1), justify="right" if scores.columns else "left"
+        )
+    for row in rows(comparison):
+        cells = [Text(str(cell), style="bold" if cell.best else "") for cell in row.cells]
+        scores.add_row(wording.display(row.method), *cells, wording.whole(row.rate.mean))
+
+    paired = _table(
+        Text("Paired differences, online stage"),
+        "Better and worse: the interval excludes zero; undecided: it includes zero",
+    )
+    for header in _difference_headers(comparison)[1:]:
+        paired.add_column(header)
+    for stage, *words, reading in difference_rows(comparison):
+        if stage == "online":
+            paired.add_row(*words, reading.partition(":")[0])
+    return Group(scores, "", paired) if paired.row_count else scores
+
+
+def markdown(compare: Mapping[str, Any]) -> str:
+    """Return the methods' table and all paired differences as GitHub markdown.
+
+    Parameters
+    ----------
+    compare
+        The content of ``compare.json``.
+
+    Raises
+    ------
+    UserError
+        Where a field is missing or broken.
+
+    Examples
+    --------
+    >>> markdown({"results": 3})
+    Traceback (most recent call last):
+        ...
+    autoemb.errors.UserError: compare.json: results is 3; expected a list of objects
+    """
+    comparison = parse_comparison(JsonObject(dict(compare), "compare.json"))
+    body = [
+        [
+            wording.display(row.method),
+            *(f"**{cell}**" if cell.best else str(cell) for cell in row.cells),
+            wording.whole(row.rate.mean),
+        ]
+        for row in rows(comparison)
+    ]
+    lines = [_escape(" · ".join(wording.describe(comparison))), ""]
+    lines += pipes(_headers(comparison.task), body)
+    lines += ["", f"{wording.spread_note(comparison)}."]
+    if comparison.differences:
+        lines += ["", *pipes(_difference_headers(comparison), difference_rows(comparison))]
+    return "\n".join(lines) + "\n"
+
+
+def _table(title: Text, caption: str) -> Table:
+    """Return a table of few lines: the four methods' fits a terminal of 80 columns."""
+    return Table(title=title, caption=caption, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+
+
+def _headers(task: str) -> list[str]:
+    names = {"loss": wording.loss_name(task), "accuracy": "accuracy"}
+    return ["method", *(f"{stage} {names[metric]}" for stage, metric in COLUMNS), "events/s"]
+
+
+def _difference_headers(comparison: Comparison) -> list[str]:
+    interval = wording.interval_name(comparison)
+    return ["stage", "metric", "pair", "difference", interval, "reading"]
+
+
+def mean_cell(values: Sequence[float]) -> Cell:
+    """Return the mean over seeds with its standard deviation."""
+    mean = sum(values) / len(values)
+    if len(values) == 1:
+        return Cell(mean, math.nan)
+    # A product, not a power: Python's power raises where a product overflows to infinity.
+    squares = sum((value - mean) * (value - mean) for value in values)
+    return Cell(mean, math.sqrt(squares / (len(values) - 1)))
+
+
+def pipes(headers: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a markdown table; a column is aligned right where it holds numbers."""
+    numeric = (*"*+-\N{MINUS SIGN}0123456789", "nan")
+    rule = ["---:" if cell.startswith(numeric) else "---" for cell in body[0]]
+    return [f"| {' | '.join(cells)} |" for cells in [headers, rule, *body]]
+
+
+def _escape(text: str) -> str:
+    """Escape text of any content for one line of markdown."""
+    flat = html.escape(_CONTROL.sub(" ", text), quote=False)
+    return re.sub(r"([\\`*_\[\]|])", r"\\\1", flat)

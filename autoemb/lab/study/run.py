@@ -1,0 +1,243 @@
+"""A study from its file to study.json: choose on the offline stage, run, compare in pairs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from autoemb.errors import UserError
+from autoemb.files import write_json
+from autoemb.lab.differences import differences, read_windows
+from autoemb.lab.json_object import JsonObject
+from autoemb.lab.recorder import STAGES
+from autoemb.lab.run import versions_of
+from autoemb.lab.stopping import Interrupted
+from autoemb.lab.study.config import Method, Options, Study
+from autoemb.lab.study.jobs import Execute, Job, interactions, job, pool
+
+#: (what is being run, runs done, runs in all)
+Progress = Callable[[str, int, int], None]
+
+
+class Cell(NamedTuple):
+    """What methods are compared on."""
+
+    data: Path
+    task: str
+    order: str
+
+    @property
+    def name(self) -> str:
+        """Name in files and tables."""
+        return f"{self.data.name}, {self.task}, {self.order}"
+
+
+def run_study(
+    study: Study, out: Path, *, processes: int = 1, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Make all runs of a study, or those that ``out`` does not hold yet, and compare them.
+
+    For every data set, task and order each method's candidates run over the offline stage alone
+    with the first seed; that with the lowest loss over its second half then runs over the whole
+    stream with every seed.
+
+    Parameters
+    ----------
+    study : Study
+    out : Path
+        Gets ``runs/`` and, when all are complete, ``study.json``.
+    processes : int, default 1
+    progress : callable, optional
+
+    Returns
+    -------
+    dict
+        The content of ``study.json``.
+
+    Raises
+    ------
+    UserError
+        For data that cannot be read, without an offline stage to choose options on, or what a run
+        raises.
+    StudyInterrupted
+        On SIGINT or SIGTERM.
+    """
+    for path in study.data:
+        if not path.exists():
+            raise UserError(f"{path} does not exist; --data names the folder of a study's data")
+    runs = out / "runs"
+    cells = [Cell(*names) for names in product(study.data, study.tasks, study.orders)]
+    with _told_as_a_study(), pool(processes) as execute:
+        chosen = _choose(study, cells, runs, _reporting(execute, "choosing options", progress))
+        jobs = {
+            (cell, method.name, seed): job(
+                cell.data,
+                study.config(
+                    method, chosen[cell, method.name], task=cell.task, order=cell.order, seed=seed
+                ),
+                runs,
+            )
+            for cell in cells
+            for method in study.methods
+            for seed in study.seeds
+        }
+        made = _reporting(execute, "running", progress)(jobs.values())
+        summaries = {one.folder: summary for one, summary in made}
+    content = {
+        "results": [
+            _result(cell, name, seed, one, summaries[one.folder], chosen[cell, name])
+            for (cell, name, seed), one in jobs.items()
+        ],
+        "differences": [row for cell in cells for row in _compare(study, cell, jobs, summaries)],
+        "methods": {
+            m.name: {"options": dict(m.options), "candidates": [dict(c) for c in m.candidates]}
+            for m in study.methods
+        },
+        "versions": versions_of(summaries.values()),
+    }
+    write_json(out / "study.json", content)
+    return content
+
+
+class StudyInterrupted(Interrupted):
+    """A study was asked to stop; every run that was begun has kept where it is."""
+
+    def __str__(self) -> str:
+        return "interrupted; the same command continues the study"
+
+
+@contextmanager
+def _told_as_a_study() -> Iterator[None]:
+    try:
+        yield
+    except Interrupted as stopped:
+        raise StudyInterrupted(stopped.events, saved=True) from None
+
+
+def _reporting(execute: Execute, what: str, progress: Progress | None) -> Execute:
+    def made(jobs: Iterable[Job]) -> Iterator[tuple[Job, dict[str, Any]]]:
+        distinct = list({one.folder: one for one in jobs}.values())
+        for done, result in enumerate(execute(distinct), 1):
+            if progress is not None:
+                progress(what, done, len(distinct))
+            yield result
+
+    return made
+
+
+def _choose(
+    study: Study, cells: Sequence[Cell], runs: Path, execute: Execute
+) -> dict[tuple[Cell, str], Options]:
+    """Return the options that each method runs with, by cell and method."""
+    tried: dict[tuple[Cell, str], list[tuple[Options, Job]]] = {}
+    chosen: dict[tuple[Cell, str], Options] = {}
+    for cell, method in product(cells, study.methods):
+        if len(method.candidates) == 1:
+            chosen[cell, method.name] = method.candidates[0]
+            continue
+        length = len(interactions(cell.data))
+        events = study.config(method, {}).offline_events(length)
+        if events < 2:
+            raise UserError(
+                f"{cell.data.name}: options are chosen on the offline stage, which has {events} of "
+                f"{length} events"
+            )
+        own = {"task": cell.task, "order": cell.order, "seed": study.seeds[0], "limit": events}
+        tried[cell, method.name] = [
+            (one, _tuning_job(study, method, one, cell, own, runs)) for one in method.candidates
+        ]
+    jobs = [one for pairs in tried.values() for _, one in pairs]
+    loss = {one.folder: summary["online"]["loss"] for one, summary in execute(jobs)}
+
+    def rank(pair: tuple[Options, Job]) -> float:
+        found = loss[pair[1].folder]
+        return math.inf if found is None or math.isnan(found) else float(found)
+
+    return chosen | {key: min(pairs, key=rank)[0] for key, pairs in tried.items()}
+
+
+def _tuning_job(
+    study: Study, method: Method, candidate: Options, cell: Cell, own: dict[str, Any], runs: Path
+) -> Job:
+    config = study.config(method, candidate, **own, offline_fraction=0.5)
+    return job(cell.data, config, runs)
+
+
+def _result(
+    cell: Cell, name: str, seed: int, one: Job, summary: dict[str, Any], chosen: Options
+) -> dict[str, Any]:
+    data = summary["data"]
+    return {
+        "data": data["name"],
+        "task": cell.task,
+        "order": cell.order,
+        "method": name,
+        "seed": seed,
+        "run": f"runs/{one.folder.name}",
+        "chosen": dict(chosen),
+        **{stage: summary[stage] for stage in STAGES},
+        "first_tenth": first_tenth(read_windows(one.folder / "metrics.jsonl", summary)),
+        "by_popularity": by_popularity(summary),
+        "embedding_bytes": summary["embeddings"]["bytes"],
+        "seconds": summary["seconds"],
+    }
+
+
+def first_tenth(windows: Sequence[JsonObject]) -> float:
+    """Return the mean loss of the windows that begin in the first tenth of the stream."""
+    total = sum(window.count("window") for window in windows)
+    begun = events = 0
+    loss = 0.0
+    for window in windows:
+        if begun * 10 >= total:
+            break
+        count = window.count("window")
+        begun += count
+        events += count
+        loss += count * window.number("loss")
+    return loss / events
+
+
+def by_popularity(summary: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Return the online loss and the mean width given, by field and earlier events of its id.
+
+    Within a budget there is no width: ids are not given what the controller's weights say, but what
+    they own of it.
+
+    Examples
+    --------
+    >>> octave = {"field": "user", "low": 3, "interactions": 9, "loss": 0.2, "weights": [0.5, 0.5]}
+    >>> by_popularity({"config": {"dims": [2, 16]}, "by_popularity": {"online": [octave]}})
+    {'user': [{'low': 3, 'interactions': 9, 'loss': 0.2, 'width': 9.0}]}
+    """
+    found: dict[str, list[dict[str, Any]]] = {}
+    budget = summary["config"].get("budget")
+    for octave in summary["by_popularity"]["online"]:
+        if octave["interactions"]:
+            kept = {name: octave[name] for name in ("low", "interactions", "loss")}
+            if octave["weights"] is not None and not budget:
+                pairs = zip(octave["weights"], summary["config"]["dims"], strict=True)
+                # None in the file of a run that diverged, which is no JSON number.
+                parts = [math.nan if weight is None else weight * dim for weight, dim in pairs]
+                kept["width"] = sum(parts)
+            found.setdefault(octave["field"], []).append(kept)
+    return found
+
+
+def _compare(
+    study: Study,
+    cell: Cell,
+    jobs: dict[tuple[Cell, str, int], Job],
+    summaries: dict[Path, dict[str, Any]],
+) -> list[dict[str, Any]]:
+    names = [method.name for method in study.methods]
+    windows = {}
+    for name, seed in product(names, study.seeds):
+        folder = jobs[cell, name, seed].folder
+        windows[name, seed] = read_windows(folder / "metrics.jsonl", summaries[folder])
+    where = {"data": cell.data.name, "task": cell.task, "order": cell.order}
+    return [where | row for row in differences(windows, names, study.seeds)]

@@ -1,0 +1,276 @@
+"""SoftEmbedding whose ids own rows only in the sizes that they were granted."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from autoemb.nn.rows import RowUpdate, in_play, replace_table
+from autoemb.nn.soft import SoftEmbedding, check_id_columns
+from autoemb.ops import distinct_columns, rows_of
+from autoemb.ops.sizes import size_slices
+
+#: Rows an arena starts with; it grows by half.
+_FIRST_ROWS = 64
+
+
+class GrantedEmbedding(SoftEmbedding):
+    """A :class:`SoftEmbedding` in which an id owns a row of a size only once it is granted one.
+
+    Every size of a field keeps its rows in an arena of its own. All ids without a row share the
+    first one, which is zero and stays so: what it is projected to is the bias, learnt from all who
+    share it. A row that is granted starts as zero, too. (A shared row that learns, and is copied,
+    did worse: bursts of one newcomer after the other drag it about.) So the op sees no difference
+    between rows owned and shared. Weights are shared out among the sizes that an id owns.
+
+    Parameters
+    ----------
+    num_embeddings, embedding_dims, **options
+        As of :class:`SoftEmbedding`; not ``sparse``.
+
+    Attributes
+    ----------
+    arena_0_0, arena_0_1, ... : Parameter[R, d_n]
+        Rows of field f and size n.
+
+    Notes
+    -----
+    It stays on the CPU: which rows a batch updates depends on its data, which a GPU would have to
+    tell the host.
+
+    The ``state_dict`` has ``slots.{f}`` and ``arenas.{f}.{n}`` in the place of ``tables.{f}.{n}``;
+    the rest is that of :class:`SoftEmbedding`. Arenas take the lengths that are loaded.
+
+    Examples
+    --------
+    >>> import torch
+    >>> embedding = GrantedEmbedding([1000, 500], (2, 4), norm="running")
+    >>> embedding.grant(0, torch.tensor([7, 9]), size=1)
+    tensor([1, 2])
+    >>> embedding.num_granted(0, 1), embedding.floats
+    (2, 8)
+    >>> weights = torch.full((2, 2, 2), 0.5)
+    >>> embedding(torch.tensor([[7, 0], [8, 1]]), weights).shape
+    torch.Size([2, 2, 4])
+    """
+
+    def register_tables(self, num_embeddings: Sequence[int], **options: Any) -> None:
+        """Make empty tables, an arena for each size, and the slots of ids."""
+        self._free: list[list[list[int]]] = []
+        self._slots: list[Tensor] = []
+        for f, ids in enumerate(num_embeddings):
+            # What stands in a trainer's place for the rows in play.
+            self.register_rows(f"table_{f}", f, torch.empty(0, sum(self.embedding_dims), **options))
+            # No buffer: a trainer copies those in every virtual pass.
+            self._slots.append(torch.zeros(ids, len(self.embedding_dims), dtype=torch.int32))
+            for n, width in enumerate(self.embedding_dims):
+                arena = torch.empty(_FIRST_ROWS, width, **options)
+                self.init_rows(f"arena_{f}_{n}", arena)
+                with torch.no_grad():
+                    arena[0].zero_()
+                self.register_parameter(f"arena_{f}_{n}", nn.Parameter(arena))
+            self._free.append([[*range(1, _FIRST_ROWS)] for _ in self.embedding_dims])
+
+    def init_rows(self, name: str, rows: Tensor) -> None:
+        """Draw new rows from a normal distribution."""
+        with torch.no_grad():
+            super().init_rows(name, rows)
+
+    def slots(self, field: int) -> Tensor:
+        """Return each id's row in the arena of each size, [V_f, N] int32; 0 is the shared one."""
+        return self._slots[field]
+
+    def arena(self, field: int, size: int) -> nn.Parameter:
+        """Return the arena [R, d_n] of a field and size."""
+        return self.get_parameter(f"arena_{field}_{size}")
+
+    def num_rows(self, field: int) -> int:
+        """Return how many ids the slots of ``field`` have room for."""
+        return len(self.slots(field))
+
+    def num_granted(self, field: int, size: int) -> int:
+        """Return how many ids own a row of a size."""
+        return len(self.arena(field, size)) - 1 - len(self._free[field][size])
+
+    @property
+    def floats(self) -> int:
+        """Floats of all rows that ids own."""
+        return sum(
+            self.num_granted(field, size) * width
+            for field in range(self.fields)
+            for size, width in enumerate(self.embedding_dims)
+        )
+
+    @property
+    def capacity(self) -> int:
+        """Floats of all arenas, free and shared rows included."""
+        return sum(
+            self.arena(field, size).numel()
+            for field in range(self.fields)
+            for size in range(len(self.embedding_dims))
+        )
+
+    @torch.no_grad()
+    def grow(self, num_rows: Sequence[int]) -> None:
+        """Make room for ``num_rows[f]`` ids of field f; new ones own nothing."""
+        for field, rows in enumerate(num_rows):
+            slots = self.slots(field)
+            if (missing := rows - len(slots)) > 0:
+                new = slots.new_zeros(missing, slots.shape[1])
+                self._slots[field] = torch.cat([slots, new])
+
+    @torch.no_grad()
+    def grant(self, field: int, ids: Tensor, size: int) -> Tensor:
+        """Give ids a row of a size each, zero at first.
+
+        Parameters
+        ----------
+        field : int
+        ids : Tensor[U], int64
+            Distinct; without such a row.
+        size : int
+            Index of the size.
+
+        Returns
+        -------
+        Tensor[U], int64
+            Their rows of the arena: the lowest free ones.
+
+        Raises
+        ------
+        ValueError
+            For an id that has such a row already.
+        """
+        slots = self.slots(field)
+        if bool(slots[ids, size].any()):
+            raise ValueError(f"an id of field {field} has a row of size {size} already")
+        free = self._free[field][size]
+        if len(free) < len(ids):
+            self._enlarge(field, size, len(ids) - len(free))
+        arena = self.arena(field, size)
+        rows = torch.tensor(
+            [heapq.heappop(free) for _ in range(len(ids))], dtype=torch.int64, device=arena.device
+        )
+        arena[rows] = 0
+        slots[ids, size] = rows.to(slots.dtype)
+        return rows
+
+    @torch.no_grad()
+    def revoke(self, field: int, ids: Tensor, size: int) -> None:
+        """Take the rows of a size from ids, which share the common one from now on.
+
+        Raises
+        ------
+        ValueError
+            For an id that has no such row.
+        """
+        slots = self.slots(field)
+        rows = slots[ids, size]
+        if not bool(rows.all()):
+            raise ValueError(f"an id of field {field} has no row of size {size}")
+        for row in rows.tolist():
+            heapq.heappush(self._free[field][size], row)
+        slots[ids, size] = 0
+
+    def _enlarge(self, field: int, size: int, missing: int) -> None:
+        arena = self.arena(field, size)
+        rows = len(arena)
+        new = arena.new_empty(max(missing, rows // 2), arena.shape[1])
+        self.init_rows(f"arena_{field}_{size}", new)
+        replace_table(arena, torch.cat([arena.detach(), new]))
+        for row in range(rows, rows + len(new)):
+            heapq.heappush(self._free[field][size], row)
+
+    def stored(self, name: str) -> list[nn.Parameter]:
+        """Return the arenas of the table's field."""
+        field = self.row_fields[name]
+        return [self.arena(field, size) for size in range(len(self.embedding_dims))]
+
+    def rows_of_table(self, name: str, rows: Tensor) -> Tensor:
+        """Return the rows [U, S] of ids, owned or shared, sizes side by side; differentiable."""
+        field = self.row_fields[name]
+        slots = self.slots(field).index_select(0, rows).long()
+        parts = enumerate(slots.unbind(1))
+        return torch.cat([self.arena(field, n).index_select(0, own) for n, own in parts], 1)
+
+    def update_rows(self, name: str, rows: Tensor, grad: Tensor, update: RowUpdate) -> None:
+        """Let an optimiser step on the rows that ids own; the shared one stays zero."""
+        field = self.row_fields[name]
+        slots = self.slots(field).index_select(0, rows).long()
+        for n, columns in enumerate(size_slices(self.embedding_dims)):
+            own, part = slots[:, n] > 0, grad[:, columns]
+            update(self.arena(field, n), slots[own, n], part[own])
+
+    def forward(self, ids: Tensor, weights: Tensor) -> Tensor:
+        """Return the mixed embeddings, as :meth:`SoftEmbedding.forward` does."""
+        if self._rows_in_play is not None:
+            return super().forward(ids, self._over_owned(ids, weights))
+        check_id_columns(ids, self.fields)
+        plans = distinct_columns(rows_of(ids, [self.num_rows(f) for f in range(self.fields)]))
+        rows = [plan.rows for plan in plans]
+        tables = {
+            name: self.rows_of_table(name, rows[field]) for name, field in self.row_fields.items()
+        }
+        with in_play(self, rows):
+            output: Tensor = functional_call(self, tables, (ids, weights))
+        return output
+
+    def _over_owned(self, ids: Tensor, weights: Tensor) -> Tensor:
+        """Return the weights [B, F, N] shared out among the sizes that each id owns, if any."""
+        columns = enumerate(ids.unbind(1))
+        owned = torch.stack([self.slots(field)[column] > 0 for field, column in columns], 1)
+        kept = weights * owned
+        total = kept.sum(-1, keepdim=True)
+        return torch.where(total > 0, kept / total.clamp_min(1e-20), weights)
+
+    def _logical(self) -> Iterator[tuple[str, Tensor]]:
+        for key, view in super()._logical():
+            if not key.startswith("tables."):
+                yield key, view
+        for field in range(self.fields):
+            yield f"slots.{field}", self.slots(field)
+            for size in range(len(self.embedding_dims)):
+                yield f"arenas.{field}.{size}", self.arena(field, size)
+
+    def _physical(self, prefix: str) -> set[str]:
+        return super()._physical(prefix) | {
+            f"{prefix}arena_{field}_{size}"
+            for field in range(self.fields)
+            for size in range(len(self.embedding_dims))
+        }
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        for field in range(self.fields):
+            for size in range(len(self.embedding_dims)):
+                saved, arena = (
+                    state_dict.get(f"{prefix}arenas.{field}.{size}"),
+                    self.arena(field, size),
+                )
+                if isinstance(saved, Tensor) and saved.shape[1:] == arena.shape[1:]:
+                    replace_table(arena, arena.detach().new_empty(saved.shape))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+        self._find_free()
+
+    def _find_free(self) -> None:
+        """Tell the free rows of each arena by the slots, which may come from a broken file."""
+        for field in range(self.fields):
+            for size in range(len(self.embedding_dims)):
+                rows = len(self.arena(field, size))
+                slots = self.slots(field)[:, size].long().cpu()
+                if rows == 0 or bool(((slots < 0) | (slots >= rows)).any()):
+                    raise ValueError(f"field {field}: slots of size {size} exceed its {rows} rows")
+                owners = torch.bincount(slots, minlength=rows)
+                owners[0] = 1  # shared by all who own none
+                if bool((owners > 1).any()):
+                    raise ValueError(f"field {field}: two ids own one row of size {size}")
+                self._free[field][size] = (owners == 0).nonzero().flatten().tolist()
+
+    def extra_repr(self) -> str:
+        """Describe ids and rows for ``repr``."""
+        ids = [self.num_rows(field) for field in range(self.fields)]
+        return f"{ids}, embedding_dims={self.embedding_dims}, floats={self.floats:,}"

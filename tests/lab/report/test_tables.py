@@ -1,0 +1,144 @@
+import io
+import subprocess
+import sys
+
+import pytest
+from rich.console import Console
+
+from autoemb.errors import UserError
+from autoemb.lab.json_object import JsonObject
+from autoemb.lab.report import markdown, table
+from autoemb.lab.report.records import parse_comparison
+from autoemb.lab.report.tables import rows
+from autoemb.lab.report.wording import findings
+
+
+def printed(content, *, width=160, **options):
+    console = Console(file=io.StringIO(), width=width, **options)
+    console.print(table(content))
+    return console.file.getvalue()
+
+
+def test_mean_and_sample_deviation_over_seeds(recorded):
+    content = recorded.comparison(methods=("fse", "sam"), seeds=(0, 1))
+    content["results"][0]["online"]["loss"] = 0.20
+    content["results"][1]["online"]["loss"] = 0.21
+    fse = rows(parse_comparison(JsonObject(content, "c")))[0].cells[2]
+    assert fse.mean == pytest.approx(0.205)
+    assert fse.spread == pytest.approx(0.01 / 2**0.5)
+    assert "0.2050±0.0071" in printed(content)
+    assert "0.2050±0.0071" in markdown(content)
+
+
+def test_the_lowest_loss_and_the_highest_accuracy_are_best(recorded):
+    found = rows(parse_comparison(JsonObject(recorded.comparison(), "c")))
+    assert [row.method for row in found] == list(recorded.methods)
+    best = {row.method: [cell.best for cell in row.cells] for row in found}
+    # offline accuracy is the same for all, so all share the mark
+    assert best["autoemb"] == [True, True, True, True]
+    assert best["fse"] == best["sam"] == best["darts"] == [False, True, False, False]
+
+
+def test_markdown_holds_the_recorded_values(recorded):
+    text = markdown(recorded.comparison(seeds=(0,)))
+    assert "tiny · chronological order · regression · 10,000 events · seed 0" in text
+    assert "| FSE | 0.2600 | **0.6100** | 0.2500 | 0.6500 | 2,500 |" in text
+    assert "| AutoEmb | **0.2540** | **0.6100** | **0.2440** | **0.6560** | 2,500 |" in text
+    assert "One seed, no spread" in text
+    assert "95 % interval" in text
+    minus = "\N{MINUS SIGN}"
+    better = (
+        f"{minus}0.00200 | {minus}0.00300 to {minus}0.00100 | better: the interval excludes zero"
+    )
+    assert f"| online | loss | AutoEmb {minus} FSE | {better} |" in text
+    worse = f"| AutoEmb {minus} DARTS | +0.00150 | +0.00050 to +0.00250 | worse: the interval excl"
+    assert f"| online | loss {worse}" in text
+    assert "undecided: the interval includes zero" in text
+    widths = {line.count("|") for line in text.splitlines() if line.startswith("|")}
+    assert widths == {7}
+
+
+def test_findings_tell_losses_as_plainly_as_wins(recorded):
+    assert findings(parse_comparison(JsonObject(recorded.comparison(), "c"))) == [
+        "AutoEmb, online loss: better than FSE; worse than DARTS; undecided against SAM.",
+        "AutoEmb, online accuracy: better than DARTS; worse than FSE; undecided against SAM.",
+    ]
+
+
+def test_terminal_table_has_methods_values_and_online_differences(recorded):
+    text = printed(recorded.comparison())
+    for word in ("FSE", "SAM", "DARTS", "AutoEmb", "0.2441±0.0001", "MSE loss", "2,500"):
+        assert word in text
+    assert [text.count(f"  {word} ") for word in ("better", "worse", "undecided")] == [2, 2, 2]
+    assert "undecided: it includes zero" in text
+    assert "Paired differences, online stage" in text
+    bold = printed(recorded.comparison(), force_terminal=True, color_system="standard")
+    assert "\x1b[1m0.2441±0.0001\x1b[0m" in bold
+
+
+def test_terminal_table_fits_80_columns(recorded):
+    content = recorded.comparison()
+    wide, narrow = printed(content), printed(content, width=80)
+    assert [line.split() for line in wide.splitlines()] == [
+        line.split() for line in narrow.splitlines()
+    ]
+
+
+def test_classification_and_synthetic_are_named(recorded):
+    content = recorded.comparison()
+    content["task"] = "classification"
+    content["data"] = content["data"] | {"format": "synthetic"}
+    for text in (printed(content), markdown(content)):
+        assert "CE loss" in text
+        assert "tiny (synthetic data)" in text
+
+
+def test_missing_numbers(recorded):
+    content = recorded.comparison()
+    content["results"][0]["online"]["loss"] = None
+    for difference in content["differences"]:
+        difference["low"] = None
+    text = markdown(content)
+    fse = next(line for line in text.splitlines() if line.startswith("| FSE"))
+    assert "| n/a |" in fse
+    assert "no interval recorded" in text
+    assert "no interval recorded" in printed(content)
+
+
+def test_the_spread_of_huge_numbers(recorded):
+    content = recorded.comparison(methods=("fse",))
+    content["results"][0]["online"]["loss"] = 1e308
+    assert "±inf" in markdown(content)
+
+
+def test_one_method_is_not_best_of_anything(recorded):
+    content = recorded.comparison(methods=("fse",))
+    assert "**" not in markdown(content)
+    assert "Paired" not in printed(content)
+
+
+def test_hostile_names_stay_text(recorded):
+    content = recorded.comparison()
+    content["data"] = content["data"] | {"name": "\x1b[2J[bold]x[/]|<b>\n# y\u202e\ud800"}
+    text = printed(content)
+    assert "\x1b" not in text
+    assert "[bold]x[/]" in text
+    first = markdown(content).splitlines()[0]
+    assert r"\[2J\[bold\]x\[/\]\|&lt;b&gt; # y" in first
+    first.encode()
+
+
+def test_broken_content_is_refused():
+    with pytest.raises(UserError, match=r"compare.json: results is missing"):
+        table({})
+
+
+def test_tables_need_neither_matplotlib_nor_jinja2(recorded):
+    code = (
+        "import sys; sys.modules['matplotlib'] = sys.modules['jinja2'] = None\n"
+        "from autoemb.lab.report import markdown, table\n"
+        f"content = {recorded.comparison()!r}\n"
+        "print(table(content) is not None, markdown(content)[:4])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "True tiny\n"

@@ -1,0 +1,163 @@
+"""The four methods of section 3.4: which modules, which widths, which updates."""
+
+import inspect
+import math
+
+import pytest
+import torch
+
+from autoemb import Controller, FixedEmbedding, PerIdLogits, SoftEmbedding
+from autoemb.lab.methods import METHODS, build_learner
+from autoemb.lab.report.wording import display
+from autoemb.streaming import Stream
+from autoemb.streaming.learner import INITIAL_ROWS
+
+
+def events_of(stream, batch_size=20):
+    ids = [column.to_numpy() for column in (stream.user, stream.item)]
+    label = (torch.from_numpy(stream.rating.to_numpy().copy()) > 3.5).float()
+    return Stream(ids, label, stream.timestamp.to_numpy(), batch_size)
+
+
+def test_the_methods_are_those_of_table_2():
+    assert [display(name) for name in METHODS] == ["FSE", "SAM", "DARTS", "AutoEmb"]
+    assert [*METHODS] == ["fse", "sam", "darts", "autoemb"]
+
+
+@pytest.mark.parametrize(
+    ("method", "embedding", "controller", "bilevel"),
+    [
+        ("fse", FixedEmbedding, None, False),
+        ("sam", SoftEmbedding, Controller, False),
+        ("darts", SoftEmbedding, PerIdLogits, True),
+        ("autoemb", SoftEmbedding, Controller, True),
+    ],
+)
+def test_a_method_is_its_embedding_its_controller_and_who_trains_it(
+    make_config, method, embedding, controller, bilevel
+):
+    learner = build_learner(make_config(method=method), fields=2)
+    model, *rest = learner.modules
+    assert type(model.embedding) is embedding
+    assert [type(module) for module in rest] == ([] if controller is None else [controller])
+    assert learner.trainer.bilevel is bilevel
+    assert learner.trainer.joint is (method == "sam")
+
+
+@pytest.mark.parametrize("dims", [(2, 16, 128), (16,), (3, 3)])
+def test_the_fixed_width_is_the_sum_of_the_sizes(make_config, dims):
+    model = build_learner(make_config(method="fse", dims=dims), fields=2).modules[0]
+    assert model.embedding.output_dim == sum(dims)
+    tables = [*model.embedding.parameters()]
+    assert [tuple(table.shape) for table in tables] == [(INITIAL_ROWS, sum(dims))] * 2
+
+
+@pytest.mark.parametrize("method", ["sam", "darts", "autoemb"])
+def test_the_soft_embedding_has_the_sizes(make_config, method):
+    learner = build_learner(make_config(method=method, dims=(2, 16, 128)), fields=2)
+    model, controller = learner.modules
+    assert model.embedding.embedding_dims == (2, 16, 128)
+    if method == "darts":
+        assert controller.logits_0.shape == (INITIAL_ROWS, 3)
+    else:
+        assert controller.networks[0][0].in_features == 38  # 32 + 3 + 3, section 3.2
+        assert controller.networks[0][-1].out_features == 3
+
+
+@pytest.mark.parametrize("cls", [models.RatingModel, Controller])
+def test_hidden_layers_are_two_of_512(cls):
+    assert inspect.signature(cls).parameters["hidden"].default == (512, 512)
+
+
+@pytest.mark.parametrize(("task", "outputs"), [("regression", 1), ("classification", 5)])
+@pytest.mark.parametrize("method", METHODS)
+def test_the_output_is_as_wide_as_the_task(make_config, method, task, outputs):
+    model = build_learner(make_config(method=method, task=task), fields=2).modules[0]
+    assert model.hidden[-1].out_features == outputs
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"method": "darts"}, [1 / 3, 1 / 3, 1 / 3]),
+        *[
+            ({"method": method, **options}, weights)
+            for method in ("sam", "autoemb")
+            for options, weights in (
+                ({"start": "equal"}, [1 / 3, 1 / 3, 1 / 3]),
+                ({"preset": "paper"}, [1 / 3, 1 / 3, 1 / 3]),
+                ({"budget": 1.0}, [1 / 3, 1 / 3, 1 / 3]),
+                # A logit of 1 for the widest size of ids never seen.
+                ({}, [1 / (2 + math.e), 1 / (2 + math.e), math.e / (2 + math.e)]),
+            )
+        ],
+    ],
+)
+def test_every_new_id_starts_with_the_same_weights(make_config, stream, options, expected):
+    learner = build_learner(make_config(dims=(1, 2, 3), **options), fields=2)
+    weights = learner.learn(next(iter(events_of(stream)))).outcome.weights
+    for each in weights:
+        torch.testing.assert_close(each, torch.tensor(expected).expand_as(each))
+
+
+@pytest.mark.parametrize(
+    ("method", "batches", "changed"),
+    [
+        # After one batch there was no past to learn the controller from.
+        ("sam", 1, True),
+        ("darts", 1, False),
+        ("autoemb", 1, False),
+        ("sam", 3, True),
+        ("darts", 3, True),
+        ("autoemb", 3, True),
+    ],
+)
+def test_when_the_controller_changes(make_config, stream, method, batches, changed):
+    learner = build_learner(make_config(method=method, validation="reservoir"), fields=2)
+    before = {n: p.detach().clone() for n, p in learner.modules[1].named_parameters()}
+    for events, _ in zip(events_of(stream), range(batches), strict=False):
+        learner.learn(events)
+    after = dict(learner.modules[1].named_parameters())
+    assert any(not torch.equal(value, after[name]) for name, value in before.items()) is changed
+
+
+def test_options_reach_the_learner(make_config):
+    config = make_config(
+        method="autoemb", learning_rate=0.3, controller_learning_rate=0.2, norm_eps=0.4, mix="mean",
+        optimizer="adagrad", row_rate=2,
+        hypergradient="exact", validation="last-batch", reservoir=7, batch_size=11, seed=5,
+        selection="hard",
+    )  # fmt: skip
+    learner = build_learner(config, fields=2)
+    assert (learner.validation, learner.batch_size, learner.reservoir.capacity) == (
+        "last-batch",
+        11,
+        7,
+    )
+    trainer = learner.trainer
+    assert (trainer.hypergradient, trainer.hard, trainer.xi) == ("exact", True, 0.3)
+    state = trainer.state_dict()
+    for part, rate in (("model", 0.3), ("controller", 0.2)):
+        assert state[part]["dense"]["param_groups"][0]["lr"] == rate
+    assert state["model"]["rows"]["param_groups"][0]["lr"] == 0.6
+    embedding = learner.modules[0].embedding
+    assert (embedding.eps, embedding.average) == (0.4, True)
+    assert "lr_decay" in state["model"]["dense"]["param_groups"][0]  # Adagrad's own
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_seed_alone_decides_the_start(make_config, method):
+    def parameters(seed, noise):
+        torch.manual_seed(noise)
+        learner = build_learner(make_config(method=method, seed=seed), fields=2)
+        return [p.detach() for module in learner.modules for p in module.parameters()]
+
+    first, second, other = parameters(3, 0), parameters(3, 1), parameters(4, 0)
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_any_number_of_fields(make_config, method):
+    learner = build_learner(make_config(method=method), fields=3)
+    assert learner.predict([[1, 2], [3, 3], ["a", "b"]]).shape == (2, 1)
