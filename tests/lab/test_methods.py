@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from autoemb import Controller, FixedEmbedding, PerIdLogits, SoftEmbedding
+from autoemb import Controller, FixedEmbedding, PerIdLogits, RatingModel, SoftEmbedding
 from autoemb.lab.methods import METHODS, build_learner
 from autoemb.lab.report.wording import display
 from autoemb.streaming import Stream
@@ -64,7 +64,7 @@ def test_the_soft_embedding_has_the_sizes(make_config, method):
         assert controller.networks[0][-1].out_features == 3
 
 
-@pytest.mark.parametrize("cls", [models.RatingModel, Controller])
+@pytest.mark.parametrize("cls", [RatingModel, Controller])
 def test_hidden_layers_are_two_of_512(cls):
     assert inspect.signature(cls).parameters["hidden"].default == (512, 512)
 
