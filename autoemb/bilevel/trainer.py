@@ -13,8 +13,7 @@ from autoemb.bilevel.passes import evaluating, same_random_numbers
 from autoemb.bilevel.working_set import Batch, Features, Functional, View, views_of
 from autoemb.nn.controller import select_hard, spread
 from autoemb.ops import Plan
-from autoemb.optim import ROW_OPTIMIZERS, ROW_RATES, RowOptimizer
-from autoemb.optim.dense import DENSE_OPTIMIZERS
+from autoemb.optim import OPTIMIZERS, OptimizerKind, RowOptimizer
 
 
 class Outcome(NamedTuple):
@@ -48,7 +47,7 @@ class _Learner:
     def __init__(
         self,
         module: nn.Module,
-        optimizer: str,
+        optimizer: OptimizerKind,
         learning_rate: float,
         row_rate: float,
     ) -> None:
@@ -57,9 +56,9 @@ class _Learner:
         self.row_optimizer: RowOptimizer | None = None
         if self.function.dense:
             parameters: list[Tensor] = [*self.function.dense.values()]
-            self.dense_optimizer = DENSE_OPTIMIZERS[optimizer](parameters, learning_rate)
+            self.dense_optimizer = optimizer.dense(parameters, learning_rate)
         if stored := self.function.stored:
-            self.row_optimizer = ROW_OPTIMIZERS[optimizer](stored, lr=learning_rate * row_rate)
+            self.row_optimizer = optimizer.rows(stored, lr=learning_rate * row_rate)
 
     def apply(self, grads: Mapping[str, Tensor], rows: list[Tensor]) -> None:
         """Step with gradients of dense parameters and of the rows in play."""
@@ -116,9 +115,9 @@ class BilevelTrainer:
         Step size of the virtual weight step; the model's learning rate by default.
     row_rate : float, optional
         Learning rate of the rows of tables, as a multiple of the model's (controller's) learning
-        rate; by default the optimiser's in ``autoemb.optim.ROW_RATES``: 30 for adam, else 1. The
+        rate; by default the optimiser's (``autoemb.optim.OPTIMIZERS``): 30 for adam, else 1. The
         virtual step does not take it: ``xi`` is one for all weights.
-    optimizer : {"adam", "adagrad", "rowwise-adagrad", "sgd"}, default "adam"
+    optimizer : {"adagrad", "adam", "ftrl", "rowwise-adagrad", "sgd"}, default "adam"
         Of dense parameters; tables take its row-sparse variant.
     hard : bool, default False
         Score predictions with each id's largest size alone (Eq. 6); training stays soft.
@@ -162,19 +161,18 @@ class BilevelTrainer:
             raise ValueError(
                 f"hypergradient must be one of {', '.join(KINDS)}; got {hypergradient!r}"
             )
-        if optimizer not in DENSE_OPTIMIZERS:
-            raise ValueError(
-                f"optimizer must be one of {', '.join(DENSE_OPTIMIZERS)}; got {optimizer!r}"
-            )
+        if optimizer not in OPTIMIZERS:
+            raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}; got {optimizer!r}")
         self.loss, self.features = loss, features
         self.joint, self.hard, self.hypergradient = joint, hard, hypergradient
         self.xi = learning_rate if xi is None else xi
-        row_rate = ROW_RATES[optimizer] if row_rate is None else row_rate
-        self._model = _Learner(model, optimizer, learning_rate, row_rate)
+        kind = OPTIMIZERS[optimizer]
+        row_rate = kind.row_rate if row_rate is None else row_rate
+        self._model = _Learner(model, kind, learning_rate, row_rate)
         self._controller = (
             None
             if controller is None
-            else _Learner(controller, optimizer, controller_learning_rate, row_rate)
+            else _Learner(controller, kind, controller_learning_rate, row_rate)
         )
 
     @property
