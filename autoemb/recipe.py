@@ -8,6 +8,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import Field, model_validator
 
 from autoemb.declared import Declared
+from autoemb.optim import OPTIMIZERS
 
 Positive = Annotated[float, Gt(0), Lt(float("inf"))]
 Width = Annotated[int, Ge(1), Le(2**16)]
@@ -50,7 +51,7 @@ class Recipe(Declared):
         tuple[Width, ...], _option("Widths of the controller's hidden layers.")
     ] = (512, 512)
     optimizer: Annotated[
-        Literal["adagrad", "adam", "rowwise-adagrad", "sgd"],
+        Literal["adagrad", "adam", "ftrl", "rowwise-adagrad", "sgd"],
         _option("Of weights and controller."),
     ] = "adagrad"
     learning_rate: Annotated[Positive, _option("Of the weights.")] = 0.003
@@ -132,7 +133,8 @@ class Recipe(Declared):
         """
         chosen = dict(PRESETS[preset])
         if preset == "default":
-            chosen |= RATES.get(options.get("optimizer") or "", {})
+            if (kind := OPTIMIZERS.get(options.get("optimizer") or "")) is not None:
+                chosen |= kind.rates._asdict()
             if options.get("budget") is not None:
                 chosen["start"] = "equal"
         return cls(**chosen | {name: v for name, v in options.items() if v is not None})
@@ -155,11 +157,4 @@ PRESETS: dict[str, dict[str, Any]] = {
         "start": "equal",
         "validation": "reservoir",
     },
-}
-
-#: Rates of other optimisers. Adam's are the better of two in docs/ablations.md; SGD's, a third of
-#: those there, are cautious.
-RATES: dict[str, dict[str, float]] = {
-    "adam": {"learning_rate": 0.0003, "controller_learning_rate": 0.0001, "row_rate": 300.0},
-    "sgd": {"learning_rate": 0.1, "controller_learning_rate": 0.1, "row_rate": 300.0},
 }

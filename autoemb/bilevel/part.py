@@ -58,13 +58,10 @@ class Change(NamedTuple):
         Of dense parameters and of the rows in play.
     rows : mapping of str to Tensor
         Rows in play by table.
-    buffers : mapping of str to Tensor
-        Buffers after the pass.
     """
 
     grads: Mapping[str, Tensor]
     rows: Mapping[str, Tensor]
-    buffers: Mapping[str, Tensor]
 
 
 class Part:
@@ -90,12 +87,14 @@ class Part:
                 stored, lr=rate * updating.row_rate, weight_decay=updating.row_weight_decay
             )
 
+    @torch.no_grad()
+    def keep(self, buffers: Mapping[str, Tensor]) -> None:
+        """Take over buffers as a pass left them."""
+        for name, buffer in self.function.module.named_buffers() if buffers else ():
+            buffer.copy_(buffers[name])
+
     def apply(self, change: Change) -> None:
-        """Step with gradients of dense parameters and of the rows in play; keep the buffers."""
-        with torch.no_grad():
-            for name, buffer in self.function.module.named_buffers():
-                if name in change.buffers:
-                    buffer.copy_(change.buffers[name])
+        """Step with gradients of dense parameters and of the rows in play."""
         if self.dense_optimizer is not None:
             dense = self.function.dense
             for name, parameter in dense.items():

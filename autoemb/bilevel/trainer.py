@@ -51,11 +51,14 @@ class Update(NamedTuple):
     outcome : Outcome
     model : Change
     controller : Change, optional
+    buffers : tuple of two mapping of str to Tensor
+        Of model and controller, after the pass.
     """
 
     outcome: Outcome
     model: Change
     controller: Change | None
+    buffers: tuple[Mapping[str, Tensor], Mapping[str, Tensor]]
 
 
 class BilevelTrainer:
@@ -264,7 +267,7 @@ class BilevelTrainer:
             self.controller.function.parameters(rows),
             self.xi,
         )
-        return Change(grads, rows, {})
+        return Change(grads, rows)
 
     def apply_controller(self, change: Change) -> None:
         """Apply what :meth:`compute_controller` computed."""
@@ -330,14 +333,17 @@ class BilevelTrainer:
             logits, losses = scored, self._losses(scored, view.example)
         kept = None if mix is None else {table: value.detach() for table, value in mix.items()}
         outcome = Outcome(logits.detach(), losses.detach(), kept, view.plans, view.places)
-        change = Change(mix_grads, rows, mix_buffers) if joint else later
-        return Update(outcome, Change(grads, rows, buffers), change)
+        change = Change(mix_grads, rows) if joint else later
+        return Update(outcome, Change(grads, rows), change, (buffers, mix_buffers))
 
     def apply(self, update: Update) -> None:
         """Apply what :meth:`compute` computed."""
+        self.model.keep(update.buffers[0])
         self.model.apply(update.model)
-        if self.controller is not None and update.controller is not None:
-            self.controller.apply(update.controller)
+        if self.controller is not None:
+            self.controller.keep(update.buffers[1])
+            if update.controller is not None:
+                self.controller.apply(update.controller)
 
     @torch.no_grad()
     def _score_hard(

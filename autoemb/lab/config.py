@@ -13,7 +13,7 @@ from autoemb.lab.methods import METHODS
 from autoemb.nn.soft import NORMS, PROJECTIONS
 from autoemb.ops import cpu
 from autoemb.ops.native import kernels_for
-from autoemb.optim.dense import DENSE_OPTIMIZERS
+from autoemb.optim import OPTIMIZERS
 from autoemb.streaming.learner import VALIDATION_SOURCES
 from autoemb.tasks import TASKS
 
@@ -23,7 +23,7 @@ class Recipe(NamedTuple):
 
     Attributes
     ----------
-    optimizer : {"adam", "adagrad", "rowwise-adagrad", "sgd"}
+    optimizer : {"adagrad", "adam", "ftrl", "rowwise-adagrad", "sgd"}
     learning_rate, controller_learning_rate : float
     row_rate : float
     norm : {"batch", "running", "none"}
@@ -78,10 +78,6 @@ PRESETS: dict[str | None, Recipe] = {
     ),
 }
 
-#: Network's and controller's learning rate and the row rate of other optimisers, without a preset.
-#: Adam's are the better of two in docs/ablations.md; SGD's, a third of those there, are cautious.
-RATES = {"adam": (0.0003, 0.0001, 300.0), "sgd": (0.1, 0.1, 300.0)}
-
 #: Larger values are a slip, and past what an index can count.
 LARGEST = 2**40
 LARGEST_DIM = 2**16
@@ -97,7 +93,7 @@ CHOICES = {
     "projection": (None, *PROJECTIONS),
     "start": (None, "equal", "popularity"),
     "validation": (None, *VALIDATION_SOURCES),
-    "optimizer": (None, *DENSE_OPTIMIZERS),
+    "optimizer": (None, *OPTIMIZERS),
     "selection": ("soft", "hard"),
     "device": ("auto", "cpu", "cuda"),
 }
@@ -135,7 +131,7 @@ class RunConfig:
         What the controller learns from; None takes the preset's.
     reservoir : int
         Past events kept to draw validation batches from.
-    optimizer : {None, "adam", "adagrad", "rowwise-adagrad", "sgd"}
+    optimizer : {None, "adagrad", "adam", "ftrl", "rowwise-adagrad", "sgd"}
         None takes the preset's.
     learning_rate, controller_learning_rate : float or None
         None takes the preset's; without a preset, the optimiser's.
@@ -304,11 +300,8 @@ class RunConfig:
     def recipe(self) -> Recipe:
         """The preset's recipe with the options that were given."""
         recipe = PRESETS[self.preset]
-        if self.preset is None and self.optimizer in RATES:
-            network, controller, rows = RATES[self.optimizer]
-            recipe = recipe._replace(
-                learning_rate=network, controller_learning_rate=controller, row_rate=rows
-            )
+        if self.preset is None and self.optimizer is not None:
+            recipe = recipe._replace(**OPTIMIZERS[self.optimizer].rates._asdict())
         if self.budget is not None:
             # Up to 0.6 % better than a start by popularity with a quarter of the floats
             # (docs/study.md).
