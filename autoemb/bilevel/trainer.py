@@ -131,11 +131,13 @@ class BilevelTrainer:
     Examples
     --------
     >>> import torch
-    >>> from autoemb import BilevelTrainer, PerIdLogits, RatingModel, SoftEmbedding, TASKS
+    >>> from autoemb import BilevelTrainer, PerIdLogits, RatingModel, SoftEmbedding, task_for
+    >>> from autoemb.schema import STARS
     >>> from autoemb.bilevel import Batch
     >>> _ = torch.manual_seed(0)
     >>> model = RatingModel(SoftEmbedding([100, 50], (1, 4)), hidden=(8,))
-    >>> trainer = BilevelTrainer(model, PerIdLogits([100, 50], 2), loss=TASKS["regression"].loss)
+    >>> loss = task_for("regression", STARS).loss
+    >>> trainer = BilevelTrainer(model, PerIdLogits([100, 50], 2), loss=loss)
     >>> past = Batch(torch.tensor([[3, 7], [9, 0]]), torch.tensor([1.0, 0.0]))
     >>> trainer.controller_step(validation=past, training=past)
     >>> trainer.step(Batch(torch.tensor([[3, 0], [4, 7]]), torch.tensor([0.0, 1.0]))).losses.shape

@@ -78,12 +78,13 @@ class StreamLearner:
     Examples
     --------
     >>> import numpy as np, torch
-    >>> from autoemb import Controller, RatingModel, SoftEmbedding, TASKS
+    >>> from autoemb import Controller, RatingModel, SoftEmbedding, task_for
+    >>> from autoemb.schema import STARS
     >>> state = InteractionState(fields=2, sizes=2)
     >>> model = RatingModel(SoftEmbedding([4, 4], (1, 4)), hidden=(8,))
     >>> controller = Controller(2, 2, state.num_features, hidden=(8,))
     >>> trainer = BilevelTrainer(
-    ...     model, controller, loss=TASKS["regression"].loss, features=state.features
+    ...     model, controller, loss=task_for("regression", STARS).loss, features=state.features
     ... )
     >>> learner = StreamLearner(trainer, [model, controller], state, Reservoir())
     >>> users, items = np.array(["ann", "bob", "ann"]), np.array([10**12, 7, 7])
