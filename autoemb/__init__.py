@@ -20,7 +20,7 @@ from autoemb.nn.models import RatingModel
 from autoemb.nn.soft import SoftEmbedding
 from autoemb.optim import RowAdagrad, RowAdam, RowSGD, RowwiseAdagrad
 from autoemb.streaming import IdTable, InteractionState, Reservoir, Stream, StreamLearner
-from autoemb.tasks import TASKS, Task
+from autoemb.tasks import Task, task_for
 
 __version__ = version("autoemb")
 warn_if_never_built()
@@ -48,4 +48,5 @@ __all__ = [
     "build_info",
     "select_hard",
     "spread",
+    "task_for",
 ]

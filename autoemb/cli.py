@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from autoemb.data import Interactions, load, synthetic
+from autoemb.data import Dataset
 from autoemb.errors import UserError
 from autoemb.files import make_folder_of, write_json
 from autoemb.lab import Interrupted, RunConfig, compare, run
@@ -23,6 +23,7 @@ from autoemb.lab.info import cores, info_lines
 from autoemb.lab.progress import ProgressDisplay
 from autoemb.lab.report import draw, table, wording
 from autoemb.lab.report.page import extra_missing
+from autoemb.lab.sources import with_data_flags
 from autoemb.lab.study import read_study, run_study
 from autoemb.serving import load_model
 from autoemb.serving.export import Exporter, export_lines, load_trained
@@ -37,20 +38,6 @@ app = typer.Typer(
 
 INTERRUPTED = 130  # what a shell reports of a program that ctrl-C ended
 
-DataOption = Annotated[
-    Path | None,
-    typer.Option(
-        help="Folder or file of ratings: MovieLens, Netflix Prize, MovieTweetings, or CSV or "
-        "Parquet with user_id, item_id, rating, timestamp. Default: an embedded synthetic stream."
-    ),
-]
-ColumnsOption = Annotated[
-    str | None,
-    typer.Option(help="What the file calls our columns: user_id=uid,rating=stars", metavar="NAMES"),
-]
-SkipOption = Annotated[
-    bool, typer.Option("--skip-bad-rows", help="Count and leave out broken rows of the data.")
-]
 ResumeOption = Annotated[
     bool, typer.Option("--resume", help="Continue what --out holds, if anything.")
 ]
@@ -113,33 +100,11 @@ def _names(text: str) -> list[str]:
     return [part.strip() for part in text.split(",")]
 
 
-def _columns(text: str | None) -> dict[str, str] | None:
-    if text is None:
-        return None
-    pairs = [part.partition("=") for part in text.split(",")]
-    if not all(ours.strip() and theirs.strip() for ours, _, theirs in pairs):
-        raise UserError(f"--columns is {text!r}; expected user_id=NAME,item_id=NAME,...")
-    return {ours.strip(): theirs.strip() for ours, _, theirs in pairs}
-
-
-def _interactions(data: Path | None, columns: str | None, skip: bool) -> Interactions:
-    if data is not None:
-        found = load(data, columns=_columns(columns), skip_bad_rows=skip)
-    elif columns is not None or skip:
-        raise UserError("--columns and --skip-bad-rows are about a file; name it with --data")
-    else:
-        found = synthetic()
-    if found.skipped_rows:
-        typer.echo(f"{found.name}: left out {found.skipped_rows:,} broken rows", err=True)
-    return found
-
-
 @app.command("run")
 @with_run_options()
+@with_data_flags
 def run_command(
-    data: DataOption = None,
-    columns: ColumnsOption = None,
-    skip_bad_rows: SkipOption = False,
+    source: Callable[[], Dataset],
     out: Annotated[
         Path | None, typer.Option(help="Folder for summary.json and metrics.jsonl.")
     ] = None,
@@ -156,7 +121,7 @@ def run_command(
     config = _config(options)
     if resume and out is None:
         raise UserError("--resume continues what --out holds; name the folder with --out")
-    interactions = _interactions(data, columns, skip_bad_rows)
+    interactions = source()
     with ProgressDisplay() as display:
         progress = display.task(wording.display(config.method))
         summary = run(
@@ -175,21 +140,20 @@ def run_command(
 
 @app.command("compare")
 @with_run_options("method", "seed")
+@with_data_flags
 def compare_command(
+    source: Callable[[], Dataset],
     out: Annotated[Path, typer.Option(help="Folder for the runs, compare.json and report.html.")],
     methods: Annotated[
         str, typer.Option(help="Methods to run; the last is compared with each other one.")
     ] = "fse,sam,darts,autoemb",
     seeds: Annotated[str, typer.Option(help="Seeds to run every method with.")] = "0,1,2",
-    data: DataOption = None,
-    columns: ColumnsOption = None,
-    skip_bad_rows: SkipOption = False,
     resume: ResumeOption = False,
     **options: Any,
 ) -> None:
     """Run methods x seeds on the same events and draw the paper's comparison."""
     config, wanted, chosen = _config(options), _names(methods), _integers("--seeds", seeds)
-    interactions = _interactions(data, columns, skip_bad_rows)
+    interactions = source()
     runs = len(wanted) * len(chosen)
     with ProgressDisplay() as display:
         comparison = compare(
@@ -268,11 +232,10 @@ def export_command(
 
 
 @app.command("evaluate")
+@with_data_flags
 def evaluate_command(
+    source: Callable[[], Dataset],
     file: Annotated[Path, typer.Argument(metavar="FILE", help="What export wrote.")],
-    data: DataOption = None,
-    columns: ColumnsOption = None,
-    skip_bad_rows: SkipOption = False,
     every: Annotated[
         bool, typer.Option("--all", help="Score all events, also of other data.")
     ] = False,
@@ -282,7 +245,7 @@ def evaluate_command(
     model = load_model(file)
     if out is not None:
         make_folder_of(out)
-    scores = evaluate(model, _interactions(data, columns, skip_bad_rows), every=every)
+    scores = evaluate(model, source(), every=every)
     if out is not None:
         write_json(out, scores | {"bytes": model.bytes(), "about": model.about})
     typer.echo(

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from autoemb import TASKS, IdTable
+from autoemb import IdTable, task_for
 from autoemb.data import load
 from autoemb.files import write_text
 from autoemb.lab import RunConfig, run
@@ -31,7 +31,8 @@ from autoemb.lab.ranks import rank_correlation
 from autoemb.lab.report.figures import loss_by_bytes
 from autoemb.lab.report.tables import mean_cell, pipes
 from autoemb.lab.report.wording import loss_name
-from autoemb.nn.layers import mlp
+from autoemb.nn.mlp import mlp
+from autoemb.schema import STARS
 from autoemb.serving import ServedField, ServedModel
 from autoemb.serving.export import Exporter, load_trained
 from bench.harness import RESULTS, environment
@@ -65,7 +66,7 @@ MANY = 1_000_000
 def scores(data: Path, folder: Path) -> Iterator[dict[str, Any]]:
     """Yield the scores of every method, task, seed and budget on one data set."""
     interactions = load(data)
-    for task in TASKS:
+    for task in ("regression", "classification"):
         for seed in SEEDS:
             for name, options in METHODS.items():
                 config = RunConfig(task=task, seed=seed, device="cpu", **options)
@@ -133,7 +134,7 @@ def memory() -> list[dict[str, Any]]:
             [torch.zeros(width) for _ in shares],
             torch.zeros(width),
         )
-        model = ServedModel([field], mlp(width, (512, 512), 1), TASKS["regression"])
+        model = ServedModel([field], mlp(width, (512, 512), 1), task_for("regression", STARS))
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "model.safetensors")
             model.save(path)

@@ -16,12 +16,12 @@ from autoemb.lab.recorder import STAGES
 from autoemb.lab.run import Progress, run, versions_of
 
 if TYPE_CHECKING:  # polars, which the rest of the package does without
-    from autoemb.data import Interactions
+    from autoemb.data import Dataset
 
 
 def compare(
     config: RunConfig,
-    interactions: Interactions,
+    interactions: Dataset,
     out: Path,
     *,
     methods: Sequence[str] = ("fse", "sam", "darts", "autoemb"),
@@ -35,7 +35,7 @@ def compare(
     ----------
     config : RunConfig
         Options of every run but method and seed.
-    interactions : Interactions
+    interactions : Dataset
     out : Path
         Gets a folder for every run, and ``compare.json`` when all are complete.
     methods, seeds : sequence

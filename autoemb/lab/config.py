@@ -15,7 +15,7 @@ from autoemb.ops import cpu
 from autoemb.ops.native import kernels_for
 from autoemb.optim import OPTIMIZERS
 from autoemb.streaming.learner import VALIDATION_SOURCES
-from autoemb.tasks import TASKS
+from autoemb.tasks import TASK_NAMES
 
 
 class Recipe(NamedTuple):
@@ -84,7 +84,7 @@ LARGEST_DIM = 2**16
 
 CHOICES = {
     "method": tuple(METHODS),
-    "task": tuple(TASKS),
+    "task": TASK_NAMES,
     "order": ("chronological", "shuffled"),
     "hypergradient": KINDS,
     "preset": tuple(PRESETS),

@@ -8,25 +8,23 @@ from typing import Any
 
 import torch
 
-from autoemb.data import Interactions
+from autoemb.data import Dataset
 from autoemb.errors import UserError
 from autoemb.lab import RunConfig
-from autoemb.lab.run import describe, ordered, stream_of
+from autoemb.lab.run import ordered, stream_of
 from autoemb.serving.model import ServedModel
 
 #: Events of one prediction.
 BATCH = 4096
 
 
-def evaluate(
-    model: ServedModel, interactions: Interactions, *, every: bool = False
-) -> dict[str, Any]:
+def evaluate(model: ServedModel, interactions: Dataset, *, every: bool = False) -> dict[str, Any]:
     """Score predictions of events that the model has not seen; nothing is learnt.
 
     Parameters
     ----------
     model : ServedModel
-    interactions : Interactions
+    interactions : Dataset
         As loaded; ordered here as the run was.
     every : bool, default False
         Score all events, of whatever data. By default they must be the run's, and those after
@@ -56,7 +54,7 @@ def evaluate(
                 "the model does not tell which events it was trained on; --all scores all events"
             ) from None
     events = ordered(interactions, config)
-    if not every and describe(events)["digest"] != digest:
+    if not every and events.describe()["digest"] != digest:
         raise UserError(
             f"{events.name}: these are not the events that the model was trained on; "
             "--all scores all of them"

@@ -14,10 +14,11 @@ from autoemb.nn.fixed import FixedEmbedding
 from autoemb.nn.granted import GrantedEmbedding
 from autoemb.nn.models import RatingModel
 from autoemb.nn.soft import SoftEmbedding
+from autoemb.schema import STARS
 from autoemb.streaming import InteractionState, Reservoir, StreamLearner
 from autoemb.streaming.grants import Grants
 from autoemb.streaming.learner import INITIAL_ROWS
-from autoemb.tasks import TASKS
+from autoemb.tasks import task_for
 
 if TYPE_CHECKING:
     from autoemb.lab.config import RunConfig
@@ -105,7 +106,7 @@ def build_trainer(
     (False, ['RatingModel'])
     """
     torch.manual_seed(config.seed)
-    method, task, device = METHODS[config.method], TASKS[config.task], config.torch_device
+    method, task, device = METHODS[config.method], task_for(config.task, STARS), config.torch_device
     sizes = len(config.dims)
     state = InteractionState(len(rows), sizes, device)
     recipe = config.recipe

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import time
 from collections.abc import Callable, Iterable
@@ -24,10 +23,10 @@ from autoemb.lab.stopping import Interrupted, stop_requests
 from autoemb.nn.granted import GrantedEmbedding
 from autoemb.ops import check_ids
 from autoemb.streaming import Stream, StreamLearner, checkpoint
-from autoemb.tasks import TASKS
+from autoemb.tasks import task_for
 
 if TYPE_CHECKING:  # polars, which the rest of the package does without
-    from autoemb.data import Interactions
+    from autoemb.data import Dataset
 
 FIELDS = ["user", "item"]
 
@@ -38,7 +37,7 @@ CHECKPOINT_SECONDS = 60.0
 Progress = Callable[[int, int], None]
 
 
-def ordered(interactions: Interactions, config: RunConfig) -> Interactions:
+def ordered(interactions: Dataset, config: RunConfig) -> Dataset:
     """Return the events in the order and number the configuration asks for.
 
     Examples
@@ -52,20 +51,21 @@ def ordered(interactions: Interactions, config: RunConfig) -> Interactions:
     return interactions if config.limit is None else interactions.head(config.limit)
 
 
-def stream_of(events: Interactions, config: RunConfig) -> Stream:
+def stream_of(dataset: Dataset, config: RunConfig) -> Stream:
     """Return the batches of events with what the task makes of their ratings."""
-    stars = torch.from_numpy(events.rating.to_numpy() * (5 / events.max_rating)).float()
+    events = dataset.events(task_for(config.task, dataset.schema.label))
+    everything = events.batch(0, len(events))
     return Stream(
-        [_Column(events.user), _Column(events.item)],
-        TASKS[config.task].target(stars),
-        events.timestamp.to_numpy(),
+        [everything.sparse["user_id"], everything.sparse["item_id"]],
+        events.label,
+        np.arange(len(events)) if everything.timestamp is None else everything.timestamp,
         config.batch_size,
     )
 
 
 def run(
     config: RunConfig,
-    interactions: Interactions,
+    interactions: Dataset,
     out: Path | None = None,
     *,
     resume: bool = False,
@@ -77,7 +77,7 @@ def run(
     Parameters
     ----------
     config : RunConfig
-    interactions : Interactions
+    interactions : Dataset
         As loaded; ordered and limited here.
     out : Path, optional
         Folder for ``metrics.jsonl``, ``summary.json`` (only when complete) and the checkpoint.
@@ -111,9 +111,9 @@ def run(
     300
     """
     events = ordered(interactions, config)
-    task = TASKS[config.task]
+    task = task_for(config.task, events.schema.label)
     stream = stream_of(events, config)
-    identity = {"config": config.as_dict() | {"fields": FIELDS}, "data": describe(events)}
+    identity = {"config": config.as_dict() | {"fields": FIELDS}, "data": events.describe()}
     folder = None if out is None else RunFolder(out, identity)
     keep_at = _event_at(checkpoint_at, len(stream), folder)
     saved = None
@@ -285,41 +285,3 @@ def versions_of(summaries: Iterable[dict[str, Any]]) -> dict[str, str]:
         for name, version in summary["versions"].items():
             values.setdefault(name, set()).add(str(version))
     return {name: ", ".join(sorted(found)) for name, found in values.items()}
-
-
-def describe(events: Interactions) -> dict[str, Any]:
-    """Return what the data of a run are told by."""
-    return {
-        "name": events.name,
-        "format": events.format,
-        "interactions": len(events),
-        "users": events.num_users,
-        "items": events.num_items,
-        "skipped_rows": events.skipped_rows,
-        "digest": _digest(events),
-    }
-
-
-def _digest(events: Interactions) -> str:
-    """Return a fingerprint of the events in their order."""
-    hashed = hashlib.blake2b(digest_size=8)
-    for column in (events.user, events.item, events.rating, events.timestamp):
-        if not column.dtype.is_numeric():
-            hashed.update("\0".join(column.to_list()).encode())
-        else:
-            hashed.update(np.ascontiguousarray(column.to_numpy()).data)
-    return hashed.hexdigest()
-
-
-class _Column:
-    """A column of raw ids that slices to what an IdTable takes."""
-
-    def __init__(self, series: Any) -> None:
-        self._series = series
-
-    def __len__(self) -> int:
-        return len(self._series)
-
-    def __getitem__(self, part: slice) -> Any:
-        piece = self._series[part]
-        return piece.to_numpy() if piece.dtype.is_integer() else piece.to_list()

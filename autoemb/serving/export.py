@@ -21,11 +21,12 @@ from autoemb.lab.ranks import rank_correlation
 from autoemb.nn.controller import select_hard
 from autoemb.nn.rows import RowModule, grow
 from autoemb.nn.soft import SoftEmbedding
+from autoemb.schema import STARS
 from autoemb.serving.choice import choose_widths
 from autoemb.serving.fit import Fitted, fit, squared_distance
 from autoemb.serving.model import ServedField, ServedModel
 from autoemb.streaming import IdTable, StreamLearner, checkpoint
-from autoemb.tasks import TASKS
+from autoemb.tasks import task_for
 
 #: Ids of one call of the embedding.
 CHUNK = 4096
@@ -179,7 +180,7 @@ class Exporter:
         model = ServedModel(
             served,
             copy.deepcopy(self.model.hidden),  # whose weights the learner may go on changing
-            TASKS[config.task],
+            task_for(config.task, STARS),
             scale=self.scale,
             linear=not self.soft,
             about=self.trained.about | {"budget": budget, "widths": list(self.widths)},

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from autoemb.errors import UserError
-from autoemb.nn.layers import mlp
+from autoemb.nn.mlp import mlp
 from autoemb.ops import soft_embedding
+from autoemb.schema import STARS
 from autoemb.streaming import IdTable, checkpoint
-from autoemb.tasks import TASKS, Task
+from autoemb.tasks import Task, task_for
 
 _KIND = "autoemb model 1"
 
@@ -84,15 +85,16 @@ class ServedModel:
     Examples
     --------
     >>> import numpy as np, torch
-    >>> from autoemb import IdTable, TASKS
-    >>> from autoemb.nn.layers import mlp
+    >>> from autoemb import IdTable, task_for
+    >>> from autoemb.schema import STARS
+    >>> from autoemb.nn.mlp import mlp
     >>> def field(ids):
     ...     table = IdTable()
     ...     _ = table.rows(ids)
     ...     return ServedField(table, [torch.ones(len(ids), 1)], [torch.ones(4, 1)],
     ...                        [torch.zeros(4)], torch.zeros(4))
     >>> model = ServedModel([field([7, 9]), field(["jaws"])], mlp(8, (3,), 1),
-    ...                     TASKS["regression"])
+    ...                     task_for("regression", STARS))
     >>> model.predict([np.array([9, 1]), ["jaws", "alien"]]).shape  # unknown ids are newcomers
     torch.Size([2])
     """
@@ -247,7 +249,7 @@ def _model(state: Mapping[str, Any]) -> ServedModel:
         ServedField(**content | {"ids": IdTable.from_state(content["ids"])})
         for content in state["fields"]
     ]
-    task = TASKS[state["task"]]
+    task = task_for(state["task"], STARS)
     weights = [weight for weight, _ in state["hidden"]]
     hidden = mlp(
         sum(len(field.newcomer) for field in fields),

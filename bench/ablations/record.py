@@ -16,7 +16,6 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-from autoemb import TASKS
 from autoemb.lab import RunConfig, methods, run
 from autoemb.lab.differences import block_bootstrap, read_windows
 from autoemb.lab.study.jobs import interactions
@@ -27,6 +26,8 @@ from bench.harness import RESULTS, environment
 RECORD = RESULTS / "ablations.json"
 SETS = ("ml-100k", "movietweetings")
 SEEDS = {"chronological": (0, 1), "shuffled": (0,)}
+
+TASKS = ("regression", "classification")
 
 
 class Job(NamedTuple):

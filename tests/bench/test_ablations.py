@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from autoemb import (
-    TASKS,
     BilevelTrainer,
     Controller,
     InteractionState,
@@ -13,7 +12,9 @@ from autoemb import (
     Reservoir,
     SoftEmbedding,
     StreamLearner,
+    task_for,
 )
+from autoemb.schema import STARS
 from autoemb.streaming import Events
 from bench.ablations import controllers, embeddings, record
 from bench.ablations.variants import VARIANTS
@@ -41,7 +42,7 @@ def learner(
     model = RatingModel(embedding([8, 8], DIMS, norm="running"), hidden=(6,))
     mixer = controller(2, len(DIMS), history.num_features, hidden=(6,))
     trainer = BilevelTrainer(
-        model, mixer, loss=TASKS["regression"].loss, features=history.features,
+        model, mixer, loss=task_for("regression", STARS).loss, features=history.features,
         learning_rate=0.01, controller_learning_rate=0.01,
     )  # fmt: skip
     return kind(trainer, [model, mixer], history, Reservoir(100), batch_size=20)

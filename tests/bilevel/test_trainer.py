@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from autoemb import TASKS, BilevelTrainer
+from autoemb import BilevelTrainer, task_for
 from autoemb.bilevel import Batch
 from autoemb.bilevel.hypergradient import KINDS
 from autoemb.nn.rows import grow
+from autoemb.schema import STARS
 
-LOSS = TASKS["regression"].loss
+LOSS = task_for("regression", STARS).loss
 BILEVEL = ("darts", "autoemb")
 
 

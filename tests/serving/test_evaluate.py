@@ -7,8 +7,9 @@ import torch
 from autoemb.data import synthetic
 from autoemb.errors import UserError
 from autoemb.lab.evaluate import evaluate
+from autoemb.schema import STARS
 from autoemb.serving.export import Exporter
-from autoemb.tasks import TASKS
+from autoemb.tasks import task_for
 
 
 @pytest.mark.parametrize("order", ["chronological", "shuffled"])
@@ -20,7 +21,7 @@ def test_scores_are_those_of_the_events_after_the_runs(trained, stream, order, m
     rest = slice(450, 600)
     ids = [column.to_numpy()[rest] for column in (events.user, events.item)]
     stars = torch.from_numpy(events.rating.to_numpy()[rest] * (5 / events.max_rating)).float()
-    task = TASKS["regression"]
+    task = task_for("regression", STARS)
     logits = model.logits(ids)
     scores = evaluate(model, stream)
     assert scores["interactions"] == 150

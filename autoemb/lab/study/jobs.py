@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from autoemb.data import Interactions, load
+from autoemb.data import Dataset, load
 from autoemb.lab import RunConfig, run
 from autoemb.lab.stopping import (
     Interrupted,
@@ -58,7 +58,7 @@ def job(data: Path, config: RunConfig, out: Path) -> Job:
 
 
 @lru_cache(maxsize=2)  # jobs come data set by data set
-def interactions(data: Path) -> Interactions:
+def interactions(data: Path) -> Dataset:
     """Return a data set as loaded."""
     return load(data)
 
