@@ -50,6 +50,13 @@ class Recipe(Declared):
     controller_hidden: Annotated[
         tuple[Width, ...], _option("Widths of the controller's hidden layers.")
     ] = (512, 512)
+    controller: Annotated[
+        Literal["separate", "shared"],
+        _option("Controller: a network for each table, or one for all that is told the table."),
+    ] = "separate"
+    model: Annotated[Literal["mlp"], _option("Network over the embeddings and dense features.")] = (
+        "mlp"
+    )
     optimizer: Annotated[
         Literal["adagrad", "adam", "ftrl", "rowwise-adagrad", "sgd"],
         _option("Of weights and controller."),
@@ -59,6 +66,9 @@ class Recipe(Declared):
     row_rate: Annotated[
         Positive, _option("Learning rate of the rows of tables, as a multiple of these.")
     ] = 16.0
+    row_weight_decay: Annotated[
+        float, Ge(0), Lt(float("inf")), _option("L2 penalty of the rows in a batch.")
+    ] = 0.0
     norm: Annotated[
         Literal["none", "batch", "running"],
         _option("Statistics that sizes are normalised with: none, the batch's, or those before."),

@@ -31,7 +31,7 @@ from autoemb.lab.ranks import rank_correlation
 from autoemb.lab.report.figures import loss_by_bytes
 from autoemb.lab.report.tables import mean_cell, pipes
 from autoemb.lab.report.wording import loss_name
-from autoemb.nn.mlp import mlp
+from autoemb.nn.layers import mlp
 from autoemb.schema import STARS
 from autoemb.serving import ServedField, ServedModel
 from autoemb.serving.export import Exporter, load_trained

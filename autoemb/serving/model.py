@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from autoemb.errors import UserError
-from autoemb.nn.mlp import mlp
+from autoemb.nn.layers import mlp
 from autoemb.ops import soft_embedding
 from autoemb.schema import STARS
 from autoemb.streaming import IdTable, checkpoint
@@ -87,7 +87,7 @@ class ServedModel:
     >>> import numpy as np, torch
     >>> from autoemb import IdTable, task_for
     >>> from autoemb.schema import STARS
-    >>> from autoemb.nn.mlp import mlp
+    >>> from autoemb.nn.layers import mlp
     >>> def field(ids):
     ...     table = IdTable()
     ...     _ = table.rows(ids)

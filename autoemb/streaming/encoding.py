@@ -89,7 +89,9 @@ class Encoder:
         if bool(infinite.any()):
             event, column = infinite.nonzero()[0].tolist()
             name = self.dense.features[column].column
-            raise UserError(f"event {event}: {name} is infinite; expected a number, or NaN for none")
+            raise UserError(
+                f"event {event}: {name} is infinite; expected a number, or NaN for none"
+            )
         return dense.to(torch.float32)
 
     def numbers(self, batch: Batch, *, insert: bool) -> dict[str, npt.NDArray[np.int64]]:

@@ -6,14 +6,13 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from autoemb.batch import Bag, Batch
 from autoemb.bilevel import BilevelTrainer, Example, Outcome
+from autoemb.errors import UserError
 from autoemb.nn.draws import id_keys
-from autoemb.nn.inputs import Inputs
 from autoemb.nn.rows import begin, grow
 from autoemb.ops import Plan, check_ids, distinct
 from autoemb.schema import Bag as BagFeature
@@ -23,7 +22,7 @@ from autoemb.streaming.encoding import Encoder
 from autoemb.streaming.grants import Grants
 from autoemb.streaming.graph import StepGraph
 from autoemb.streaming.history import History
-from autoemb.streaming.newcomers import view_of_strangers
+from autoemb.streaming.newcomers import new_ids, view_of_strangers
 from autoemb.streaming.packed import Layout, tensors_of, with_tensors
 from autoemb.streaming.reservoir import Reservoir
 from autoemb.streaming.transfer import Upload
@@ -242,12 +241,10 @@ class StreamLearner:
         # One row more than there are ids: what is known of a stranger (see `newcomers`).
         if any(rows + 1 > self._rows[table] for table, rows in used.items()):
             self._grow({t: _doubled(rows + 1, self._rows[t]) for t, rows in used.items()})
-        for table, ids in self.encoder.id_tables.items():
-            if used[table] > known[table]:
-                rows = torch.arange(known[table], used[table], device=self.device)
-                keys = id_keys(ids.ids(known[table]), self.seed, table)
-                for module in self.modules:
-                    begin(module, table, rows, keys)
+        for table, ids in new_ids(self.trainer.reads, batch, numbers, known).items():
+            rows = torch.arange(known[table], used[table], device=self.device)
+            for module in self.modules:
+                begin(module, table, rows, id_keys(ids, self.seed, table))
         return self.encoder.example(batch, numbers)
 
     def _seen(self, batch: Batch) -> Example:
@@ -331,8 +328,10 @@ class StreamLearner:
                 if isinstance(column, Bag):
                     losses = losses.repeat_interleave(column.offsets.diff())
                 alone = len(names) == 1 and not isinstance(feature, BagFeature)
-                own = plan if alone else distinct(
-                    column.values if isinstance(column, Bag) else column
+                own = (
+                    plan
+                    if alone
+                    else distinct(column.values if isinstance(column, Bag) else column)
                 )
                 self.history.record(table, own, losses)
             if outcome.mix is not None and table in outcome.mix:

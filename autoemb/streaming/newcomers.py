@@ -1,4 +1,4 @@
-"""Predictions for ids that were never seen, without giving them rows."""
+"""Ids that a batch holds for the first time, in learning and in predictions."""
 
 from __future__ import annotations
 
@@ -10,14 +10,45 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from autoemb.batch import Batch
+from autoemb.batch import Batch, Ids
 from autoemb.bilevel.reader import Snapshot
 from autoemb.bilevel.working_set import Functional, views_of
 from autoemb.nn.draws import Keys, id_keys, salted
+from autoemb.schema import Sparse
 from autoemb.streaming.packed import tensors_of, with_tensors
 
 if TYPE_CHECKING:
     from autoemb.streaming.learner import StreamLearner
+
+
+def new_ids(
+    reads: Mapping[str, Sparse],
+    batch: Batch,
+    numbers: Mapping[str, npt.NDArray[np.int64]],
+    known: Mapping[str, int],
+) -> dict[str, Ids]:
+    """Return the ids whose rows are past those known, in the order of their rows, by table.
+
+    Parameters
+    ----------
+    reads : mapping of str to Sparse
+    batch : Batch
+    numbers : mapping of str to array
+        Row of each id, by feature.
+    known : mapping of str to int
+        Rows that tables had before.
+    """
+    found: dict[str, dict[int, Any]] = {}
+    for name, feature in reads.items():
+        ids = batch.bags[name].values if name in batch.bags else batch.sparse[name]
+        rows = numbers[name]
+        for event in np.flatnonzero(rows >= known[feature.table]).tolist():
+            found.setdefault(feature.table, {})[int(rows[event])] = ids[event]
+    return {table: _as_ids([own[row] for row in sorted(own)]) for table, own in found.items()}
+
+
+def _as_ids(ids: list[Any]) -> Ids:
+    return ids if isinstance(ids[0], str) else np.array(ids, dtype=np.int64)
 
 
 def view_of_strangers(learner: StreamLearner, batch: Batch) -> Snapshot:
@@ -37,11 +68,8 @@ def view_of_strangers(learner: StreamLearner, batch: Batch) -> Snapshot:
                 ids = batch.bags[name].values if name in batch.bags else batch.sparse[name]
                 _number(ids, numbers[name], known[table], strangers)
         if strangers:
-            new: Any = list(strangers)
-            integers = not isinstance(new[0], str)
-            keys[table] = id_keys(np.array(new) if integers else new, learner.seed, table)
-    example = encoder.example(batch, numbers)
-    example = _on(learner.device, example)
+            keys[table] = id_keys(_as_ids(list(strangers)), learner.seed, table)
+    example = _on(learner.device, encoder.example(batch, numbers))
     rows = {table: known[table] + len(keys.get(table, ())) for table in trainer.tables}
 
     def history(wanted: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -57,9 +85,7 @@ def view_of_strangers(learner: StreamLearner, batch: Batch) -> Snapshot:
     return trainer.reader.take(view, model, controller)
 
 
-def _number(
-    ids: Any, rows: npt.NDArray[np.int64], first: int, strangers: dict[Any, int]
-) -> None:
+def _number(ids: Any, rows: npt.NDArray[np.int64], first: int, strangers: dict[Any, int]) -> None:
     """Replace -1 in ``rows`` by numbers from ``first`` on, one for each distinct id."""
     for event in np.flatnonzero(rows < 0).tolist():
         id = ids[event] if isinstance(ids, list) else int(ids[event])

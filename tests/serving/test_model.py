@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from autoemb import IdTable
 from autoemb.errors import UserError
-from autoemb.nn.mlp import mlp
+from autoemb.nn.layers import mlp
 from autoemb.schema import STARS
 from autoemb.serving import ServedField, ServedModel, load_model
 from autoemb.streaming import checkpoint
