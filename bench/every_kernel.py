@@ -50,8 +50,8 @@ def run(device: str) -> None:
                 torch.testing.assert_close(alone, grads[0])
         torch.set_float32_matmul_precision("highest")
         by_name = dict(zip([n for n, _ in module.named_parameters()], grads[1:], strict=True))
-        for optimizer in OPTIMIZERS.values():
-            update = optimizer(module.tables, lr=0.01).update
+        for kind in OPTIMIZERS.values():
+            update = kind.rows(module.tables, lr=0.01).update
             for name in module.row_fields:
                 sparse = by_name[name]
                 update(module.table(name), sparse._indices()[0], sparse._values())

@@ -15,8 +15,9 @@ from autoemb.lab import RunConfig, methods
 from autoemb.lab.methods import METHODS, build_trainer
 from autoemb.ops import cuda, rows_of, soft_embedding
 from autoemb.ops.lookup import NO_ROW
-from autoemb.optim import ROW_OPTIMIZERS
+from autoemb.optim import OPTIMIZERS
 from autoemb.streaming import Events, learner
+from tests.samples import WITH_OP
 
 CPU = torch.device("cpu")
 ROWS = (20, 30)
@@ -157,7 +158,7 @@ def rows_of_field_1(modules):
 
 
 @every_bad
-@pytest.mark.parametrize("optimizer", ROW_OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("method", METHODS)
 def test_no_row_learns_from_an_event_whose_id_is_bad(noted, method, optimizer, bad):
     results = []
@@ -264,14 +265,14 @@ def test_a_learner_learns_nothing_of_a_bad_row_new_or_past(noted, monkeypatch, m
         assert all(parameter.isfinite().all() for parameter in module.parameters())
 
 
-@pytest.mark.parametrize("name", ROW_OPTIMIZERS)
+@pytest.mark.parametrize("name", WITH_OP)
 @pytest.mark.parametrize("bad", [-1, 6, 2**40])
 def test_the_reference_refuses_a_bad_row_at_once(on_kernels, name, bad):
     on_kernels()
     table = torch.nn.Parameter(torch.ones(6, 5, dtype=torch.float64))  # no kernel takes it
     rows = torch.tensor([2, bad]).sort()[0]
     with pytest.raises(IndexError, match=rf"out of range: row {bad} is not in \[0, 5\]"):
-        ROW_OPTIMIZERS[name]([table]).update(table, rows, torch.ones(2, 5, dtype=torch.float64))
+        OPTIMIZERS[name].rows([table]).update(table, rows, torch.ones(2, 5, dtype=torch.float64))
     assert (table == 1).all()
 
 

@@ -7,7 +7,7 @@ import torch
 from autoemb.errors import UserError
 from autoemb.lab import RunConfig
 from autoemb.lab.config import CHOICES, Recipe
-from autoemb.optim import ROW_RATES
+from autoemb.optim import OPTIMIZERS
 
 NAN, INF = float("nan"), float("inf")
 
@@ -166,7 +166,7 @@ def test_row_rate_is_about_what_adam_over_a_whole_table_moves_a_row(every, dista
         table.grad = torch.tensor([float(step % every == 0)])
         adam.step()
     assert (begin - table.item()) / (4000 / every) == pytest.approx(distance, rel=0.03)
-    assert distance < ROW_RATES["adam"]
+    assert distance < OPTIMIZERS["adam"].row_rate
 
 
 def test_the_defaults_are_the_papers_but_for_the_recipe():

@@ -4,10 +4,9 @@ import pytest
 import torch
 
 from autoemb.ops import cpu
-from autoemb.optim import ROW_OPTIMIZERS
-from tests.samples import draw_update, update_op
+from tests.samples import WITH_OP, draw_update, update_op
 
-every = pytest.mark.parametrize("name", ROW_OPTIMIZERS)
+every = pytest.mark.parametrize("name", WITH_OP)
 layouts = pytest.mark.parametrize("strided", [False, True], ids=["contiguous", "strided"])
 
 
