@@ -24,8 +24,8 @@ from autoemb.lab.progress import ProgressDisplay
 from autoemb.lab.report import draw, table, wording
 from autoemb.lab.report.page import extra_missing
 from autoemb.lab.study import read_study, run_study
-from autoemb.serving import load_model
-from autoemb.serving.export import Exporter, export_lines, load_trained
+from autoemb.lab.trained import export_lines, going_on, load_trained
+from autoemb.serving import Exporter, load_model
 
 app = typer.Typer(
     help="Adaptive embedding sizes for recommenders on live streams.",
@@ -100,7 +100,22 @@ def _parameter(name: str, default: Any, annotation: str, text: str) -> inspect.P
 
 
 def _config(options: dict[str, Any]) -> RunConfig:
-    return RunConfig(**options | {"dims": tuple(_integers("--dims", options["dims"]))})
+    return RunConfig(**_parsed(options))
+
+
+def _parsed(options: dict[str, Any]) -> dict[str, Any]:
+    if "dims" not in options:
+        return options
+    return options | {"dims": tuple(_integers("--dims", options["dims"]))}
+
+
+def _given(context: typer.Context, options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options that stand on the command line."""
+    return {
+        name: value
+        for name, value in options.items()
+        if (source := context.get_parameter_source(name)) and source.name == "COMMANDLINE"
+    }
 
 
 def _integers(option: str, text: str) -> list[int]:
@@ -137,25 +152,46 @@ def _interactions(data: Path | None, columns: str | None, skip: bool) -> Interac
 @app.command("run")
 @with_run_options()
 def run_command(
+    context: typer.Context,
     data: DataOption = None,
     columns: ColumnsOption = None,
     skip_bad_rows: SkipOption = False,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for summary.json and metrics.jsonl.")
+        Path | None,
+        typer.Option(help="Folder for summary.json, metrics.jsonl and the final state."),
     ] = None,
     resume: ResumeOption = False,
+    from_: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="RUN",
+            help="Go on from the state that another run kept; its options, but for those of the "
+            "stream, are taken over.",
+        ),
+    ] = None,
+    keep: Annotated[
+        bool, typer.Option("--keep/--no-keep", help="Keep the final state, for export and --from.")
+    ] = True,
     checkpoint_at: Annotated[
         float | None,
         typer.Option(
-            help="Share of the stream after which the state is kept, for export.", metavar="SHARE"
+            help="Share of the stream after which the state is kept instead.", metavar="SHARE"
         ),
+    ] = None,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(help="Parquet file for the prediction of every event.", metavar="FILE"),
     ] = None,
     **options: Any,
 ) -> None:
     """Run one method over a stream: predict, record, learn."""
-    config = _config(options)
     if resume and out is None:
         raise UserError("--resume continues what --out holds; name the folder with --out")
+    if from_ is None:
+        config = _config(options)
+    else:
+        config = going_on(from_, _parsed(_given(context, options)))
     interactions = _interactions(data, columns, skip_bad_rows)
     with ProgressDisplay() as display:
         progress = display.task(wording.display(config.method))
@@ -164,7 +200,10 @@ def run_command(
             interactions,
             out,
             resume=resume,
+            keep=keep,
             checkpoint_at=checkpoint_at,
+            predictions=predictions,
+            origin=from_,
             progress=progress,
         )
     _print_table(as_comparison(summary))
@@ -185,6 +224,9 @@ def compare_command(
     columns: ColumnsOption = None,
     skip_bad_rows: SkipOption = False,
     resume: ResumeOption = False,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep the final state of every run, for export.")
+    ] = False,
     **options: Any,
 ) -> None:
     """Run methods x seeds on the same events and draw the paper's comparison."""
@@ -199,6 +241,7 @@ def compare_command(
             methods=wanted,
             seeds=chosen,
             resume=resume,
+            keep=keep,
             progress=lambda method, seed: display.task(
                 f"{wording.display(method)}, seed {seed}", runs
             ),
@@ -245,7 +288,7 @@ def study_command(
 def export_command(
     run_: Annotated[
         Path,
-        typer.Argument(metavar="RUN", help="Folder of a run with --checkpoint-at, or its file."),
+        typer.Argument(metavar="RUN", help="Folder of a run, or the file of its state."),
     ],
     out: Annotated[Path, typer.Option(help="File for the model.")],
     budget: Annotated[
@@ -260,7 +303,8 @@ def export_command(
     trained = load_trained(run_)
     make_folder_of(out)
     chosen = None if widths is None else _integers("--widths", widths)
-    model, kept = Exporter(trained, chosen).export(budget)
+    exporter = Exporter(trained.learner, trained.task, chosen, about=trained.about)
+    model, kept = exporter.export(budget)
     model.save(out)
     for line in export_lines(trained, model, kept):
         typer.echo(line)

@@ -31,9 +31,9 @@ from autoemb.lab.ranks import rank_correlation
 from autoemb.lab.report.figures import loss_by_bytes
 from autoemb.lab.report.tables import mean_cell, pipes
 from autoemb.lab.report.wording import loss_name
+from autoemb.lab.trained import load_trained
 from autoemb.nn.mlp import mlp
-from autoemb.serving import ServedField, ServedModel
-from autoemb.serving.export import Exporter, load_trained
+from autoemb.serving import Exporter, ServedField, ServedModel
 from bench.harness import RESULTS, environment
 from bench.study import FIGURE_FOLDER
 
@@ -72,7 +72,7 @@ def scores(data: Path, folder: Path) -> Iterator[dict[str, Any]]:
                 out = folder / f"{data.name}-{task}-{name}-{seed}"
                 run(config, interactions, out, resume=True, checkpoint_at=0.7)
                 trained = load_trained(out)
-                exporter = Exporter(trained)
+                exporter = Exporter(trained.learner, trained.task, about=trained.about)
                 for budget in BUDGETS if name in SHRUNK else BUDGETS[:1]:
                     model, kept = exporter.export(budget)
                     counts = [

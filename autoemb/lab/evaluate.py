@@ -11,7 +11,7 @@ import torch
 from autoemb.data import Interactions
 from autoemb.errors import UserError
 from autoemb.lab import RunConfig
-from autoemb.lab.run import describe, ordered, stream_of
+from autoemb.lab.events import describe, ordered, stream_of
 from autoemb.serving.model import ServedModel
 
 #: Events of one prediction.
