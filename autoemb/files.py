@@ -117,7 +117,7 @@ def sole_writer(folder: Path) -> Iterator[None]:
         ...
     autoemb.errors.UserError: ... is being written by another process; choose another --out
     """
-    new = not _exists(folder)
+    new = not exists(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = _lock(folder)
@@ -179,11 +179,17 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _exists(path: Path) -> bool:
+def exists(path: Path) -> bool:
+    """Return whether there is such a file; not of a name that no file can have."""
     try:
         return path.exists()
-    except OSError:  # of a name that no file can have; making it says so
+    except OSError:
         return False
+
+
+def is_folder(path: Path) -> bool:
+    """Return whether there is such a folder; not of a name that none can have."""
+    return exists(path) and path.is_dir()
 
 
 def json_text(content: Any, indent: int | None = None) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from autoemb.errors import UserError
-from autoemb.files import remove_unfinished, sole_writer
+from autoemb.files import exists, remove_unfinished, sole_writer
 from autoemb.lab.json_object import read_object
 from autoemb.lab.saved import SavedRun, read_saved
 
@@ -58,13 +58,13 @@ class RunFolder:
             If there is a run and ``resume`` is False, if it is not this run, or if the folder
             cannot be written.
         """
-        started = any(map(_exists, (self.summary, self.metrics, self.checkpoint)))
+        started = any(map(exists, (self.summary, self.metrics, self.checkpoint)))
         if started and not resume:
             raise UserError(
                 f"{self.path} already holds a run; continue it with --resume or choose another "
                 "--out"
             )
-        if not _exists(self.checkpoint):
+        if not exists(self.checkpoint):
             self._start()
             return None
         state = read_saved(self.checkpoint)
@@ -80,7 +80,7 @@ class RunFolder:
         UserError
             If the summary is broken or that of another run.
         """
-        if not _exists(self.summary):
+        if not exists(self.summary):
             return None
         summary = read_object(self.summary).value
         began = summary.get("from")
@@ -121,13 +121,6 @@ class RunFolder:
                         f"{self.path} holds a run with {part} {name} = {found.get(name)}, not "
                         f"{value}; choose another --out"
                     )
-
-
-def _exists(file: Path) -> bool:
-    try:
-        return file.exists()
-    except OSError:  # of a name that no file can have; writing to it says so
-        return False
 
 
 def as_comparison(summary: Mapping[str, Any]) -> dict[str, Any]:

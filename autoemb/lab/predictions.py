@@ -13,7 +13,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from autoemb.errors import UserError
-from autoemb.files import make_folder_of, replacing
+from autoemb.files import is_folder, make_folder_of, replacing
 from autoemb.serving.model import predictions_of
 from autoemb.streaming import Step
 from autoemb.streaming.transfer import Download
@@ -53,7 +53,7 @@ class Predictions:
         self._steps: Download[tuple[Tensor, Tensor]] = Download()
         self._timestamps: deque[npt.NDArray[np.int64] | int] = deque()
         make_folder_of(path)
-        if path.is_dir():
+        if is_folder(path):
             raise UserError(f"{path} is a folder; --predictions takes a file")
         try:
             self._file: BinaryIO = self._records.open("ab")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from autoemb.errors import UserError
-from autoemb.files import sync, write_json
+from autoemb.files import exists, sync, write_json
 from autoemb.lab.config import RunConfig
 from autoemb.lab.events import FIELDS, describe, ordered, stream_of
 from autoemb.lab.folder import RunFolder
@@ -163,7 +163,7 @@ class _Run:
         if self.folder is None or (summary := self.folder.complete()) is None:
             return None
         self._check_kept()
-        if predictions is not None and not predictions.exists():
+        if predictions is not None and not exists(predictions):
             raise UserError(
                 f"{self.folder.path} holds a complete run, which did not write {predictions}"
             )

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from autoemb.errors import UserError
+from autoemb.files import is_folder
 from autoemb.lab.config import RunConfig
 from autoemb.lab.folder import RunFolder
 from autoemb.lab.methods import build_learner
@@ -81,7 +82,7 @@ def kept_file(path: Path) -> Path:
     UserError
         For a folder without either.
     """
-    if not path.is_dir():
+    if not is_folder(path):
         return path
     folder = RunFolder(path, {})
     for file in (folder.trained, folder.checkpoint):

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from autoemb.errors import UserError
-from autoemb.files import replacing
+from autoemb.files import exists, is_folder, replacing
 
 _FORMAT = "autoemb checkpoint 1"
 
@@ -123,10 +123,10 @@ def load(path: Path) -> dict[str, Any]:
     UserError
         If the file is missing, broken, or not such a file.
     """
-    if path.is_dir():
+    if is_folder(path):
         raise UserError(f"{path} is a folder; expected a file in it")
     try:
-        if path.exists() and not path.is_file():
+        if exists(path) and not path.is_file():
             raise UserError(f"{path} is no ordinary file")  # a pipe would be waited for
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
