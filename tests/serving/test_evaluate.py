@@ -1,5 +1,7 @@
 """Scores of a served model on the events that follow."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -58,7 +60,8 @@ def test_other_events_are_refused_unless_all_are_wanted(trained):
 def test_a_model_that_tells_of_no_run_scores_all_events_alone(trained, stream):
     model, _ = exporter_of(trained()).export(0.3)
     expected = evaluate(model, stream, every=True)["loss"]
-    for about in ({}, {"config": 3}, model.about | {"position": -1}):
+    positions = (-1, 1.5, math.nan, math.inf, 10**30, None, "1", True)
+    for about in ({}, {"config": 3}, *(model.about | {"position": p} for p in positions)):
         model.about = about
         with pytest.raises(UserError, match=r"does not tell which events .* --all"):
             evaluate(model, stream)
