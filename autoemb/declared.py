@@ -71,4 +71,5 @@ def said(error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         return f"{place} is not known here"
     expected = message.removeprefix("Input should be ")
-    return f"{place or 'the content'} is {reprlib.repr(first['input'])}; expected {expected}"
+    found = " ".join(reprlib.repr(first["input"]).split())  # a tensor's has several lines
+    return f"{place or 'the content'} is {found}; expected {expected}"

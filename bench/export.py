@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from autoemb import IdTable, task_for
+from autoemb import TASKS, IdTable
 from autoemb.data import load
 from autoemb.files import write_text
 from autoemb.lab import RunConfig, run
@@ -31,10 +31,9 @@ from autoemb.lab.ranks import rank_correlation
 from autoemb.lab.report.figures import loss_by_bytes
 from autoemb.lab.report.tables import mean_cell, pipes
 from autoemb.lab.report.wording import loss_name
-from autoemb.nn.layers import mlp
-from autoemb.schema import STARS
-from autoemb.serving import ServedField, ServedModel
-from autoemb.serving.export import Exporter, load_trained
+from autoemb.lab.trained import load_trained
+from autoemb.nn.mlp import mlp
+from autoemb.serving import Exporter, ServedField, ServedModel
 from bench.harness import RESULTS, environment
 from bench.study import FIGURE_FOLDER
 
@@ -66,14 +65,14 @@ MANY = 1_000_000
 def scores(data: Path, folder: Path) -> Iterator[dict[str, Any]]:
     """Yield the scores of every method, task, seed and budget on one data set."""
     interactions = load(data)
-    for task in ("regression", "classification"):
+    for task in TASKS:
         for seed in SEEDS:
             for name, options in METHODS.items():
                 config = RunConfig(task=task, seed=seed, device="cpu", **options)
                 out = folder / f"{data.name}-{task}-{name}-{seed}"
                 run(config, interactions, out, resume=True, checkpoint_at=0.7)
                 trained = load_trained(out)
-                exporter = Exporter(trained)
+                exporter = Exporter(trained.learner, trained.task, about=trained.about)
                 for budget in BUDGETS if name in SHRUNK else BUDGETS[:1]:
                     model, kept = exporter.export(budget)
                     counts = [
@@ -134,7 +133,7 @@ def memory() -> list[dict[str, Any]]:
             [torch.zeros(width) for _ in shares],
             torch.zeros(width),
         )
-        model = ServedModel([field], mlp(width, (512, 512), 1), task_for("regression", STARS))
+        model = ServedModel([field], mlp(width, (512, 512), 1), TASKS["regression"])
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "model.safetensors")
             model.save(path)

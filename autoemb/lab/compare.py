@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoemb.errors import UserError
-from autoemb.files import write_json
+from autoemb.files import sole_writer, write_json
 from autoemb.lab.config import RunConfig
 from autoemb.lab.differences import differences, read_windows
 from autoemb.lab.methods import METHODS
 from autoemb.lab.recorder import STAGES
-from autoemb.lab.run import Progress, run, versions_of
+from autoemb.lab.run import Progress, run
+from autoemb.lab.summary import versions_of
 
 if TYPE_CHECKING:  # polars, which the rest of the package does without
     from autoemb.data import Dataset
@@ -27,6 +28,7 @@ def compare(
     methods: Sequence[str] = ("fse", "sam", "darts", "autoemb"),
     seeds: Sequence[int] = (0, 1, 2),
     resume: bool = False,
+    keep: bool = False,
     progress: Callable[[str, int], Progress | None] | None = None,
 ) -> dict[str, Any]:
     """Run every method with every seed on the same events and compare them in pairs.
@@ -42,6 +44,8 @@ def compare(
         The last method is compared with each other one.
     resume : bool, default False
         Keep complete runs and continue incomplete ones.
+    keep : bool, default False
+        Keep the final state of every run, which takes as much room as its tables do.
     progress : callable, optional
         (method, seed) -> what :func:`run` takes as ``progress``.
 
@@ -64,6 +68,38 @@ def compare(
     >>> [(row["method"], row["seed"]) for row in result["results"]]
     [('fse', 0), ('darts', 0)]
     """
+    _check_names(methods, seeds)
+    configs = [replace(config, method=m, seed=s) for m in methods for s in seeds]
+    with sole_writer(out):
+        if (out / "compare.json").exists() and not resume:
+            raise UserError(
+                f"{out} already holds a comparison; pass --resume or choose another --out"
+            )
+        results, windows, summaries = [], {}, []
+        for one in configs:
+            name = f"{one.method}-seed{one.seed}"
+            report = None if progress is None else progress(one.method, one.seed)
+            summary = run(one, interactions, out / name, resume=resume, keep=keep, progress=report)
+            windows[one.method, one.seed] = read_windows(out / name / "metrics.jsonl", summary)
+            summaries.append(summary)
+            results.append(
+                {"method": one.method, "seed": one.seed, "run": name}
+                | {key: summary[key] for key in (*STAGES, "seconds")}
+            )
+        options = summary["config"] | {"methods": list(methods), "seeds": list(seeds)}
+        comparison = {
+            "results": results,
+            "differences": differences(windows, methods, seeds),
+            "data": summary["data"],
+            "task": config.task,
+            "config": {k: v for k, v in options.items() if k not in ("method", "seed")},
+            "versions": versions_of(summaries),
+        }
+        write_json(out / "compare.json", comparison)
+    return comparison
+
+
+def _check_names(methods: Sequence[str], seeds: Sequence[int]) -> None:
     for name, values in (("--methods", methods), ("--seeds", seeds)):
         if not values or len(set(values)) != len(values):
             given = ",".join(map(str, values))
@@ -72,28 +108,3 @@ def compare(
         if method not in METHODS:
             known = ", ".join(METHODS)
             raise UserError(f"--methods names {method}; expected some of {known}")
-    configs = [replace(config, method=m, seed=s) for m in methods for s in seeds]
-    if (out / "compare.json").exists() and not resume:
-        raise UserError(f"{out} already holds a comparison; pass --resume or choose another --out")
-    results, windows, summaries = [], {}, []
-    for one in configs:
-        name = f"{one.method}-seed{one.seed}"
-        report = None if progress is None else progress(one.method, one.seed)
-        summary = run(one, interactions, out / name, resume=resume, progress=report)
-        windows[one.method, one.seed] = read_windows(out / name / "metrics.jsonl", summary)
-        summaries.append(summary)
-        results.append(
-            {"method": one.method, "seed": one.seed, "run": name}
-            | {key: summary[key] for key in (*STAGES, "seconds")}
-        )
-    options = summary["config"] | {"methods": list(methods), "seeds": list(seeds)}
-    comparison = {
-        "results": results,
-        "differences": differences(windows, methods, seeds),
-        "data": summary["data"],
-        "task": config.task,
-        "config": {k: v for k, v in options.items() if k not in ("method", "seed")},
-        "versions": versions_of(summaries),
-    }
-    write_json(out / "compare.json", comparison)
-    return comparison

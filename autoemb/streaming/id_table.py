@@ -143,6 +143,10 @@ class IdTable:
             raise UserError("state of an id table: the same id twice")
         return table
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return how ``pickle`` and ``copy`` make the table again: from its state."""
+        return type(self).from_state, (self.state(),)
+
     def _integers(self) -> Int64IdTable:
         if self._table is None:
             self._table = Int64IdTable()

@@ -23,6 +23,9 @@ module = importlib.import_module("autoemb.lab.run")  # the package names the fun
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 
+COMPLETE = ["metrics.jsonl", "summary.json", "trained.safetensors"]
+
+
 class Killed(BaseException):
     """Stands for a kill: nothing in the library catches it."""
 
@@ -70,7 +73,7 @@ def test_an_interrupted_run_continues_to_the_last_bit(
         assert (caught.value.events, caught.value.saved) == (position, True)
         assert files_of(parts) == ["checkpoint.safetensors", "metrics.jsonl"]
     summary = run(config, stream, parts, resume=True)
-    assert files_of(parts) == ["metrics.jsonl", "summary.json"]
+    assert files_of(parts) == COMPLETE
     assert numbers(summary) == numbers(expected)
     assert (parts / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
     assert numbers(json.loads((parts / "summary.json").read_text())) == numbers(expected)
@@ -152,7 +155,7 @@ def test_a_signal_during_the_last_batch_lets_the_run_complete(make_config, strea
     out = tmp_path / "run"
     with pytest.raises(Interrupted):  # what follows it, as in a comparison, must not begin
         run(make_config(), stream, out, progress=stop_at(300, send(signal.SIGINT)))
-    assert files_of(out) == ["metrics.jsonl", "summary.json"]
+    assert files_of(out) == COMPLETE
 
 
 def test_an_interrupted_run_without_a_folder_says_so(make_config, stream):
@@ -379,7 +382,7 @@ def test_a_summary_that_cannot_be_written_is_a_user_error(
     monkeypatch.setattr(module, "write_json", full)
     with pytest.raises(UserError, match=r"summary\.json cannot be written"):
         run(make_config(), stream, tmp_path / "run")
-    assert files_of(tmp_path / "run") == ["metrics.jsonl"]
+    assert files_of(tmp_path / "run") == ["metrics.jsonl", "trained.safetensors"]
 
 
 def test_metrics_that_cannot_be_written_any_more_are_a_user_error(make_config, stream, tmp_path):
