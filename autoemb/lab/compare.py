@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,22 +67,22 @@ def compare(
         if not values or len(set(values)) != len(values):
             given = ",".join(map(str, values))
             raise UserError(f"{name} is {given!r}; expected different values separated by commas")
-    for method in methods:
-        if method not in METHODS:
-            known = ", ".join(METHODS)
-            raise UserError(f"--methods names {method}; expected some of {known}")
-    configs = [replace(config, method=m, seed=s) for m in methods for s in seeds]
+    for name in methods:
+        if name not in METHODS:
+            raise UserError(f"--methods names {name}; expected some of {', '.join(METHODS)}")
+    configs = [config.but(method=m, seed=s) for m in methods for s in seeds]
     if (out / "compare.json").exists() and not resume:
         raise UserError(f"{out} already holds a comparison; pass --resume or choose another --out")
     results, windows, summaries = [], {}, []
     for one in configs:
-        name = f"{one.method}-seed{one.seed}"
-        report = None if progress is None else progress(one.method, one.seed)
+        method: str = one.recipe.method
+        name = f"{method}-seed{one.seed}"
+        report = None if progress is None else progress(method, one.seed)
         summary = run(one, interactions, out / name, resume=resume, progress=report)
-        windows[one.method, one.seed] = read_windows(out / name / "metrics.jsonl", summary)
+        windows[method, one.seed] = read_windows(out / name / "metrics.jsonl", summary)
         summaries.append(summary)
         results.append(
-            {"method": one.method, "seed": one.seed, "run": name}
+            {"method": method, "seed": one.seed, "run": name}
             | {key: summary[key] for key in (*STAGES, "seconds")}
         )
     options = summary["config"] | {"methods": list(methods), "seeds": list(seeds)}

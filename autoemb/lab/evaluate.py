@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -48,7 +47,7 @@ def evaluate(
         try:
             options = {name: model.about["config"][name] for name in ("order", "seed", "limit")}
             position, digest = model.about["position"], model.about["data"]["digest"]
-            config = replace(config, **options)
+            config = config.but(**options)
             if position < 0:
                 raise ValueError(position)
         except (LookupError, TypeError, ValueError):

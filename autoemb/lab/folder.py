@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from autoemb.errors import UserError
-from autoemb.lab.json_object import read_object
+from autoemb.lab.records import Summary, read_json
 from autoemb.streaming import checkpoint
 
 
@@ -76,8 +76,9 @@ class RunFolder:
         """
         if not _exists(self.summary):
             return None
-        summary = read_object(self.summary).value
+        summary = read_json(self.summary)
         self._check(summary, self.summary)
+        Summary.parse(summary, str(self.summary))
         return summary
 
     def _start(self) -> None:
@@ -108,9 +109,3 @@ def _exists(file: Path) -> bool:
         return file.exists()
     except OSError:  # of a name that no file can have; writing to it says so
         return False
-
-
-def as_comparison(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a single run's summary in the form of ``compare.json``, for the same tables."""
-    shared = {key: summary[key] for key in ("data", "task", "config", "versions")}
-    return {"results": [summary], "differences": [], **shared}

@@ -72,13 +72,13 @@ def build_learner(config: RunConfig, fields: int) -> StreamLearner:
     trainer, modules, state = build_trainer(config, [INITIAL_ROWS] * fields)
     embedding: Any = modules[0].embedding
     grants = None
-    if config.budget is not None:
-        grants = Grants(embedding, state, config.budget, trainer.reset_rows)
+    if config.recipe.budget is not None:
+        grants = Grants(embedding, state, config.recipe.budget, trainer.reset_rows)
     return StreamLearner(
         trainer,
         modules,
         state,
-        Reservoir(config.reservoir, config.seed),
+        Reservoir(config.recipe.reservoir, config.seed),
         validation=config.recipe.validation,
         batch_size=config.batch_size,
         device=config.torch_device,
@@ -105,16 +105,15 @@ def build_trainer(
     (False, ['RatingModel'])
     """
     torch.manual_seed(config.seed)
-    method, task, device = METHODS[config.method], TASKS[config.task], config.torch_device
-    sizes = len(config.dims)
+    recipe, task, device = config.recipe, TASKS[config.task], config.torch_device
+    method, sizes = METHODS[recipe.method], len(recipe.dims)
     state = InteractionState(len(rows), sizes, device)
-    recipe = config.recipe
     embedding: SoftEmbedding | FixedEmbedding
     if method.controller:
-        kind = SoftEmbedding if config.budget is None else GrantedEmbedding
+        kind = SoftEmbedding if recipe.budget is None else GrantedEmbedding
         embedding = kind(
             rows,
-            config.dims,
+            recipe.dims,
             norm=recipe.norm,
             eps=recipe.norm_eps,
             average=recipe.mix == "mean",
@@ -122,11 +121,12 @@ def build_trainer(
             projection=recipe.projection,
         )
     else:
-        embedding = FixedEmbedding(rows, sum(config.dims), init_std=recipe.init_std)
-    modules: list[torch.nn.Module] = [RatingModel(embedding, task.outputs)]
+        embedding = FixedEmbedding(rows, sum(recipe.dims), init_std=recipe.init_std)
+    modules: list[torch.nn.Module] = [RatingModel(embedding, task.outputs, recipe.hidden)]
     if method.controller == "network":
         prior = state.popularity_prior() if recipe.start == "popularity" else None
-        modules.append(Controller(len(rows), sizes, state.num_features, prior=prior))
+        hidden = recipe.controller_hidden
+        modules.append(Controller(len(rows), sizes, state.num_features, hidden, prior))
     elif method.controller == "logits":
         modules.append(PerIdLogits(rows, sizes))
     trainer = BilevelTrainer(
@@ -134,11 +134,11 @@ def build_trainer(
         loss=task.loss,
         features=state.features if method.controller == "network" else None,
         joint=method.joint,
-        hypergradient=config.hypergradient,
+        hypergradient=recipe.hypergradient,
         learning_rate=recipe.learning_rate,
         controller_learning_rate=recipe.controller_learning_rate,
         row_rate=recipe.row_rate,
         optimizer=recipe.optimizer,
-        hard=config.selection == "hard",
+        hard=recipe.selection == "hard",
     )
     return trainer, modules, state

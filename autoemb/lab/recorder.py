@@ -137,7 +137,7 @@ class Recorder:
         }
 
     def by_popularity(self, name: str) -> list[dict[str, Any]]:
-        """Return a stage's figures for each field and octave of popularity that occurred."""
+        """Return a stage's figures for each feature and octave of popularity that occurred."""
         self._take_arrived(wait=True)
         rows = []
         for field, buckets in zip(self.fields, self._stages[STAGES.index(name)], strict=True):
@@ -147,7 +147,7 @@ class Recorder:
                     continue
                 rows.append(
                     {
-                        "field": field,
+                        "feature": field,
                         "low": 2**octave - 1,
                         "high": 2 ** (octave + 1) - 2,
                         "interactions": int(events),

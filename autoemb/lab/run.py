@@ -29,7 +29,7 @@ from autoemb.tasks import TASKS
 if TYPE_CHECKING:  # polars, which the rest of the package does without
     from autoemb.data import Interactions
 
-FIELDS = ["user", "item"]
+FIELDS = ["user_id", "item_id"]
 
 #: Seconds between checkpoints; a killed run loses at most this much work.
 CHECKPOINT_SECONDS = 60.0
@@ -128,7 +128,7 @@ def run(
     learner = build_learner(config, len(FIELDS))
     recorder = Recorder(
         FIELDS,
-        len(config.dims) if METHODS[config.method].controller else 0,
+        len(config.recipe.dims) if METHODS[config.recipe.method].controller else 0,
         task.correct,
         offline=config.offline_events(len(stream)),
         window=config.window,
@@ -182,7 +182,7 @@ def run(
     seconds += time.perf_counter() - start
 
     summary = {
-        "method": config.method,
+        "method": config.recipe.method,
         "task": config.task,
         "data": identity["data"],
         "seed": config.seed,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from autoemb.bilevel.passes import evaluating
 from autoemb.errors import UserError
 from autoemb.lab import RunConfig
+from autoemb.lab.config import OPTIONS
 from autoemb.lab.folder import RunFolder
 from autoemb.lab.methods import build_learner
 from autoemb.lab.ranks import rank_correlation
@@ -74,9 +75,8 @@ def load_trained(path: Path) -> Trained:
     if "learner" not in saved:
         raise UserError(f"{file} does not hold the state of a run")
     try:
-        names = {field.name for field in fields(RunConfig)}
-        options = {name: value for name, value in saved["config"].items() if name in names}
-        config = RunConfig(**options | {"dims": tuple(options["dims"]), "device": "cpu"})
+        options = {name: value for name, value in saved["config"].items() if name in OPTIONS}
+        config = RunConfig(**options | {"device": "cpu"})
         learner = build_learner(config, len(saved["config"]["fields"]))
         learner.load_state_dict(saved["learner"])
         about = {
@@ -117,9 +117,13 @@ class Exporter:
         model: Any = learner.modules[0]  # a RatingModel
         embedding = model.embedding
         soft = isinstance(embedding, SoftEmbedding)
-        own = config.dims if soft else [width for width in (2, 16) if width < embedding.output_dim]
+        own = (
+            config.recipe.dims
+            if soft
+            else [width for width in (2, 16) if width < embedding.output_dim]
+        )
         self.trained, self.model, self.soft = trained, model, soft
-        self.scale = 1 / len(config.dims) if soft and embedding.average else 1.0
+        self.scale = 1 / len(config.recipe.dims) if soft and embedding.average else 1.0
         self.widths = _widths(widths, own, embedding.output_dim)
         importances = [
             state.count[: len(ids)].to(torch.float32).sqrt()
@@ -168,7 +172,7 @@ class Exporter:
         if not 0 < budget <= 1:
             raise UserError(f"--budget is {budget}; expected a share above 0 and at most 1")
         config = self.trained.config
-        total = sum(map(len, self.errors)) * sum(config.dims)
+        total = sum(map(len, self.errors)) * sum(config.recipe.dims)
         choices = choose_widths(self.errors, (0, *self.widths), budget * total)
         served = [
             _field(table, choice, fits, known, self.scale)
@@ -272,7 +276,7 @@ def export_lines(trained: Trained, model: ServedModel, kept: Sequence[Tensor]) -
     """Say what an export kept: ids by width, mean width by popularity, bytes."""
     lines = []
     names = trained.about["config"]["fields"]
-    before = 4 * sum(map(len, kept)) * sum(trained.config.dims)
+    before = 4 * sum(map(len, kept)) * sum(trained.config.recipe.dims)
     for name, widths, state in zip(names, kept, trained.learner.state.fields, strict=True):
         values, numbers = torch.unique(widths, return_counts=True)
         parts = [

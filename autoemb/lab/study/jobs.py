@@ -54,7 +54,7 @@ def job(data: Path, config: RunConfig, out: Path) -> Job:
     options = json.dumps(config.as_dict(), sort_keys=True)
     key = hashlib.blake2b((data.name + options).encode(), digest_size=6).hexdigest()
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", data.name)
-    return Job(data, config, out / f"{name}-{config.method}-{key}")
+    return Job(data, config, out / f"{name}-{config.recipe.method}-{key}")
 
 
 @lru_cache(maxsize=2)  # jobs come data set by data set
