@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from annotated_types import Ge, Gt, Le, Lt
+from annotated_types import Ge, Gt, Le
 from pydantic import Field, model_validator
 
-from autoemb.declared import Declared
+from autoemb.declared import Declared, shown
+from autoemb.errors import UserError
 from autoemb.optim import OPTIMIZERS
 
-Positive = Annotated[float, Gt(0), Lt(float("inf"))]
+Positive = Annotated[float, Gt(0), Field(allow_inf_nan=False)]
 Width = Annotated[int, Ge(1), Le(2**16)]
 
 
-def _option(text: str) -> Any:
+def _option(text: str, **checks: Any) -> Any:
     """Return a field whose help the command line shows."""
-    return Field(description=text)
+    return Field(description=text, **checks)
 
 
 class Recipe(Declared):
@@ -34,7 +35,7 @@ class Recipe(Declared):
     >>> Recipe(dims=(16, 2))
     Traceback (most recent call last):
         ...
-    autoemb.errors.UserError: dims is (16, 2); expected positive sizes in ascending order
+    autoemb.errors.UserError: dims is 16,2; expected positive sizes in ascending order
     """
 
     method: Annotated[
@@ -78,7 +79,9 @@ class Recipe(Declared):
         Literal["sum", "mean"], _option("Sum of the weighted sizes, or their mean (Eq. 7).")
     ] = "sum"
     init_std: Annotated[
-        float, Ge(0), Lt(float("inf")), _option("Standard deviation of new embeddings.")
+        float,
+        Ge(0),
+        _option("Standard deviation of new embeddings.", allow_inf_nan=False),
     ] = 0.1
     projection: Annotated[
         Literal["identity", "uniform"],
@@ -118,7 +121,9 @@ class Recipe(Declared):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if not self.dims or list(self.dims) != sorted(self.dims):
-            raise ValueError(f"dims is {self.dims}; expected positive sizes in ascending order")
+            raise ValueError(
+                f"dims is {shown(self.dims)}; expected positive sizes in ascending order"
+            )
         if self.budget is not None and self.method == "fse":
             raise ValueError(f"budget is {self.budget}; expected none with method fse: one size")
         if self.budget is not None and self.selection == "hard":
@@ -141,6 +146,8 @@ class Recipe(Declared):
         >>> Recipe.of("paper", norm="running").mix, Recipe.of(optimizer="sgd").learning_rate
         ('mean', 0.1)
         """
+        if preset not in PRESETS:
+            raise UserError(f"preset is {preset!r}; expected one of {', '.join(PRESETS)}")
         chosen = dict(PRESETS[preset])
         if preset == "default":
             if (kind := OPTIMIZERS.get(options.get("optimizer") or "")) is not None:

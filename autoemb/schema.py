@@ -7,15 +7,13 @@ one a number. The ids of one or several features own a table: rows, optimiser st
 from __future__ import annotations
 
 import math
-import tomllib
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from autoemb.declared import Declared
-from autoemb.errors import UserError
+from autoemb.declared import Declared, read_toml
 
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
 
@@ -259,21 +257,3 @@ RATINGS = Schema(
         Sparse(column="item_id", missing="refuse"),
     ),
 )
-
-
-def read_toml(path: Path) -> dict[str, object]:
-    """Return the content of a TOML file.
-
-    Raises
-    ------
-    UserError
-        If it cannot be read or is not TOML.
-    """
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        # Brackets without end, numbers of thousands of digits: no traceback.
-        said = f"{error}".splitlines()[0][:200] if f"{error}" else type(error).__name__
-        raise UserError(f"{path} is not TOML: {said}") from None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +10,10 @@ from autoemb.errors import UserError
 from autoemb.files import sole_writer, write_json
 from autoemb.lab.config import RunConfig
 from autoemb.lab.differences import differences, read_windows
-from autoemb.lab.methods import METHODS
 from autoemb.lab.recorder import STAGES
 from autoemb.lab.run import Progress, run
 from autoemb.lab.summary import versions_of
+from autoemb.learners import METHODS
 
 if TYPE_CHECKING:  # polars, which the rest of the package does without
     from autoemb.data import Dataset
@@ -69,7 +68,7 @@ def compare(
     [('fse', 0), ('darts', 0)]
     """
     _check_names(methods, seeds)
-    configs = [replace(config, method=m, seed=s) for m in methods for s in seeds]
+    configs = [config.but(method=m, seed=s) for m in methods for s in seeds]
     with sole_writer(out):
         if (out / "compare.json").exists() and not resume:
             raise UserError(
@@ -77,13 +76,14 @@ def compare(
             )
         results, windows, summaries = [], {}, []
         for one in configs:
-            name = f"{one.method}-seed{one.seed}"
-            report = None if progress is None else progress(one.method, one.seed)
+            method: str = one.recipe.method
+            name = f"{method}-seed{one.seed}"
+            report = None if progress is None else progress(method, one.seed)
             summary = run(one, interactions, out / name, resume=resume, keep=keep, progress=report)
-            windows[one.method, one.seed] = read_windows(out / name / "metrics.jsonl", summary)
+            windows[method, one.seed] = read_windows(out / name / "metrics.jsonl", summary)
             summaries.append(summary)
             results.append(
-                {"method": one.method, "seed": one.seed, "run": name}
+                {"method": method, "seed": one.seed, "run": name}
                 | {key: summary[key] for key in (*STAGES, "seconds")}
             )
         options = summary["config"] | {"methods": list(methods), "seeds": list(seeds)}
@@ -91,7 +91,7 @@ def compare(
             "results": results,
             "differences": differences(windows, methods, seeds),
             "data": summary["data"],
-            "task": config.task,
+            "task": summary["task"],
             "config": {k: v for k, v in options.items() if k not in ("method", "seed")},
             "versions": versions_of(summaries),
         }
@@ -104,7 +104,6 @@ def _check_names(methods: Sequence[str], seeds: Sequence[int]) -> None:
         if not values or len(set(values)) != len(values):
             given = ",".join(map(str, values))
             raise UserError(f"{name} is {given!r}; expected different values separated by commas")
-    for method in methods:
-        if method not in METHODS:
-            known = ", ".join(METHODS)
-            raise UserError(f"--methods names {method}; expected some of {known}")
+    for name in methods:
+        if name not in METHODS:
+            raise UserError(f"--methods names {name}; expected some of {', '.join(METHODS)}")

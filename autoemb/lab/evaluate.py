@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from typing import Any
 
 import torch
 from pydantic import ConfigDict
 
-from autoemb.data import Interactions
+from autoemb.data import Dataset
 from autoemb.declared import Declared
 from autoemb.errors import UserError
 from autoemb.lab import RunConfig
-from autoemb.lab.events import describe, ordered, stream_of
+from autoemb.lab.events import ordered, stream_of
 from autoemb.lab.saved import Count
 from autoemb.serving.model import ServedModel
 
@@ -56,14 +55,14 @@ def _about(model: ServedModel) -> _About:
 
 
 def evaluate(
-    model: ServedModel, interactions: Interactions, *, every: bool = False
+    model: ServedModel, interactions: Dataset, *, every: bool = False
 ) -> dict[str, Any]:
     """Score predictions of events that the model has not seen; nothing is learnt.
 
     Parameters
     ----------
     model : ServedModel
-    interactions : Interactions
+    interactions : Dataset
         As loaded; ordered here as the run was.
     every : bool, default False
         Score all events, of whatever data. By default they must be the run's, and those after
@@ -82,9 +81,9 @@ def evaluate(
     config = RunConfig(task=model.task.name, batch_size=BATCH, device="cpu")
     about = None if every else _about(model)
     if about is not None:
-        config = replace(config, **dict(about.config))
+        config = config.but(**dict(about.config))
     events = ordered(interactions, config)
-    if about is not None and describe(events)["digest"] != about.data.digest:
+    if about is not None and events.describe()["digest"] != about.data.digest:
         raise UserError(
             f"{events.name}: these are not the events that the model was trained on; "
             "--all scores all of them"

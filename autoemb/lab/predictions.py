@@ -82,7 +82,7 @@ class Predictions:
     def add(self, step: Step, timestamp: npt.NDArray[np.int64] | None) -> None:
         """Take in one batch: at once, or when it has arrived from a GPU."""
         self._timestamps.append(_NO_TIME if timestamp is None else timestamp)
-        self._steps.add((step.outcome.logits, step.target))
+        self._steps.add((step.outcome.logits, step.label))
         self._take_arrived()
 
     def _take_arrived(self, wait: bool = False) -> None:

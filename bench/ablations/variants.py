@@ -8,10 +8,10 @@ from functools import partial
 from typing import Any
 
 from autoemb import BilevelTrainer, SoftEmbedding
-from autoemb.lab.config import PRESETS
+from autoemb.recipe import Recipe
 from bench.ablations import controllers, embeddings
 
-_RECIPE = PRESETS[None]
+_RECIPE = Recipe()
 
 
 @dataclass(frozen=True)

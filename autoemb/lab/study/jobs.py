@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from autoemb.data import Interactions, load
+from autoemb.data import Dataset, load
 from autoemb.errors import UserError
 from autoemb.lab import RunConfig, run
 from autoemb.lab.stopping import (
@@ -59,11 +59,11 @@ def job(data: Path, config: RunConfig, out: Path) -> Job:
     options = json.dumps(config.as_dict(), sort_keys=True)
     key = hashlib.blake2b((data.name + options).encode(), digest_size=6).hexdigest()
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", data.name)
-    return Job(data, config, out / f"{name}-{config.method}-{key}")
+    return Job(data, config, out / f"{name}-{config.recipe.method}-{key}")
 
 
 @lru_cache(maxsize=2)  # jobs come data set by data set
-def interactions(data: Path) -> Interactions:
+def interactions(data: Path) -> Dataset:
     """Return a data set as loaded."""
     return load(data)
 
