@@ -22,7 +22,7 @@ def block(studies: dict[str, Study], changes: ablations.Ablations, exported: exp
     tallies = {"the best fixed width, tuned alike": facts["best"]}
     tallies |= {name: fixed.against(name) for name in fixed.others}
     body = [[name, against(t.means), *t.cells()] for name, t in tallies.items()]
-    headers = ["against", "AutoEmb", "surely below", "below", "above", "surely above"]
+    headers = ["against", fixed.ours, "surely below", "below", "above", "surely above"]
     return render(
         "readme",
         readme_table=table(headers, body),
