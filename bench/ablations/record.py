@@ -111,6 +111,7 @@ def make(
 
 def effects(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return for every variant and stream what it does to the default's losses, in percent."""
+    groups = {variant.name: variant.group for variant in VARIANTS}
     by_key: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for one in found:
         key = one["variant"], one["data"], one["task"], one["order"]
@@ -126,6 +127,7 @@ def effects(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         results.append(
             {
                 "variant": variant,
+                "group": groups.get(variant, "other"),
                 "data": stream[0],
                 "task": stream[1],
                 "order": stream[2],
