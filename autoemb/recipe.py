@@ -68,7 +68,7 @@ class Recipe(Declared):
         Positive, _option("Learning rate of the rows of tables, as a multiple of these.")
     ] = 16.0
     row_weight_decay: Annotated[
-        float, Ge(0), Lt(float("inf")), _option("L2 penalty of the rows in a batch.")
+        float, Ge(0), Field(allow_inf_nan=False), _option("L2 penalty of the rows in a batch.")
     ] = 0.0
     norm: Annotated[
         Literal["none", "batch", "running"],

@@ -234,9 +234,9 @@ def _planned(
         flat = torch.cat([_values(part) for part in parts]).unsqueeze(1)
         rows = rows_of(flat, [num_rows[table]], number).squeeze(1)
         plans[table] = plan = distinct(rows)
-        for name, part, own in zip(names, parts, rows.split(lengths), strict=True):
+        for name, part, own in zip(names, parts, rows.split_with_sizes(lengths), strict=True):
             ids[name] = part._replace(values=own) if isinstance(part, Bag) else own
-        places |= dict(zip(names, plan.inverse.split(lengths), strict=True))
+        places |= dict(zip(names, plan.inverse.split_with_sizes(lengths), strict=True))
     return _Planned(inputs._replace(ids=ids), plans, places)
 
 

@@ -54,9 +54,7 @@ def _about(model: ServedModel) -> _About:
         ) from None
 
 
-def evaluate(
-    model: ServedModel, interactions: Dataset, *, every: bool = False
-) -> dict[str, Any]:
+def evaluate(model: ServedModel, interactions: Dataset, *, every: bool = False) -> dict[str, Any]:
     """Score predictions of events that the model has not seen; nothing is learnt.
 
     Parameters

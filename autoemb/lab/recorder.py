@@ -148,7 +148,7 @@ class Recorder:
                     continue
                 rows.append(
                     {
-                        "feature": field,
+                        "feature": feature,
                         "low": 2**octave - 1,
                         "high": 2 ** (octave + 1) - 2,
                         "interactions": int(events),

@@ -19,18 +19,18 @@ from autoemb.lab.saved import SavedRun, check_alike, read_saved
 from autoemb.lab.stopping import Interrupted, stop_requests
 from autoemb.lab.summary import embeddings_of, versions
 from autoemb.lab.trained import (
-    learner_of,
     NO_SUCH_STATE,
     check_goes_on,
     config_of,
     digest_of,
     kept_file,
+    learner_of,
     no_such_state,
     restore_learner,
     schema_of,
 )
-from autoemb.ops import check_ids
 from autoemb.learners import METHODS
+from autoemb.ops import check_ids
 from autoemb.streaming import checkpoint
 from autoemb.tasks import Task
 

@@ -6,13 +6,15 @@ import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from typing import Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from autoemb.data import Dataset, load, synthetic
 from autoemb.errors import UserError
 from autoemb.schema import RATINGS, Bag, Dense, Label, Schema, Sparse
+
+if TYPE_CHECKING:
+    from autoemb.data import Dataset
 
 #: The kind of a label that only a flag names, by the task.
 _KINDS = {"click": "click", "value": "value", "regression": "rating", "classification": "rating"}
@@ -72,6 +74,8 @@ class DataFlags:
             For flags that contradict each other or do not say enough, and as
             :func:`autoemb.data.load`.
         """
+        from autoemb.data import load, synthetic  # and polars, which --help does without
+
         if self.data is None:
             for one in fields(self):
                 if one.name not in ("data", "task") and getattr(self, one.name) != one.default:

@@ -100,7 +100,7 @@ class Controller(nn.Module):
         )
         told = functional.one_hot(number, len(self.tables)).to(history.dtype)
         logits = self.networks[0](_padded(torch.cat([history, told], 1)))[: len(history)]
-        return self._with_prior(logits, history).split(lengths)
+        return self._with_prior(logits, history).split_with_sizes(lengths)
 
     def _with_prior(self, logits: Tensor, inputs: Tensor) -> Tensor:
         return logits if self.prior is None else torch.addmm(logits, inputs, self.prior)

@@ -317,7 +317,7 @@ class GrantedEmbedding(SoftEmbedding):
 
     def extra_repr(self) -> str:
         """Describe ids and rows for ``repr``."""
-        ids = [self.num_rows(field) for field in range(len(self.row_tables))]
+        ids = [self.num_rows(table) for table in self.reading.tables]
         return f"{ids}, embedding_dims={self.embedding_dims}, floats={self.floats:,}"
 
 

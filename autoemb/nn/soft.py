@@ -261,7 +261,7 @@ class SoftEmbedding(LogicalState, RowModule):
             rows, found = self._distinct(name, positions)
             mixed = self._mix_of(weights, name, rows).unsqueeze(1)
             values = self._op(which, rows.unsqueeze(1), mixed)
-        split = zip(own, parts, found.split(lengths), strict=True)
+        split = zip(own, parts, found.split_with_sizes(lengths), strict=True)
         values = values.squeeze(1)
         return {f: taken(self.features[f], p, values, rows).unsqueeze(1) for f, p, rows in split}
 

@@ -15,10 +15,11 @@ from torch.nn import functional
 
 from autoemb.declared import Declared
 from autoemb.errors import UserError
-from autoemb.nn.mlp import mlp
+from autoemb.nn.layers import mlp
 from autoemb.ops import soft_embedding
+from autoemb.schema import STARS
 from autoemb.streaming import IdTable, checkpoint
-from autoemb.tasks import TASKS, Task
+from autoemb.tasks import Task, task_for
 
 _KIND = "autoemb model 1"
 
@@ -102,7 +103,7 @@ class ServedModel:
     --------
     >>> import numpy as np, torch
     >>> from autoemb import IdTable, TASKS
-    >>> from autoemb.nn.mlp import mlp
+    >>> from autoemb.nn.layers import mlp
     >>> def field(ids):
     ...     table = IdTable()
     ...     _ = table.rows(ids)
@@ -308,9 +309,7 @@ def _model(saved: _SavedModel) -> ServedModel:
     widths = [len(field.newcomer) for field in fields]
     if len({*widths}) != 1:
         raise ValueError(f"fields are {widths} wide; expected one width")
-    if saved.task not in TASKS:
-        raise ValueError(f"task is {saved.task!r}; expected one of {', '.join(TASKS)}")
-    task = TASKS[saved.task]
+    task = task_for(saved.task, STARS)
     return ServedModel(
         fields,
         _network(saved.hidden, sum(widths), task.outputs),

@@ -14,7 +14,6 @@ from autoemb.files import sole_writer, write_json
 from autoemb.lab.differences import differences, read_windows
 from autoemb.lab.recorder import STAGES
 from autoemb.lab.records import Bucket, Summary, Window
-from autoemb.lab.run import versions_of
 from autoemb.lab.stopping import Interrupted
 from autoemb.lab.study.config import Method, Options, Study
 from autoemb.lab.study.jobs import Execute, Job, interactions, job, pool
