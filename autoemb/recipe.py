@@ -55,9 +55,10 @@ class Recipe(Declared):
         Literal["separate", "shared"],
         _option("Controller: a network for each table, or one for all that is told the table."),
     ] = "separate"
-    model: Annotated[Literal["mlp"], _option("Network over the embeddings and dense features.")] = (
-        "mlp"
-    )
+    model: Annotated[
+        Literal["mlp", "deepfm", "dcn"],
+        _option("Network over the embeddings and dense features."),
+    ] = "mlp"
     optimizer: Annotated[
         Literal["adagrad", "adam", "ftrl", "rowwise-adagrad", "sgd"],
         _option("Of weights and controller."),
