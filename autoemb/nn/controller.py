@@ -31,13 +31,13 @@ class Controller(nn.Module):
         N, the number of embedding sizes.
     num_features : int
         C, width of the input: ``History.num_features``, 38 for three sizes.
-    hidden : sequence of int, default (512, 512)
-        Widths of the hidden layers.
+    hidden : sequence of int, default (64,)
+        Widths of the hidden layers. The paper's are (512, 512), with one network a table.
     prior : Tensor[C, N], optional
         ``features @ prior`` is added to the logits: the mix that an id starts with, which the
         networks learn to change; :meth:`autoemb.History.popularity_prior`, for example.
         By default every id starts with equal weights.
-    shared : bool, default False
+    shared : bool, default True
         One network for all tables, told the table beside an id's history, instead of one each: its
         cost hardly grows with the number of tables.
 
@@ -63,9 +63,9 @@ class Controller(nn.Module):
         tables: Sequence[str],
         sizes: int,
         num_features: int,
-        hidden: Sequence[int] = (512, 512),
+        hidden: Sequence[int] = (64,),
         prior: Tensor | None = None,
-        shared: bool = False,
+        shared: bool = True,
     ) -> None:
         super().__init__()
         self.tables, self.sizes, self.shared = tuple(tables), sizes, shared
@@ -88,19 +88,21 @@ class Controller(nn.Module):
             logits = self._shared_logits(inputs)
         else:
             pairs = zip(self.networks, inputs, strict=True)
-            logits = [self._with_prior(network(_padded(x))[: len(x)], x) for network, x in pairs]
-        mixes = [torch.softmax(values, 1) for values in logits]
+            parts = [self._with_prior(network(_padded(x))[: len(x)], x) for network, x in pairs]
+            logits = torch.cat(parts)
+        # At once: thirty tables cost little more than one.
+        mixes = torch.softmax(logits, 1).split_with_sizes([len(x) for x in inputs])
         return dict(zip(self.tables, mixes, strict=True))
 
-    def _shared_logits(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-        lengths = [len(x) for x in inputs]
+    def _shared_logits(self, inputs: Sequence[Tensor]) -> Tensor:
         history = torch.cat([*inputs])
         number = torch.cat(
             [x.new_full((len(x),), t, dtype=torch.int64) for t, x in enumerate(inputs)]
         )
-        told = functional.one_hot(number, len(self.tables)).to(history.dtype)
+        tables = len(self.tables)
+        told = torch.eye(tables, dtype=history.dtype, device=history.device).index_select(0, number)
         logits = self.networks[0](_padded(torch.cat([history, told], 1)))[: len(history)]
-        return self._with_prior(logits, history).split_with_sizes(lengths)
+        return self._with_prior(logits, history)
 
     def _with_prior(self, logits: Tensor, inputs: Tensor) -> Tensor:
         return logits if self.prior is None else torch.addmm(logits, inputs, self.prior)

@@ -159,5 +159,5 @@ FTRL = OptimizerKind(
     name="ftrl",
     rows=RowFtrl,
     dense=Ftrl,
-    rates=Rates(0.003, 0.002, 16.0),
+    rates=Rates(0.003, 0.01, 16.0),
 )

@@ -105,12 +105,12 @@ def test_a_gpu_that_is_not_there_is_named():
 
 RECIPES = {
     None: Recipe(
-        optimizer="adagrad", learning_rate=0.003, controller_learning_rate=0.002, row_rate=16,
+        optimizer="adagrad", learning_rate=0.003, controller_learning_rate=0.01, row_rate=16,
         norm="none", norm_eps=1, mix="sum", init_std=0.1, projection="identity",
         start="popularity", validation="new-events",
     ),
     "paper": Recipe(
-        optimizer="adam", learning_rate=0.01, controller_learning_rate=0.001, row_rate=1,
+        controller="separate", controller_hidden=(512, 512), optimizer="adam", learning_rate=0.01, controller_learning_rate=0.001, row_rate=1,
         norm="batch", norm_eps=1e-5, mix="mean", init_std=1, projection="uniform",
         start="equal", validation="reservoir",
     ),
