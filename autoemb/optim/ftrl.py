@@ -27,7 +27,8 @@ def _step(
     # A weight that was never updated begins where it is: z is what gives it.
     z = torch.where(n > 0, z, -scale * values - l1 * values.sign())
     z = z + rate * grad - (root - n.sqrt()) * values
-    stepped = (z.clamp(-l1, l1) - z) / (root + scale)
+    # Without a rate not even the last bit moves.
+    stepped = (z.clamp(-l1, l1) - z) / (root + scale) if rate else values
     moved = squares > 0  # without a gradient so far there is nothing to divide by
     return torch.where(moved, stepped, values), torch.where(moved, z, 0), squares
 
