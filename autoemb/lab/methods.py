@@ -122,11 +122,11 @@ def build_trainer(
         )
     else:
         embedding = FixedEmbedding(rows, sum(recipe.dims), init_std=recipe.init_std)
-    modules: list[torch.nn.Module] = [RatingModel(embedding, task.outputs, recipe.hidden)]
+    modules: list[torch.nn.Module] = [RatingModel(embedding, task.outputs, hidden=recipe.hidden)]
     if method.controller == "network":
         prior = state.popularity_prior() if recipe.start == "popularity" else None
         hidden = recipe.controller_hidden
-        modules.append(Controller(len(rows), sizes, state.num_features, hidden, prior))
+        modules.append(Controller(len(rows), sizes, state.num_features, hidden=hidden, prior=prior))
     elif method.controller == "logits":
         modules.append(PerIdLogits(rows, sizes))
     trainer = BilevelTrainer(

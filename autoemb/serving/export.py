@@ -283,7 +283,7 @@ def export_lines(trained: Trained, model: ServedModel, kept: Sequence[Tensor]) -
             f"{int(number):,} of {'none' if value == 0 else f'width {int(value)}'}"
             for value, number in zip(values, numbers, strict=True)
         ]
-        line = f"{name}s: {', '.join(parts)}; mean {widths.double().mean():.1f}"
+        line = f"{name.removesuffix('_id')}s: {', '.join(parts)}; mean {widths.double().mean():.1f}"
         if len(values) > 1:
             correlation = rank_correlation(state.count[: len(widths)], widths)
             line += f", rank correlation with popularity {correlation:.2f}"
