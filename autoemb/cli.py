@@ -22,7 +22,7 @@ from autoemb.optim import OPTIMIZERS
 from autoemb.recipe import PRESETS, Recipe
 
 if TYPE_CHECKING:
-    from autoemb.lab.records import Comparison
+    from autoemb.lab.records import Comparison, Embeddings
 
 app = typer.Typer(
     help="Adaptive embedding sizes for recommenders on live streams.",
@@ -222,8 +222,10 @@ def run_command(
             origin=from_,
             progress=progress,
         )
-    _print_table(as_comparison(Summary.parse(summary, "summary.json")))
-    typer.echo(_embeddings_line(summary["embeddings"]))
+    record = Summary.parse(summary, "summary.json")
+    _print_table(as_comparison(record))
+    if record.embeddings is not None:
+        typer.echo(_embeddings_line(record.embeddings))
     if out is not None:
         typer.echo(f"recorded in {out}; draw its report with: autoemb report {out}")
 
@@ -397,13 +399,13 @@ def info_command() -> None:
         typer.echo(line)
 
 
-def _embeddings_line(embeddings: dict[str, Any]) -> str:
+def _embeddings_line(embeddings: Embeddings) -> str:
     from autoemb.lab.report import wording
 
-    found = embeddings.get("mean_width", {}).items()
+    found = embeddings.mean_width.items()
     widths = [f"{wording.feature(name)} {width:.1f}" for name, width in found]
     means = f"; mean width: {', '.join(widths)}" if widths else ""
-    return f"embeddings: {embeddings['bytes']:,} bytes{means}"
+    return f"embeddings: {embeddings.bytes:,} bytes{means}"
 
 
 def _print_table(comparison: Comparison) -> None:

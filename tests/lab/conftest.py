@@ -1,20 +1,12 @@
 """Small networks, small streams, and recorded files as Python objects."""
 
 import json
-from functools import partial
 
 import polars as pl
 import pytest
 
 from autoemb.data import Interactions, synthetic
-from autoemb.lab import RunConfig, methods
-
-
-@pytest.fixture(autouse=True)
-def small_networks(monkeypatch):
-    """Narrow the hidden layers: at 512 they take 90 % of the time."""
-    for name in ("RatingModel", "Controller"):
-        monkeypatch.setattr(methods, name, partial(getattr(methods, name), hidden=(8,)))
+from autoemb.lab import RunConfig
 
 
 @pytest.fixture(scope="session")
@@ -28,7 +20,9 @@ def make_config():
     """Return a function that makes options which suit ``stream``, but for those given."""
 
     def make(**options):
+        # Hidden layers of 512 take 90 % of the time.
         small = {"dims": (1, 2), "batch_size": 20, "window": 50, "reservoir": 100, "device": "cpu"}
+        small |= {"hidden": (8,), "controller_hidden": (8,)}
         return RunConfig(**small | options)
 
     return make

@@ -8,7 +8,7 @@ import pytest
 
 from autoemb.errors import UserError
 from autoemb.lab.report import draw, page
-from autoemb.lab.report.records import read
+from autoemb.lab.report.recording import read
 
 SECTIONS = ["results", "differences", "stream", "popularity", "weights", "throughput", "reproduce"]
 
