@@ -8,11 +8,11 @@ import copy
 
 import pytest
 import torch
+from autoemb.lab.methods import METHODS, build_trainer
 
 from autoemb import FixedEmbedding, InteractionState, PerIdLogits
 from autoemb.bilevel import Batch
 from autoemb.lab import RunConfig, methods
-from autoemb.lab.methods import METHODS, build_trainer
 from autoemb.ops import cuda, rows_of, soft_embedding
 from autoemb.ops.lookup import NO_ROW
 from autoemb.optim import OPTIMIZERS, RowFtrl

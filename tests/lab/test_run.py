@@ -9,11 +9,11 @@ import re
 import polars as pl
 import pytest
 import torch
+from autoemb.lab.methods import METHODS
 
 from autoemb.errors import UserError
 from autoemb.lab import methods, run
 from autoemb.lab.events import ordered
-from autoemb.lab.methods import METHODS
 
 module = importlib.import_module("autoemb.lab.run")  # the package names the function alike
 

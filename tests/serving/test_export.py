@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from autoemb.lab.methods import METHODS
 
 from autoemb.bilevel.passes import evaluating
 from autoemb.errors import UserError
 from autoemb.lab.events import stream_of
-from autoemb.lab.methods import METHODS
 from autoemb.lab.ranks import rank_correlation
 from autoemb.lab.trained import export_lines, load_trained
 from autoemb.serving import Exporter
