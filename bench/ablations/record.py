@@ -19,8 +19,8 @@ import torch
 from autoemb import learners
 from autoemb.lab import RunConfig, run
 from autoemb.lab.differences import block_bootstrap, read_windows
-from autoemb.lab.study.jobs import interactions
 from autoemb.lab.study.run import first_tenth
+from autoemb.lab.study.source import Source
 from bench.ablations.variants import DEFAULT, VARIANTS, Variant
 from bench.harness import RESULTS, environment
 
@@ -61,7 +61,9 @@ def execute(job: Job) -> dict[str, Any]:
     with ExitStack() as stack:
         for name, part in variant.parts.items():
             stack.enter_context(patch.object(learners, name, part))
-        summary = run(RunConfig(**options), interactions(job.data), folder, resume=True)
+        summary = run(
+            RunConfig(**options), Source(job.data.name, job.data).dataset(), folder, resume=True
+        )
     windows = read_windows(folder / "metrics.jsonl", summary)
     online = [w for w in windows if w.stage == "online"]
     return {

@@ -25,8 +25,9 @@ def test_methods_share_options_and_add_their_own(write):
 
 
 def test_data_lie_beside_the_file_or_where_one_says(write, tmp_path):
-    assert read_study(write()).data == (tmp_path / "ratings.csv",)
-    assert read_study(write(), tmp_path / "other").data == (tmp_path / "other" / "ratings.csv",)
+    assert [one.path for one in read_study(write()).data] == [tmp_path / "ratings.csv"]
+    other = tmp_path / "other"
+    assert [one.path for one in read_study(write(), other).data] == [other / "ratings.csv"]
 
 
 def test_every_method_tries_as_many_candidates(write):
