@@ -100,9 +100,7 @@ def test_a_run_killed_in_its_checkpoints_leaves_one_of_them_and_goes_on(begin, e
     assert (out / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
 
 
-def test_the_next_start_removes_what_a_kill_left(
-    begin, end, tmp_path
-):
+def test_the_next_start_removes_what_a_kill_left(begin, end, tmp_path):
     out = tmp_path / "out"
     process = begin(
         "run", *OPTIONS, "--out", out, program=("-c", EAGER),
