@@ -25,6 +25,7 @@ from autoemb.lab.trained import (
     config_of,
     digest_of,
     kept_file,
+    learner_for,
     no_such_state,
     restore_learner,
 )
@@ -172,7 +173,10 @@ class _Run:
     def build(self) -> None:
         """Make the learner and the recorder as they are before the first event."""
         config = self.config
-        self.learner = build_learner(config, len(FIELDS))
+        if self.origin is None:
+            self.learner = build_learner(config, len(FIELDS))
+        else:
+            self.learner = learner_for(config, len(FIELDS), self.origin.file)
         self.recorder = Recorder(
             FIELDS,
             len(config.dims) if METHODS[config.method].controller else 0,

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from autoemb.errors import UserError
 from autoemb.files import is_folder
+from autoemb.lab.allowance import Allowance
 from autoemb.lab.config import RunConfig
 from autoemb.lab.folder import RunFolder
 from autoemb.lab.methods import build_learner
@@ -68,10 +69,27 @@ def load_trained(path: Path) -> Trained:
     file = kept_file(path)
     saved = read_saved(file)
     config = config_of(saved, file)
-    learner = build_learner(config, len(_fields(saved, file)))
+    learner = learner_for(config, len(_fields(saved, file)), file)
     restore_learner(learner, saved, file)
     about = {"config": saved.config, "data": saved.data, "position": saved.stream.position}
     return Trained(config, learner, about)
+
+
+def learner_for(config: RunConfig, fields: int, file: Path) -> StreamLearner:
+    """Return an untrained learner that is to have the state of a file.
+
+    Raises
+    ------
+    UserError
+        If the file is too small for it, or its options are none.
+    """
+    try:
+        with Allowance(file):
+            return build_learner(config, fields)
+    except UserError:
+        raise
+    except NO_SUCH_STATE as error:
+        raise no_such_state(file, error) from None
 
 
 def kept_file(path: Path) -> Path:
