@@ -181,11 +181,12 @@ def test_a_full_disk_is_one_line(place, monkeypatch, arguments):
         (place / "new").rmdir()
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 @pytest.mark.parametrize("command", ["run", "compare", "export"])
 def test_a_folder_without_permission_is_one_line(place, tmp_path, monkeypatch, command):
     monkeypatch.chdir(place)
     tmp_path.chmod(0o500)
+    if os.access(tmp_path, os.W_OK):
+        pytest.skip("root may write everywhere")
     arguments = {
         "run": ["run", *SMALL],
         "compare": ["compare", *SMALL],
