@@ -423,8 +423,10 @@ def main() -> None:
     """
     try:
         app(standalone_mode=True)
-    except UserError as error:
-        print(f"autoemb: error: {error}", file=sys.stderr)  # noqa: T201
+    except (UserError, OSError, MemoryError) as error:
+        # What a full disk, a folder or a machine's memory refuses is no fault of the program.
+        said = " ".join(str(error).split()) or "there is not enough memory"
+        print(f"autoemb: error: {said}", file=sys.stderr)  # noqa: T201
         sys.exit(2)
     except Interrupted as stopped:
         print(f"autoemb: {stopped}", file=sys.stderr)  # noqa: T201

@@ -59,7 +59,9 @@ def test_run_shows_a_table_and_records(autoemb, tmp_path):
     assert [line["interactions"] for line in lines] == [1000, 1050, 1500]
     assert {"stage", "loss", "accuracy", "weights"} <= set(lines[0])
     assert len(lines[0]["weights"]["user"]) == 2
-    assert sorted(file.name for file in out.iterdir()) == ["metrics.jsonl", "summary.json"]
+    assert sorted(file.name for file in out.iterdir()) == [
+        "metrics.jsonl", "summary.json", "trained.safetensors"
+    ]  # fmt: skip
 
 
 def test_a_run_is_exported_and_evaluated(autoemb, tmp_path):

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from autoemb.errors import UserError
 from autoemb.files import is_folder
+from autoemb.lab.allowance import Allowance
 from autoemb.lab.config import OPTIONS, RunConfig
 from autoemb.lab.folder import RunFolder
 from autoemb.lab.ranks import rank_correlation
@@ -84,10 +85,27 @@ def load_trained(path: Path) -> Trained:
     saved = read_saved(file)
     config = config_of(saved, file)
     schema = schema_of(saved, file)
-    learner = learner_of(config, schema)
+    learner = learner_for(config, schema, file)
     restore_learner(learner, saved, file)
     about = {"config": saved.config, "data": saved.data, "position": saved.stream.position}
     return Trained(config, schema, learner, about)
+
+
+def learner_for(config: RunConfig, schema: Schema, file: Path) -> StreamLearner:
+    """Return an untrained learner that is to have the state of a file.
+
+    Raises
+    ------
+    UserError
+        If the file is too small for it, or its options are none.
+    """
+    try:
+        with Allowance(file):
+            return learner_of(config, schema)
+    except UserError:
+        raise
+    except NO_SUCH_STATE as error:
+        raise no_such_state(file, error) from None
 
 
 def kept_file(path: Path) -> Path:
