@@ -332,7 +332,7 @@ def export_command(
     trained = load_trained(run_)
     make_folder_of(out)
     chosen = None if widths is None else _integers("--widths", widths)
-    exporter = Exporter(trained.learner, trained.task, chosen, about=trained.about)
+    exporter = Exporter(trained.learner, trained.schema, trained.task, chosen, about=trained.about)
     model, kept = exporter.export(budget)
     model.save(out)
     for line in export_lines(trained, model, kept):
@@ -343,7 +343,7 @@ def export_command(
 @app.command("evaluate")
 @with_data_flags
 def evaluate_command(
-    source: Callable[[], Any],
+    source: Callable[..., Any],
     file: Annotated[Path, typer.Argument(metavar="FILE", help="What export wrote.")],
     every: Annotated[
         bool, typer.Option("--all", help="Score all events, also of other data.")
@@ -358,12 +358,13 @@ def evaluate_command(
     model = load_model(file)
     if out is not None:
         make_folder_of(out)
-    scores = evaluate(model, source(), every=every)
+    scores = evaluate(model, source(model.schema, model.task.name), every=every)
     if out is not None:
         write_json(out, scores | {"bytes": model.bytes(), "about": model.about})
+    metrics = [f"{name} {scores[name]:.4f}" for name in model.task.metrics if name in scores]
     typer.echo(
-        f"loss {scores['loss']:.4f}, accuracy {scores['accuracy']:.4f} over "
-        f"{scores['interactions']:,} events, {scores['interactions_per_second']:,.0f} a second"
+        f"{', '.join(metrics)} over {scores['interactions']:,} events, "
+        f"{scores['interactions_per_second']:,.0f} a second"
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -232,19 +232,31 @@ def schema_of(saved: SavedRun, file: Path) -> Schema:
     return Schema.parse(saved.config.get("schema"), f"{file}: config.schema")
 
 
-def export_lines(trained: Trained, model: ServedModel, kept: Sequence[Tensor]) -> list[str]:
-    """Say what an export kept: ids by width, mean width by popularity, bytes."""
+def export_lines(trained: Trained, model: ServedModel, kept: Mapping[str, Tensor]) -> list[str]:
+    """Say what an export kept: ids by width, mean width by popularity, bytes.
+
+    Parameters
+    ----------
+    trained : Trained
+    model : ServedModel
+    kept : mapping of str to Tensor[V]
+        Width of each id, by table.
+    """
     lines = []
-    before = 4 * sum(map(len, kept)) * sum(trained.config.recipe.dims)
-    for (name, history), widths in zip(trained.learner.history.tables.items(), kept, strict=True):
+    before = 4 * sum(map(len, kept.values())) * sum(trained.config.recipe.dims)
+    for name, widths in kept.items():
+        if len(widths) == 0:
+            lines.append(f"{name}: no ids")
+            continue
         values, numbers = torch.unique(widths, return_counts=True)
         parts = [
             f"{int(number):,} of {'none' if value == 0 else f'width {int(value)}'}"
             for value, number in zip(values, numbers, strict=True)
         ]
         line = f"{name}: {', '.join(parts)}; mean {widths.double().mean():.1f}"
-        if len(values) > 1:
-            correlation = rank_correlation(history.count[: len(widths)], widths)
+        count = trained.learner.history.tables[name].count[: len(widths)]
+        if len(values) > 1 and bool((count != count[0]).any()):
+            correlation = rank_correlation(count, widths)
             line += f", rank correlation with popularity {correlation:.2f}"
         lines.append(line)
     parts_of = model.bytes()
