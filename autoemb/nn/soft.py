@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from autoemb.batch import Bag
-from autoemb.build import build_info
+from autoemb.nn.checks import check_arguments, check_choice, check_mix
 from autoemb.nn.draws import Keys, normal_rows
 from autoemb.nn.inputs import by_name
 from autoemb.nn.logical import LogicalState
 from autoemb.nn.reading import Reading, check_id_columns, check_named, taken
 from autoemb.nn.rows import RowModule
-from autoemb.ops import chosen_backend, distinct, soft_embedding
+from autoemb.ops import distinct, soft_embedding
 from autoemb.ops.sizes import size_slices
 from autoemb.schema import Sparse
 
@@ -118,7 +118,9 @@ class SoftEmbedding(LogicalState, RowModule):
         sparse: bool = False,
     ) -> None:
         super().__init__(features)
-        _check_arguments(num_embeddings, embedding_dims, norm, projection, init_std, backend)
+        check_arguments(num_embeddings, embedding_dims, init_std, backend)
+        check_choice("norm", norm, NORMS)
+        check_choice("projection", projection, PROJECTIONS)
         self.reading = Reading(self.features, len(num_embeddings))
         self.embedding_dims = tuple(embedding_dims)
         self.norm, self.eps, self.momentum, self.init_std = norm, eps, momentum, init_std
@@ -173,7 +175,7 @@ class SoftEmbedding(LogicalState, RowModule):
     def new_rows(self, name: str, keys: Keys) -> Tensor:
         """Draw rows [U, S] from a normal distribution."""
         width = sum(self.embedding_dims)
-        return normal_rows(keys, width, self.init_std, self.get_parameter(name))
+        return normal_rows(keys, width, self.init_std, self.table(name))
 
     def init_rows(self, name: str, rows: Tensor) -> None:
         """Draw rows from a normal distribution by PyTorch's random numbers."""
@@ -210,8 +212,10 @@ class SoftEmbedding(LogicalState, RowModule):
             check_id_columns(ids, len(self.row_tables), self.features)
             columns: list[Any] = list(ids.unbind(1))
         else:
-            columns = check_named(by_name(ids), self.features)
-        self._check_weights(weights, len(ids) if isinstance(ids, Tensor) else _events(columns[0]))
+            columns = check_named(by_name(ids, self.features), self.features)
+        batch = len(ids) if isinstance(ids, Tensor) else _events(columns[0])
+        shape = batch, self.num_features, len(self.embedding_dims)
+        check_mix(weights, self.projection.dtype, shape, self.reading.tables)
         pieces: dict[int, Tensor] = {}
         for run in self.reading.runs:
             pieces[run.features.start] = self._run(run.tables, columns[run.features], weights, run)
@@ -326,31 +330,6 @@ class SoftEmbedding(LogicalState, RowModule):
         running_var.lerp_(unbiased, momentum)
         self.num_batches_tracked[tables] += 1
 
-    def _check_weights(self, weights: Mix, batch: int) -> None:
-        sizes = len(self.embedding_dims)
-        given = [weights] if isinstance(weights, Tensor) else list((weights or {}).values())
-        for tensor in given:
-            if tensor.dtype != self.projection.dtype:
-                raise RuntimeError(
-                    f"expected weights of dtype {self.projection.dtype} but got {tensor.dtype}"
-                )
-        if isinstance(weights, Tensor):
-            expected = (batch, self.num_features, sizes)
-            if weights.shape != expected:
-                raise ValueError(
-                    f"expected weights of shape {list(expected)} ([B, F, N]) but got "
-                    f"{list(weights.shape)}"
-                )
-        elif weights is not None:
-            for table in self.reading.tables:
-                if table not in weights:
-                    raise ValueError(f"table {table!r} has no mix; there are {list(weights)}")
-                if weights[table].shape[1:] != (sizes,):
-                    raise ValueError(
-                        f"expected the mix of table {table!r} to have {sizes} columns but got "
-                        f"{list(weights[table].shape)}"
-                    )
-
     def _apply(self, fn: Any, recurse: bool = True) -> SoftEmbedding:
         # A cast of the module leaves its statistics in float32 or wider, as the constructor does.
         before = {name: self.get_buffer(name) for name in ("running_mean", "running_var")}
@@ -386,29 +365,3 @@ class SoftEmbedding(LogicalState, RowModule):
 
 def _events(column: Tensor | Bag) -> int:
     return len(column.offsets) - 1 if isinstance(column, Bag) else len(column)
-
-
-def _check_arguments(
-    num_embeddings: Sequence[int],
-    embedding_dims: Sequence[int],
-    norm: str,
-    projection: str,
-    init_std: float,
-    backend: str,
-) -> None:
-    if not num_embeddings or min(num_embeddings) < 1:
-        raise ValueError(f"num_embeddings must be positive, one a table; got {num_embeddings}")
-    if not embedding_dims or min(embedding_dims) < 1:
-        raise ValueError(f"embedding_dims must be positive sizes; got {embedding_dims}")
-    if list(embedding_dims) != sorted(embedding_dims):
-        raise ValueError(f"embedding_dims must ascend to the output width; got {embedding_dims}")
-    for name, value, choices in (("norm", norm, NORMS), ("projection", projection, PROJECTIONS)):
-        if value not in choices:
-            known = ", ".join(f'"{choice}"' for choice in choices)
-            raise ValueError(f"{name} must be one of {known}; got {value!r}")
-    if not 0 <= init_std < math.inf:
-        raise ValueError(f"init_std must be a number from 0; got {init_std}")
-    if chosen_backend(backend) == "native":
-        info = build_info()
-        if not (info["native"] or info["cuda"]):
-            raise RuntimeError(f'backend="native" is not in this build: {info["reason"]}')
