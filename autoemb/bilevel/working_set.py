@@ -17,8 +17,8 @@ from autoemb.batch import Bag
 from autoemb.bilevel.lock import Lock
 from autoemb.nn.inputs import Inputs
 from autoemb.nn.reading import check_named
-from autoemb.nn.rows import InPlay, gather, in_play, row_parameters
-from autoemb.ops import Plan, distinct, distinct_columns, rows_of
+from autoemb.nn.rows import InPlay, find_rows, gather, in_play, row_parameters
+from autoemb.ops import Plan, distinct, distinct_columns
 from autoemb.schema import Bag as BagFeature
 from autoemb.schema import Sparse
 
@@ -228,17 +228,17 @@ def _planned(
     places: dict[str, Tensor] = {}
     if alone:  # in one call: on a GPU one launch for all tables
         columns = torch.stack([_values(inputs.ids[name]) for name in alone.values()], 1)
-        rows = rows_of(columns, [num_rows[table] for table in alone])
+        rows = find_rows(columns, {table: num_rows[table] for table in alone})
         ids |= dict(zip(alone.values(), rows.unbind(1), strict=True))
         plans |= dict(zip(alone, distinct_columns(rows), strict=True))
         places |= {name: plans[table].inverse for table, name in alone.items()}
-    for number, (table, names) in enumerate(readers.items()):
+    for table, names in readers.items():
         if table in alone:
             continue
         parts = [inputs.ids[name] for name in names]
         lengths = [len(_values(part)) for part in parts]
         flat = torch.cat([_values(part) for part in parts]).unsqueeze(1)
-        rows = rows_of(flat, [num_rows[table]], number).squeeze(1)
+        rows = find_rows(flat, {table: num_rows[table]}).squeeze(1)
         plans[table] = plan = distinct(rows)
         for name, part, own in zip(names, parts, rows.split_with_sizes(lengths), strict=True):
             ids[name] = part._replace(values=own) if isinstance(part, Bag) else own

@@ -14,9 +14,9 @@ from autoemb.batch import Bag
 from autoemb.nn.draws import Keys
 from autoemb.nn.inputs import by_name
 from autoemb.nn.reading import check_id_columns, check_named
-from autoemb.nn.rows import InPlay, RowUpdate, in_play, replace_table
+from autoemb.nn.rows import InPlay, RowUpdate, find_rows, in_play, replace_table
 from autoemb.nn.soft import Mix, SoftEmbedding
-from autoemb.ops import distinct, rows_of
+from autoemb.ops import distinct
 from autoemb.ops.sizes import size_slices
 
 #: Rows an arena starts with; it grows by half.
@@ -250,8 +250,7 @@ class GrantedEmbedding(SoftEmbedding):
         return output
 
     def _known(self, table: str, ids: Tensor) -> Tensor:
-        number = self.reading.tables.index(table)
-        return rows_of(ids.unsqueeze(1), [self.num_rows(table)], number).squeeze(1)
+        return find_rows(ids.unsqueeze(1), {table: self.num_rows(table)}).squeeze(1)
 
     def _over_owned_events(self, ids: Mapping[str, Tensor], weights: Tensor) -> Tensor:
         """Return the mix [B, F, N] of events, shared out among the sizes that each id owns."""

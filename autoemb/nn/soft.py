@@ -16,7 +16,7 @@ from autoemb.nn.draws import Keys, normal_rows
 from autoemb.nn.inputs import by_name
 from autoemb.nn.logical import LogicalState
 from autoemb.nn.reading import Reading, check_id_columns, check_named, taken
-from autoemb.nn.rows import RowModule
+from autoemb.nn.rows import RowModule, find_rows
 from autoemb.ops import distinct, soft_embedding
 from autoemb.ops.sizes import size_slices
 from autoemb.schema import Sparse
@@ -208,33 +208,41 @@ class SoftEmbedding(LogicalState, RowModule):
             For a wrong shape, a feature that is missing or of another kind, or a batch of one in
             training mode with ``norm="batch"``.
         """
+        columns: list[Any] = []
         if isinstance(ids, Tensor):
             check_id_columns(ids, len(self.row_tables), self.features)
-            columns: list[Any] = list(ids.unbind(1))
         else:
             columns = check_named(by_name(ids, self.features), self.features)
-        batch = len(ids) if isinstance(ids, Tensor) else _events(columns[0])
+        batch = ids.shape[0] if isinstance(ids, Tensor) else _events(columns[0])
         shape = batch, self.num_features, len(self.embedding_dims)
         check_mix(weights, self.projection.dtype, shape, self.reading.tables)
+        if isinstance(ids, Tensor):
+            return self._run(slice(0, len(self.row_tables)), ids, weights)
         pieces: dict[int, Tensor] = {}
         for run in self.reading.runs:
-            pieces[run.features.start] = self._run(run.tables, columns[run.features], weights, run)
+            mix = weights[:, run.features] if isinstance(weights, Tensor) else weights
+            pieces[run.features.start] = self._run(run.tables, columns[run.features], mix)
         for table, own in self.reading.shared.items():
             pieces |= self._shared(table, own, columns, weights)
         ordered = [pieces[first] for first in sorted(pieces)]
         return ordered[0] if len(ordered) == 1 else torch.cat(ordered, 1)
 
-    def _run(self, tables: slice, columns: Sequence[Tensor], weights: Mix, run: Any) -> Tensor:
+    def _run(self, tables: slice, columns: Tensor | Sequence[Tensor], weights: Mix) -> Tensor:
         """Return the embeddings [B, k, D] of features that alone read the k tables of a slice."""
         names = self.reading.tables[tables]
-        found = [self.positions(t, ids) for t, ids in zip(names, columns, strict=True)]
-        if isinstance(weights, Tensor):
-            mixed = weights[:, run.features]
-        else:
-            mixed = torch.stack(
-                [self._mix_of(weights, t, own) for t, own in zip(names, found, strict=True)], 1
-            )
-        return self._op(tables, torch.stack(found, 1), mixed)
+        if self._in_play is not None:
+            each = columns.unbind(1) if isinstance(columns, Tensor) else columns
+            ids = torch.stack([*map(self.positions, names, each)], 1)
+        else:  # the op looks at ids by itself, all columns at once
+            ids = columns if isinstance(columns, Tensor) else torch.stack([*columns], 1)
+        try:
+            if not isinstance(weights, Tensor):
+                pairs = zip(names, ids.unbind(1), strict=True)
+                weights = torch.stack([self._mix_of(weights, *pair) for pair in pairs], 1)
+            return self._op(tables, ids, weights)
+        except IndexError:
+            find_rows(ids, {name: self.num_rows(name) for name in names})  # names the table
+            raise
 
     def _mix_of(self, weights: Mapping[str, Tensor] | None, table: str, rows: Tensor) -> Tensor:
         """Return the mix [M, N] of some rows of a table."""
@@ -289,7 +297,8 @@ class SoftEmbedding(LogicalState, RowModule):
         """Return the op's output [M, k, D] for positions [M, k] in k tables."""
         own = self.training and self.norm == "batch"
         tracked = self.training and self.norm != "none"
-        batch = len(positions)
+        batch = positions.shape[0]
+        running = self._of(self.running_mean, tables), self._of(self.running_var, tables)
         if own and batch == 1:
             raise ValueError(
                 f"Expected more than 1 value per channel when training, got ids of shape "
@@ -300,9 +309,9 @@ class SoftEmbedding(LogicalState, RowModule):
             self.tables[tables],
             positions,
             weights,
-            self.projection[tables],
-            self.bias[tables],
-            None if own else (self.running_mean[tables], self.running_var[tables]),
+            self._of(self.projection, tables),
+            self._of(self.bias, tables),
+            None if own else running,
             dims=self.embedding_dims,
             eps=0.0 if self.norm == "none" else self.eps,  # with a mean of 0 and a variance of 1
             average=self.average,
@@ -313,6 +322,10 @@ class SoftEmbedding(LogicalState, RowModule):
         if tracked and batch:
             self._track(tables, result.mean, result.variance, batch)
         return result.output
+
+    def _of(self, value: Tensor, tables: slice) -> Tensor:
+        """Return the part [k, ...] of some tables; all of it without a view, nor its gradient's."""
+        return value if tables == slice(0, len(self.row_tables)) else value[tables]
 
     @torch.no_grad()
     def _track(self, tables: slice, mean: Tensor, variance: Tensor, batch: int) -> None:
