@@ -148,7 +148,7 @@ class PerIdLogits(RowModule):
 
     def new_rows(self, name: str, keys: Keys) -> Tensor:
         """Start new ids with equal weights."""
-        return self.get_parameter(name).new_zeros(len(keys), self.sizes)
+        return self.table(name).new_zeros(len(keys), self.sizes)
 
     def init_rows(self, name: str, rows: Tensor) -> None:
         """Start all ids with equal weights."""
