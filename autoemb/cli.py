@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
@@ -131,19 +131,15 @@ def _value_text(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _config(options: dict[str, Any], seeds: Sequence[int] = ()) -> RunConfig:
-    """Return the options that were given, and check the seeds that go with them."""
+def _config(options: dict[str, Any]) -> RunConfig:
     given = {name: value for name, value in options.items() if value is not None}
     for name in given:
         if get_origin(OPTIONS[name].annotation) is tuple:
             given[name] = tuple(_integers(_flag(name), given[name]))
     try:
-        config = RunConfig(**given)
-        for seed in seeds:
-            config.but(seed=seed)
+        return RunConfig(**given)
     except UserError as error:
         raise UserError(_flagged(str(error))) from None
-    return config
 
 
 def _flag(name: str) -> str:
@@ -259,8 +255,7 @@ def compare_command(
     from autoemb.lab.records import Comparison
     from autoemb.lab.report import draw, wording
 
-    wanted, chosen = _names(methods), _integers("--seeds", seeds)
-    config = _config(options, chosen)
+    config, wanted, chosen = _config(options), _names(methods), _integers("--seeds", seeds)
     interactions = _interactions(data, columns, skip_bad_rows)
     runs = len(wanted) * len(chosen)
     with ProgressDisplay() as display:
