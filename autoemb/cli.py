@@ -6,6 +6,7 @@ import inspect
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
@@ -16,11 +17,12 @@ import typer
 # which takes 0.3 s off --help.
 from autoemb.errors import UserError
 from autoemb.lab.config import OPTIONS, RunConfig
+from autoemb.lab.sources import DataFlags, with_data_flags
 from autoemb.lab.stopping import Interrupted
-from autoemb.recipe import PRESETS, RATES, Recipe
+from autoemb.optim import OPTIMIZERS
+from autoemb.recipe import PRESETS, Recipe
 
 if TYPE_CHECKING:
-    from autoemb.data import Interactions
     from autoemb.lab.records import Comparison, Embeddings
 
 app = typer.Typer(
@@ -33,23 +35,17 @@ app = typer.Typer(
 
 INTERRUPTED = 130  # what a shell reports of a program that ctrl-C ended
 
-DataOption = Annotated[
-    Path | None,
-    typer.Option(
-        help="Folder or file of ratings: MovieLens, Netflix Prize, MovieTweetings, or CSV or "
-        "Parquet with user_id, item_id, rating, timestamp. Default: an embedded synthetic stream."
-    ),
-]
-ColumnsOption = Annotated[
-    str | None,
-    typer.Option(help="What the file calls our columns: user_id=uid,rating=stars", metavar="NAMES"),
-]
-SkipOption = Annotated[
-    bool, typer.Option("--skip-bad-rows", help="Count and leave out broken rows of the data.")
-]
 ResumeOption = Annotated[
     bool, typer.Option("--resume", help="Continue what --out holds, if anything.")
 ]
+
+
+#: Sections of the help, and which options they hold.
+_GROUPS = {
+    "Protocol": {*RunConfig.model_fields},
+    "Recipe": {*Recipe.model_fields},
+    "Data": {one.name for one in fields(DataFlags)},
+}
 
 
 class _Grouped(typer.core.TyperCommand):
@@ -60,10 +56,9 @@ class _Grouped(typer.core.TyperCommand):
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
             name = parameter.name or ""
-            recipe, protocol = name in Recipe.model_fields, name in RunConfig.model_fields
-            title = "Recipe" if recipe else "Protocol" if protocol else "Options"
             if record is not None:
-                groups.setdefault(title, []).append(record)
+                titles = (title for title, names in _GROUPS.items() if name in names)
+                groups.setdefault(next(titles, "Options"), []).append(record)
         for title, records in groups.items():
             with formatter.section(title):
                 formatter.write_dl(records)
@@ -110,7 +105,8 @@ def _parameter(name: str) -> inspect.Parameter:
 
 def _preset_values(name: str) -> dict[str, Any]:
     """Return an option's values by the optimizer and the preset that bring others."""
-    return {who: values[name] for who, values in (RATES | PRESETS).items() if name in values}
+    rates = {kind.name: kind.rates._asdict() for kind in OPTIMIZERS.values()}
+    return {who: values[name] for who, values in (rates | PRESETS).items() if name in values}
 
 
 def _kind(annotation: Any) -> tuple[Any, str | None, tuple[str, ...]]:
@@ -131,11 +127,17 @@ def _value_text(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _config(options: dict[str, Any]) -> RunConfig:
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options that were given, lists of numbers parsed."""
     given = {name: value for name, value in options.items() if value is not None}
     for name in given:
         if get_origin(OPTIONS[name].annotation) is tuple:
             given[name] = tuple(_integers(_flag(name), given[name]))
+    return given
+
+
+def _config(options: dict[str, Any]) -> RunConfig:
+    given = _given(options)
     try:
         return RunConfig(**given)
     except UserError as error:
@@ -165,44 +167,37 @@ def _names(text: str) -> list[str]:
     return [part.strip() for part in text.split(",")]
 
 
-def _columns(text: str | None) -> dict[str, str] | None:
-    if text is None:
-        return None
-    pairs = [part.partition("=") for part in text.split(",")]
-    if not all(ours.strip() and theirs.strip() for ours, _, theirs in pairs):
-        raise UserError(f"--columns is {text!r}; expected user_id=NAME,item_id=NAME,...")
-    return {ours.strip(): theirs.strip() for ours, _, theirs in pairs}
-
-
-def _interactions(data: Path | None, columns: str | None, skip: bool) -> Interactions:
-    from autoemb.data import load, synthetic
-
-    if data is not None:
-        found = load(data, columns=_columns(columns), skip_bad_rows=skip)
-    elif columns is not None or skip:
-        raise UserError("--columns and --skip-bad-rows are about a file; name it with --data")
-    else:
-        found = synthetic()
-    if found.skipped_rows:
-        typer.echo(f"{found.name}: left out {found.skipped_rows:,} broken rows", err=True)
-    return found
-
-
 @app.command("run", cls=_Grouped)
 @with_run_options()
+@with_data_flags
 def run_command(
-    data: DataOption = None,
-    columns: ColumnsOption = None,
-    skip_bad_rows: SkipOption = False,
+    source: Callable[[], Any],
     out: Annotated[
-        Path | None, typer.Option(help="Folder for summary.json and metrics.jsonl.")
+        Path | None,
+        typer.Option(help="Folder for summary.json, metrics.jsonl and the final state."),
     ] = None,
     resume: ResumeOption = False,
+    from_: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="RUN",
+            help="Go on from the state that another run kept; its options, but for those of the "
+            "stream, are taken over.",
+        ),
+    ] = None,
+    keep: Annotated[
+        bool, typer.Option("--keep/--no-keep", help="Keep the final state, for export and --from.")
+    ] = True,
     checkpoint_at: Annotated[
         float | None,
         typer.Option(
-            help="Share of the stream after which the state is kept, for export.", metavar="SHARE"
+            help="Share of the stream after which the state is kept instead.", metavar="SHARE"
         ),
+    ] = None,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(help="Parquet file for the prediction of every event.", metavar="FILE"),
     ] = None,
     **options: Any,
 ) -> None:
@@ -212,19 +207,23 @@ def run_command(
     from autoemb.lab.report import wording
     from autoemb.lab.report.recording import as_comparison
     from autoemb.lab.run import run
+    from autoemb.lab.trained import going_on
 
-    config = _config(options)
     if resume and out is None:
         raise UserError("--resume continues what --out holds; name the folder with --out")
-    interactions = _interactions(data, columns, skip_bad_rows)
+    config = _config(options) if from_ is None else going_on(from_, _given(options))
+    dataset = source()
     with ProgressDisplay() as display:
         progress = display.task(wording.display(config.recipe.method))
         summary = run(
             config,
-            interactions,
+            dataset,
             out,
             resume=resume,
+            keep=keep,
             checkpoint_at=checkpoint_at,
+            predictions=predictions,
+            origin=from_,
             progress=progress,
         )
     record = Summary.parse(summary, "summary.json")
@@ -237,16 +236,18 @@ def run_command(
 
 @app.command("compare", cls=_Grouped)
 @with_run_options("method", "seed")
+@with_data_flags
 def compare_command(
+    source: Callable[[], Any],
     out: Annotated[Path, typer.Option(help="Folder for the runs, compare.json and report.html.")],
     methods: Annotated[
         str, typer.Option(help="Methods to run; the last is compared with each other one.")
     ] = "fse,sam,darts,autoemb",
     seeds: Annotated[str, typer.Option(help="Seeds to run every method with.")] = "0,1,2",
-    data: DataOption = None,
-    columns: ColumnsOption = None,
-    skip_bad_rows: SkipOption = False,
     resume: ResumeOption = False,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep the final state of every run, for export.")
+    ] = False,
     **options: Any,
 ) -> None:
     """Run methods x seeds on the same events and draw the paper's comparison."""
@@ -256,16 +257,17 @@ def compare_command(
     from autoemb.lab.report import draw, wording
 
     config, wanted, chosen = _config(options), _names(methods), _integers("--seeds", seeds)
-    interactions = _interactions(data, columns, skip_bad_rows)
+    dataset = source()
     runs = len(wanted) * len(chosen)
     with ProgressDisplay() as display:
         comparison = compare(
             config,
-            interactions,
+            dataset,
             out,
             methods=wanted,
             seeds=chosen,
             resume=resume,
+            keep=keep,
             progress=lambda method, seed: display.task(
                 f"{wording.display(method)}, seed {seed}", runs
             ),
@@ -314,7 +316,7 @@ def study_command(
 def export_command(
     run_: Annotated[
         Path,
-        typer.Argument(metavar="RUN", help="Folder of a run with --checkpoint-at, or its file."),
+        typer.Argument(metavar="RUN", help="Folder of a run, or the file of its state."),
     ],
     out: Annotated[Path, typer.Option(help="File for the model.")],
     budget: Annotated[
@@ -327,12 +329,14 @@ def export_command(
 ) -> None:
     """Make a small model of a trained run: one row an id, as wide as it needs."""
     from autoemb.files import make_folder_of
-    from autoemb.serving.export import Exporter, export_lines, load_trained
+    from autoemb.lab.trained import export_lines, load_trained
+    from autoemb.serving import Exporter
 
     trained = load_trained(run_)
     make_folder_of(out)
     chosen = None if widths is None else _integers("--widths", widths)
-    model, kept = Exporter(trained, chosen).export(budget)
+    exporter = Exporter(trained.learner, trained.task, chosen, about=trained.about)
+    model, kept = exporter.export(budget)
     model.save(out)
     for line in export_lines(trained, model, kept):
         typer.echo(line)
@@ -340,11 +344,10 @@ def export_command(
 
 
 @app.command("evaluate")
+@with_data_flags
 def evaluate_command(
+    source: Callable[[], Any],
     file: Annotated[Path, typer.Argument(metavar="FILE", help="What export wrote.")],
-    data: DataOption = None,
-    columns: ColumnsOption = None,
-    skip_bad_rows: SkipOption = False,
     every: Annotated[
         bool, typer.Option("--all", help="Score all events, also of other data.")
     ] = False,
@@ -358,7 +361,7 @@ def evaluate_command(
     model = load_model(file)
     if out is not None:
         make_folder_of(out)
-    scores = evaluate(model, _interactions(data, columns, skip_bad_rows), every=every)
+    scores = evaluate(model, source(), every=every)
     if out is not None:
         write_json(out, scores | {"bytes": model.bytes(), "about": model.about})
     typer.echo(

@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
+from autoemb.optim import OPTIMIZERS
+
 EPS = 1e-5
 
 
@@ -154,9 +156,13 @@ POPULATED = [
 ]
 
 
+#: Names of the optimisers whose row rule is a registered op with kernels.
+WITH_OP = [name for name, kind in OPTIMIZERS.items() if kind.op is not None]
+
+
 def update_op(name):
     """Return the name of the op that a row optimiser calls; both kinds of Adagrad share one."""
-    return f"update_{name.removeprefix('rowwise-')}"
+    return OPTIMIZERS[name].op
 
 
 def draw_update(name, rows=6, width=4, strided=False, device="cpu"):

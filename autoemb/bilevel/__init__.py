@@ -2,6 +2,6 @@
 
 from autoemb.bilevel.hypergradient import hypergradient
 from autoemb.bilevel.trainer import BilevelTrainer, Outcome
-from autoemb.bilevel.working_set import Batch
+from autoemb.bilevel.working_set import Example
 
-__all__ = ["Batch", "BilevelTrainer", "Outcome", "hypergradient"]
+__all__ = ["BilevelTrainer", "Example", "Outcome", "hypergradient"]

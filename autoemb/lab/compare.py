@@ -7,25 +7,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoemb.errors import UserError
-from autoemb.files import write_json
+from autoemb.files import sole_writer, write_json
 from autoemb.lab.config import RunConfig
 from autoemb.lab.differences import differences, read_windows
-from autoemb.lab.methods import METHODS
 from autoemb.lab.recorder import STAGES
-from autoemb.lab.run import Progress, run, versions_of
+from autoemb.lab.run import Progress, run
+from autoemb.lab.summary import versions_of
+from autoemb.learners import METHODS
 
 if TYPE_CHECKING:  # polars, which the rest of the package does without
-    from autoemb.data import Interactions
+    from autoemb.data import Dataset
 
 
 def compare(
     config: RunConfig,
-    interactions: Interactions,
+    interactions: Dataset,
     out: Path,
     *,
     methods: Sequence[str] = ("fse", "sam", "darts", "autoemb"),
     seeds: Sequence[int] = (0, 1, 2),
     resume: bool = False,
+    keep: bool = False,
     progress: Callable[[str, int], Progress | None] | None = None,
 ) -> dict[str, Any]:
     """Run every method with every seed on the same events and compare them in pairs.
@@ -34,13 +36,15 @@ def compare(
     ----------
     config : RunConfig
         Options of every run but method and seed.
-    interactions : Interactions
+    interactions : Dataset
     out : Path
         Gets a folder for every run, and ``compare.json`` when all are complete.
     methods, seeds : sequence
         The last method is compared with each other one.
     resume : bool, default False
         Keep complete runs and continue incomplete ones.
+    keep : bool, default False
+        Keep the final state of every run, which takes as much room as its tables do.
     progress : callable, optional
         (method, seed) -> what :func:`run` takes as ``progress``.
 
@@ -63,6 +67,39 @@ def compare(
     >>> [(row["method"], row["seed"]) for row in result["results"]]
     [('fse', 0), ('darts', 0)]
     """
+    _check_names(methods, seeds)
+    configs = [config.but(method=m, seed=s) for m in methods for s in seeds]
+    with sole_writer(out):
+        if (out / "compare.json").exists() and not resume:
+            raise UserError(
+                f"{out} already holds a comparison; pass --resume or choose another --out"
+            )
+        results, windows, summaries = [], {}, []
+        for one in configs:
+            method: str = one.recipe.method
+            name = f"{method}-seed{one.seed}"
+            report = None if progress is None else progress(method, one.seed)
+            summary = run(one, interactions, out / name, resume=resume, keep=keep, progress=report)
+            windows[method, one.seed] = read_windows(out / name / "metrics.jsonl", summary)
+            summaries.append(summary)
+            results.append(
+                {"method": method, "seed": one.seed, "run": name}
+                | {key: summary[key] for key in (*STAGES, "seconds")}
+            )
+        options = summary["config"] | {"methods": list(methods), "seeds": list(seeds)}
+        comparison = {
+            "results": results,
+            "differences": differences(windows, methods, seeds),
+            "data": summary["data"],
+            "task": summary["task"],
+            "config": {k: v for k, v in options.items() if k not in ("method", "seed")},
+            "versions": versions_of(summaries),
+        }
+        write_json(out / "compare.json", comparison)
+    return comparison
+
+
+def _check_names(methods: Sequence[str], seeds: Sequence[int]) -> None:
     for name, values in (("--methods", methods), ("--seeds", seeds)):
         if not values or len(set(values)) != len(values):
             given = ",".join(map(str, values))
@@ -70,29 +107,3 @@ def compare(
     for name in methods:
         if name not in METHODS:
             raise UserError(f"--methods names {name}; expected some of {', '.join(METHODS)}")
-    configs = [config.but(method=m, seed=s) for m in methods for s in seeds]
-    if (out / "compare.json").exists() and not resume:
-        raise UserError(f"{out} already holds a comparison; pass --resume or choose another --out")
-    results, windows, summaries = [], {}, []
-    for one in configs:
-        method: str = one.recipe.method
-        name = f"{method}-seed{one.seed}"
-        report = None if progress is None else progress(method, one.seed)
-        summary = run(one, interactions, out / name, resume=resume, progress=report)
-        windows[method, one.seed] = read_windows(out / name / "metrics.jsonl", summary)
-        summaries.append(summary)
-        results.append(
-            {"method": method, "seed": one.seed, "run": name}
-            | {key: summary[key] for key in (*STAGES, "seconds")}
-        )
-    options = summary["config"] | {"methods": list(methods), "seeds": list(seeds)}
-    comparison = {
-        "results": results,
-        "differences": differences(windows, methods, seeds),
-        "data": summary["data"],
-        "task": config.task,
-        "config": {k: v for k, v in options.items() if k not in ("method", "seed")},
-        "versions": versions_of(summaries),
-    }
-    write_json(out / "compare.json", comparison)
-    return comparison

@@ -13,13 +13,13 @@ from autoemb.declared import Declared
 from autoemb.ops import cpu
 from autoemb.ops.native import kernels_for
 from autoemb.recipe import PRESETS, Recipe
-from autoemb.tasks import TASKS
+from autoemb.tasks import TASK_NAMES
 
 if TYPE_CHECKING:
     TaskName: TypeAlias = str
     PresetName: TypeAlias = str
 else:
-    TaskName = Literal[tuple(TASKS)]
+    TaskName = Literal[TASK_NAMES]
     PresetName = Literal[tuple(PRESETS)]
 
 #: Larger values are a slip, and past what an index can count.
@@ -39,7 +39,8 @@ class RunConfig(Declared):
 
     Attributes
     ----------
-    task : {"regression", "classification"}
+    task : {"regression", "classification", "click", "value"}, optional
+        What is predicted; by default what suits the label.
     order : {"chronological", "shuffled"}
     batch_size : int, default 500
         Events of a training batch and of a validation batch; 1 only without batch statistics.
@@ -74,8 +75,8 @@ class RunConfig(Declared):
     model_config = ConfigDict(extra="allow")  # the recipe's options, which Recipe checks
 
     task: Annotated[
-        TaskName, _option("What is predicted: a rating above 3.5 stars, or the stars.")
-    ] = "regression"
+        TaskName | None, _option("What is predicted; by default what suits the label.")
+    ] = None
     order: Annotated[Literal["chronological", "shuffled"], _option("Order of the stream.")] = (
         "chronological"
     )

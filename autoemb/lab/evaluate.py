@@ -6,26 +6,61 @@ import time
 from typing import Any
 
 import torch
+from pydantic import ConfigDict
 
-from autoemb.data import Interactions
+from autoemb.data import Dataset
+from autoemb.declared import Declared
 from autoemb.errors import UserError
 from autoemb.lab import RunConfig
-from autoemb.lab.run import describe, ordered, stream_of
+from autoemb.lab.events import ordered, stream_of
+from autoemb.lab.saved import Count
 from autoemb.serving.model import ServedModel
 
 #: Events of one prediction.
 BATCH = 4096
 
 
-def evaluate(
-    model: ServedModel, interactions: Interactions, *, every: bool = False
-) -> dict[str, Any]:
+class _Part(Declared):
+    model_config = ConfigDict(extra="ignore")
+
+
+class _Order(_Part):
+    """Options that the order of a run's events follows from."""
+
+    order: str
+    seed: int
+    limit: int | None
+
+
+class _Data(_Part):
+    digest: str
+
+
+class _About(_Part):
+    """What a model's file tells of the events that it was trained on."""
+
+    config: _Order
+    data: _Data
+    position: Count
+
+
+def _about(model: ServedModel) -> _About:
+    try:
+        return _About.parse(model.about, "the model")
+    except UserError as error:
+        raise UserError(
+            f"the model does not tell which events it was trained on ({error}); --all scores all "
+            "events"
+        ) from None
+
+
+def evaluate(model: ServedModel, interactions: Dataset, *, every: bool = False) -> dict[str, Any]:
     """Score predictions of events that the model has not seen; nothing is learnt.
 
     Parameters
     ----------
     model : ServedModel
-    interactions : Interactions
+    interactions : Dataset
         As loaded; ordered here as the run was.
     every : bool, default False
         Score all events, of whatever data. By default they must be the run's, and those after
@@ -42,28 +77,22 @@ def evaluate(
         If the events are not those of the run, or none are left, or the model tells of no run.
     """
     config = RunConfig(task=model.task.name, batch_size=BATCH, device="cpu")
-    position, digest = 0, None
-    if not every:
-        try:
-            options = {name: model.about["config"][name] for name in ("order", "seed", "limit")}
-            position, digest = model.about["position"], model.about["data"]["digest"]
-            config = config.but(**options)
-            if position < 0:
-                raise ValueError(position)
-        except (LookupError, TypeError, ValueError):
-            raise UserError(
-                "the model does not tell which events it was trained on; --all scores all events"
-            ) from None
+    about = None if every else _about(model)
+    if about is not None:
+        config = config.but(**dict(about.config))
     events = ordered(interactions, config)
-    if not every and describe(events)["digest"] != digest:
+    if about is not None and events.describe()["digest"] != about.data.digest:
         raise UserError(
             f"{events.name}: these are not the events that the model was trained on; "
             "--all scores all of them"
         )
     stream = stream_of(events, config)
-    stream.position = position
+    stream.position = 0 if about is None else about.position
     if stream.position >= len(stream):
-        raise UserError(f"{events.name}: no events follow those that the model was trained on")
+        raise UserError(
+            f"{events.name}: no events follow those that the model was trained on; --all scores "
+            "all of them"
+        )
     losses, right, count = 0.0, 0, 0
     start = time.perf_counter()
     for batch in stream:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from autoemb.errors import UserError
+from autoemb.files import exists, remove_unfinished, sole_writer
 from autoemb.lab.records import Summary, read_json
-from autoemb.streaming import checkpoint
+from autoemb.lab.saved import SavedRun, read_saved
 
 
 class RunFolder:
@@ -17,32 +19,36 @@ class RunFolder:
     Parameters
     ----------
     path : Path
-        Made on :meth:`open`.
-    identity : mapping of str to mapping
-        What makes the run this run and no other, such as its ``config`` and its ``data``; what is
-        continued must have been made with the same.
+        Made by :meth:`lock`.
+    identity : mapping
+        What makes the run this run and no other: its ``config``, its ``data``, and the ``origin``
+        that it began with; what is continued must have been made with the same.
 
     Attributes
     ----------
     summary, metrics, checkpoint : Path
         ``summary.json`` is there only if the run is complete, the checkpoint only if it is not.
     trained : Path
-        State at an event that was asked for, to be exported; stays.
+        The state that is kept, to be exported or gone on from.
     """
 
-    def __init__(self, path: Path, identity: Mapping[str, Mapping[str, Any]]) -> None:
+    def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
         self.path, self.identity = path, identity
         self.summary = path / "summary.json"
         self.metrics = path / "metrics.jsonl"
         self.checkpoint = path / "checkpoint.safetensors"
         self.trained = path / "trained.safetensors"
 
-    def open(self, resume: bool) -> dict[str, Any] | None:
-        """Prepare the folder.
+    def lock(self) -> AbstractContextManager[None]:
+        """Make the folder and keep other processes out of it: see :func:`sole_writer`."""
+        return sole_writer(self.path)
+
+    def open(self, resume: bool) -> SavedRun | None:
+        """Prepare the folder, which is locked.
 
         Returns
         -------
-        dict or None
+        SavedRun or None
             The state to continue from, if an interrupted run left one. A run that was killed
             before its first checkpoint starts again.
 
@@ -52,18 +58,18 @@ class RunFolder:
             If there is a run and ``resume`` is False, if it is not this run, or if the folder
             cannot be written.
         """
-        started = any(map(_exists, (self.summary, self.metrics, self.checkpoint)))
+        started = any(map(exists, (self.summary, self.metrics, self.checkpoint)))
         if started and not resume:
             raise UserError(
                 f"{self.path} already holds a run; continue it with --resume or choose another "
                 "--out"
             )
-        state = None
-        if _exists(self.checkpoint):
-            state = checkpoint.load(self.checkpoint)
-            self._check(state, self.checkpoint)
-        else:
+        if not exists(self.checkpoint):
             self._start()
+            return None
+        state = read_saved(self.checkpoint)
+        self._check({part: getattr(state, part) for part in self.identity}, self.checkpoint)
+        self._remove_unfinished()
         return state
 
     def complete(self) -> dict[str, Any] | None:
@@ -74,26 +80,40 @@ class RunFolder:
         UserError
             If the summary is broken or that of another run.
         """
-        if not _exists(self.summary):
+        if not exists(self.summary):
             return None
         summary = read_json(self.summary)
-        self._check(summary, self.summary)
+        began = summary.get("from")
+        origin = began.get("state") if isinstance(began, dict) else None
+        self._check(summary | {"origin": origin}, self.summary)
         Summary.parse(summary, str(self.summary))
         return summary
 
     def _start(self) -> None:
+        self._remove_unfinished()
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
             self.trained.unlink(missing_ok=True)  # of a run that was killed before its checkpoint
             self.metrics.write_bytes(b"")
-        except FileExistsError:
-            raise UserError(f"{self.path} is a file; --out takes a folder") from None
         except OSError as error:
             raise UserError(f"{self.path} cannot be written: {error.strerror}") from None
+
+    def _remove_unfinished(self) -> None:
+        try:
+            for file in (self.summary, self.checkpoint, self.trained):
+                remove_unfinished(file)
+        except OSError as error:
+            raise UserError(f"{self.path} cannot be read: {error.strerror}") from None
 
     def _check(self, saved: Mapping[str, Any], file: Path) -> None:
         for part, wanted in self.identity.items():
             found = saved.get(part)
+            if part == "origin":
+                if found != wanted:
+                    raise UserError(
+                        f"{self.path} holds a run that began with another state; give the same "
+                        "--from or choose another --out"
+                    )
+                continue
             if not isinstance(found, dict):
                 raise UserError(f"{file}: {part} is missing; expected the file of a run")
             for name, value in wanted.items():
@@ -102,10 +122,3 @@ class RunFolder:
                         f"{self.path} holds a run with {part} {name} = {found.get(name)}, not "
                         f"{value}; choose another --out"
                     )
-
-
-def _exists(file: Path) -> bool:
-    try:
-        return file.exists()
-    except OSError:  # of a name that no file can have; writing to it says so
-        return False

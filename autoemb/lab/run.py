@@ -2,34 +2,40 @@
 
 from __future__ import annotations
 
-import hashlib
-import platform
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-import torch
-
-import autoemb
 from autoemb.errors import UserError
-from autoemb.files import write_json
+from autoemb.files import exists, sync, write_json
 from autoemb.lab.config import RunConfig
+from autoemb.lab.events import ordered, stream_of, task_of
 from autoemb.lab.folder import RunFolder
-from autoemb.lab.methods import METHODS, build_learner
-from autoemb.lab.ranks import rank_correlation
+from autoemb.lab.predictions import Predictions
 from autoemb.lab.recorder import STAGES, Recorder
+from autoemb.lab.saved import SavedRun, check_alike, read_saved
 from autoemb.lab.stopping import Interrupted, stop_requests
-from autoemb.nn.granted import GrantedEmbedding
+from autoemb.lab.summary import embeddings_of, versions
+from autoemb.lab.trained import (
+    NO_SUCH_STATE,
+    check_goes_on,
+    config_of,
+    digest_of,
+    kept_file,
+    learner_of,
+    no_such_state,
+    restore_learner,
+    schema_of,
+)
+from autoemb.learners import METHODS
 from autoemb.ops import check_ids
-from autoemb.streaming import Stream, StreamLearner, checkpoint
-from autoemb.tasks import TASKS
+from autoemb.streaming import checkpoint
+from autoemb.tasks import Task
 
 if TYPE_CHECKING:  # polars, which the rest of the package does without
-    from autoemb.data import Interactions
-
-FIELDS = ["user_id", "item_id"]
+    from autoemb.data import Dataset
 
 #: Seconds between checkpoints; a killed run loses at most this much work.
 CHECKPOINT_SECONDS = 60.0
@@ -38,38 +44,33 @@ CHECKPOINT_SECONDS = 60.0
 Progress = Callable[[int, int], None]
 
 
-def ordered(interactions: Interactions, config: RunConfig) -> Interactions:
-    """Return the events in the order and number the configuration asks for.
+class Origin(NamedTuple):
+    """The state of another run that a run begins with."""
 
-    Examples
-    --------
-    >>> from autoemb.data import synthetic
-    >>> len(ordered(synthetic(1000), RunConfig(order="shuffled", limit=600)))
-    600
-    """
-    if config.order == "shuffled":
-        interactions = interactions.shuffled(config.seed)
-    return interactions if config.limit is None else interactions.head(config.limit)
+    saved: SavedRun
+    file: Path
+    digest: str
 
-
-def stream_of(events: Interactions, config: RunConfig) -> Stream:
-    """Return the batches of events with what the task makes of their ratings."""
-    stars = torch.from_numpy(events.rating.to_numpy() * (5 / events.max_rating)).float()
-    return Stream(
-        [_Column(events.user), _Column(events.item)],
-        TASKS[config.task].target(stars),
-        events.timestamp.to_numpy(),
-        config.batch_size,
-    )
+    def as_dict(self) -> dict[str, Any]:
+        """Return what summary.json says of it."""
+        return {
+            "run": str(self.file),
+            "data": self.saved.data,
+            "position": self.saved.stream.position,
+            "state": self.digest,
+        }
 
 
 def run(
     config: RunConfig,
-    interactions: Interactions,
+    interactions: Dataset,
     out: Path | None = None,
     *,
     resume: bool = False,
+    keep: bool = True,
     checkpoint_at: float | None = None,
+    predictions: Path | None = None,
+    origin: Path | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Run one method over a stream: predict, record, learn.
@@ -77,16 +78,24 @@ def run(
     Parameters
     ----------
     config : RunConfig
-    interactions : Interactions
+    interactions : Dataset
         As loaded; ordered and limited here.
     out : Path, optional
-        Folder for ``metrics.jsonl``, ``summary.json`` (only when complete) and the checkpoint.
+        Folder for ``metrics.jsonl``, ``summary.json`` (only when complete), ``trained.safetensors``
+        and the checkpoint. One process at a time may write there.
     resume : bool, default False
         Continue the run in ``out``, or start it if there is none; a complete run is returned as
         it is.
+    keep : bool, default True
+        Keep the final state in ``trained.safetensors``, to be exported or gone on from.
     checkpoint_at : float, optional
-        Share of the stream, in [0, 1], after which the state is kept in ``trained.safetensors``,
-        to be exported: at the end of the batch that reaches it.
+        Share of the stream, in [0, 1], after which the state is kept instead: at the end of the
+        batch that reaches it.
+    predictions : Path, optional
+        Parquet file for every event's prediction: see :class:`Predictions`.
+    origin : Path, optional
+        Folder (or file) of another run whose state this one begins with: its ids, their history and
+        all that was learnt. Options that would change the learner must be the same.
     progress : callable, optional
         Called before the first batch and after every batch with events done and events in all.
 
@@ -98,8 +107,9 @@ def run(
     Raises
     ------
     UserError
-        If ``out`` already holds a run and ``resume`` is False, or holds one with other options;
-        for a ``checkpoint_at`` out of range, without ``out``, or already passed.
+        If ``out`` already holds a run and ``resume`` is False, or holds one with other options, or
+        is being written; for a ``checkpoint_at`` out of range, without ``out``, or already passed;
+        for an ``origin`` of another learner.
     Interrupted
         On SIGINT or SIGTERM, after the current batch.
 
@@ -111,98 +121,195 @@ def run(
     300
     """
     events = ordered(interactions, config)
-    task = TASKS[config.task]
-    stream = stream_of(events, config)
-    identity = {"config": config.as_dict() | {"fields": FIELDS}, "data": describe(events)}
-    folder = None if out is None else RunFolder(out, identity)
-    keep_at = _event_at(checkpoint_at, len(stream), folder)
-    saved = None
-    if folder is not None:
-        if resume and (summary := folder.complete()) is not None:
-            _check_kept(folder, keep_at, config.batch_size)
+    config = config.but(task=task_of(events, config).name)
+    begun = None if origin is None else _origin(config, events, origin)
+    this = _Run(config, events, out, begun)
+    this.keep_at = _event_at(checkpoint_at, len(this.stream), this.folder, keep)
+    this.keep_end = keep and checkpoint_at is None
+    with nullcontext() if this.folder is None else this.folder.lock():
+        if resume and (summary := this.complete(predictions)) is not None:
             if progress is not None:
-                progress(len(stream), len(stream))
+                progress(len(this.stream), len(this.stream))
             return summary
-        saved = folder.open(resume)
+        saved = None if this.folder is None else this.folder.open(resume)
+        this.build()
+        with _writing(predictions, this.task, this.folder is not None) as this.predictions:
+            this.restore(saved)
+            return this.go(progress)
 
-    learner = build_learner(config, len(FIELDS))
-    recorder = Recorder(
-        FIELDS,
-        len(config.recipe.dims) if METHODS[config.recipe.method].controller else 0,
-        task.correct,
-        offline=config.offline_events(len(stream)),
-        window=config.window,
-        path=None if folder is None else folder.metrics,
-    )
-    parts: dict[str, Any] = {"learner": learner, "recorder": recorder, "stream": stream}
-    seconds = 0.0
-    if folder is not None and saved is not None:
+
+class _Run:
+    """The parts of a run, and their state on disk."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        events: Dataset,
+        out: Path | None,
+        origin: Origin | None,
+    ) -> None:
+        self.config, self.origin = config, origin
+        self.stream = stream_of(events, config)
+        self.schema, self.task = events.schema, task_of(events, config)
+        self.identity = {
+            "config": config.as_dict() | {"schema": events.schema.model_dump(mode="json")},
+            "data": events.describe(),
+            "origin": None if origin is None else origin.digest,
+        }
+        self.folder = None if out is None else RunFolder(out, self.identity)
+        self.began = None if origin is None else origin.as_dict()
+        self.predictions: Predictions | None = None
+        self.keep_at: int | None = None
+        self.keep_end = False
+        self.seconds = 0.0
+
+    def complete(self, predictions: Path | None) -> dict[str, Any] | None:
+        """Return the summary of a complete run, if it kept what is asked for."""
+        if self.folder is None or (summary := self.folder.complete()) is None:
+            return None
+        self._check_kept()
+        if predictions is not None and not exists(predictions):
+            raise UserError(
+                f"{self.folder.path} holds a complete run, which did not write {predictions}"
+            )
+        return summary
+
+    def build(self) -> None:
+        """Make the learner and the recorder as they are before the first event."""
+        config = self.config
+        self.learner = learner_of(config, self.schema)
+        self.recorder = Recorder(
+            {feature.column: feature.table for feature in self.schema.sparse},
+            len(config.recipe.dims) if METHODS[config.recipe.method].controller else 0,
+            self.task.correct,
+            offline=config.offline_events(len(self.stream)),
+            window=config.window,
+            path=None if self.folder is None else self.folder.metrics,
+        )
+
+    def restore(self, saved: SavedRun | None) -> None:
+        """Take the state of the interrupted run, or else of the run to begin with, if any."""
+        origin, self.origin = self.origin, None  # which may be large
+        if self.folder is None or saved is None:
+            if origin is not None:
+                restore_learner(self.learner, origin.saved, origin.file)
+            if self.predictions is not None:
+                self.predictions.begin(0)
+            return
+        position, file = saved.stream.position, self.folder.checkpoint
         try:
-            for name, part in parts.items():
-                part.load_state_dict(saved[name])
-            seconds = float(saved["seconds"])
+            if position > len(self.stream):
+                raise ValueError(f"stream.position is {position} of {len(self.stream)} events")
+            check_alike(saved.recorder, self.recorder.state_dict(), "recorder")
+            self.recorder.load_state_dict(saved.recorder)
         except UserError:
             raise
-        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            raise UserError(
-                f"{folder.checkpoint} does not hold the state of such a run: {error!r}"
-            ) from None
+        except NO_SUCH_STATE as error:
+            raise no_such_state(file, error) from None
+        restore_learner(self.learner, saved, file)
+        self.stream.load_state_dict({"position": position})
+        self.seconds = saved.seconds
+        if self.predictions is not None:
+            if saved.predictions is None:
+                raise UserError(
+                    f"{self.predictions.path}: the run in {self.folder.path} has passed "
+                    f"{position:,} events without writing their predictions"
+                )
+            self.predictions.begin(saved.predictions)
+        if self.keep_at is not None and self.keep_at <= position:
+            self._check_kept()
+            self.keep_at = None
 
-    start = saved_at = time.perf_counter()
+    def save(self, path: Path) -> None:
+        """Write the state, and all that it counts on, to disk."""
+        state = {
+            "learner": self.learner.state_dict(),
+            "recorder": self.recorder.state_dict(),
+            "stream": self.stream.state_dict(),
+            "seconds": self.seconds,
+            "predictions": None if self.predictions is None else self.predictions.flush(),
+        }
+        if self.folder is not None:
+            sync(self.folder.metrics)
+        checkpoint.save(self.identity | state, path)
 
-    def save(path: Path) -> None:
-        state = {name: part.state_dict() for name, part in parts.items()}
-        elapsed = seconds + time.perf_counter() - start
-        checkpoint.save({**identity, **state, "seconds": elapsed}, path)
+    def go(self, progress: Progress | None) -> dict[str, Any]:
+        """Run from where the stream is to its end; return the summary, which is then recorded."""
+        with stop_requests() as stop:
+            self._learn(stop, progress)
+        summary = self._summary()
+        # A state that is there already was asked for by --checkpoint-at, before a resumption.
+        if self.folder is not None and self.keep_end and not self.folder.trained.exists():
+            self.save(self.folder.trained)
+        if self.predictions is not None:
+            self.predictions.finish()
+        if self.folder is not None:
+            write_json(self.folder.summary, summary)
+            self.folder.checkpoint.unlink(missing_ok=True)
+        if self.predictions is not None:  # until here a killed run needs its records to go on
+            self.predictions.discard()
+        if stop:  # in the last batch: this run is complete, but no other may follow
+            raise Interrupted(self.stream.position, saved=self.folder is not None)
+        return summary
 
-    if folder is not None and keep_at is not None and keep_at <= stream.position:
-        _check_kept(folder, keep_at, config.batch_size)
-    if progress is not None:
-        progress(stream.position, len(stream))
-    with stop_requests() as stop:
-        for batch in stream:
-            recorder.add(learner.learn(batch))
+    def _learn(self, stop: Sequence[int], progress: Progress | None) -> None:
+        events, before = len(self.stream), self.seconds
+        start = saved_at = time.perf_counter()
+        if progress is not None:
+            progress(self.stream.position, events)
+        for batch in self.stream:
+            step = self.learner.learn(batch)
+            self.recorder.add(step)
+            if self.predictions is not None:
+                self.predictions.add(step, batch.timestamp)
             if progress is not None:
-                progress(stream.position, len(stream))
-            if folder is None:
-                if stop and stream.position < len(stream):
-                    raise Interrupted(stream.position, saved=False)
-                continue
-            if keep_at is not None and stream.position >= keep_at:
-                save(folder.trained)
-                keep_at = None
-            if stop and stream.position < len(stream):
-                save(folder.checkpoint)
-                raise Interrupted(stream.position, saved=True)
-            if time.perf_counter() - saved_at > CHECKPOINT_SECONDS:
-                save(folder.checkpoint)
-                saved_at = time.perf_counter()
-    recorder.close_window()  # which waits for the device
-    check_ids(learner.device)
-    seconds += time.perf_counter() - start
+                progress(self.stream.position, events)
+            now = time.perf_counter()
+            self.seconds = before + now - start
+            stopped = bool(stop) and self.stream.position < events
+            if self.folder is not None:
+                if self.keep_at is not None and self.stream.position >= self.keep_at:
+                    self.save(self.folder.trained)
+                    self.keep_at = None
+                if stopped or now - saved_at > CHECKPOINT_SECONDS:
+                    self.save(self.folder.checkpoint)
+                    saved_at = now
+            if stopped:
+                raise Interrupted(self.stream.position, saved=self.folder is not None)
+        self.recorder.close_window()  # which waits for the device
+        check_ids(self.learner.device)
+        self.seconds = before + time.perf_counter() - start
 
-    summary = {
-        "method": config.recipe.method,
-        "task": config.task,
-        "data": identity["data"],
-        "seed": config.seed,
-        **{stage: recorder.stage(stage) for stage in STAGES},
-        "seconds": seconds,
-        "interactions_per_second": len(stream) / seconds,
-        "config": identity["config"],
-        "versions": versions() | {"kernels": config.kernels},
-        "embeddings": _embeddings(learner),
-        "by_popularity": {stage: recorder.by_popularity(stage) for stage in STAGES},
-    }
-    if folder is not None:
-        write_json(folder.summary, summary)
-        folder.checkpoint.unlink(missing_ok=True)
-    if stop:  # in the last batch: this run is complete, but no other may follow
-        raise Interrupted(stream.position, saved=folder is not None)
-    return summary
+    def _summary(self) -> dict[str, Any]:
+        return {
+            "method": self.config.recipe.method,
+            "task": self.config.task,
+            "data": self.identity["data"],
+            "seed": self.config.seed,
+            **{stage: self.recorder.stage(stage) for stage in STAGES},
+            "seconds": self.seconds,
+            "interactions_per_second": len(self.stream) / self.seconds,
+            "config": self.identity["config"],
+            "versions": versions() | {"kernels": self.config.kernels},
+            "embeddings": embeddings_of(self.learner),
+            "by_popularity": {stage: self.recorder.by_popularity(stage) for stage in STAGES},
+        } | ({} if self.began is None else {"from": self.began})
+
+    def _check_kept(self) -> None:
+        """Check that a run past an event has kept the state of the batch that reached it."""
+        if self.keep_at is None or self.folder is None:
+            return
+        event, kept = f"--checkpoint-at is event {self.keep_at:,}", self.folder.trained
+        passed = f"which the run in {self.folder.path} has passed"
+        if not kept.exists():
+            raise UserError(f"{event}, {passed} without keeping its state")
+        position = read_saved(kept).stream.position
+        # The last batch may have one event more.
+        if not 0 <= position - self.keep_at <= self.config.batch_size:
+            raise UserError(f"{event}, {passed}; it has kept its state at event {position:,}")
 
 
-def _event_at(share: float | None, events: int, folder: RunFolder | None) -> int | None:
+def _event_at(share: float | None, events: int, folder: RunFolder | None, keep: bool) -> int | None:
     """Return the event at which the state is kept."""
     if share is None:
         return None
@@ -210,116 +317,34 @@ def _event_at(share: float | None, events: int, folder: RunFolder | None) -> int
         raise UserError(f"--checkpoint-at is {share}; expected 0 to 1")
     if folder is None:
         raise UserError("--checkpoint-at keeps a state in the run's folder; name it with --out")
+    if not keep:
+        raise UserError("--checkpoint-at keeps a state and --no-keep none; expected one of them")
     return max(1, round(share * events))
 
 
-def _check_kept(folder: RunFolder, keep_at: int | None, batch_size: int) -> None:
-    """Check that a run past an event has kept the state of the batch that reached it."""
-    if keep_at is None:
+def _origin(config: RunConfig, events: Dataset, path: Path) -> Origin:
+    """Return the state that a run begins with, if its options leave the learner as it is."""
+    file = kept_file(path)
+    saved = read_saved(file)
+    check_goes_on(config, config_of(saved, file), file)
+    schema = schema_of(saved, file)
+    for part in ("sparse", "bag", "dense"):
+        if getattr(schema, part) != getattr(events.schema, part):
+            known = ", ".join(feature.column for feature in getattr(schema, part)) or "none"
+            raise UserError(f"{file} was trained on other {part} features: {known}")
+    return Origin(saved, file, digest_of(file))
+
+
+@contextmanager
+def _writing(path: Path | None, task: Task, resumable: bool) -> Iterator[Predictions | None]:
+    """Yield what writes predictions, if wanted; a run that nobody can resume leaves no records."""
+    if path is None:
+        yield None
         return
-    if not folder.trained.exists():
-        raise UserError(
-            f"--checkpoint-at is event {keep_at:,}, which the run in {folder.path} has passed "
-            "without keeping its state"
-        )
-    kept = checkpoint.load(folder.trained).get("stream")
-    position = kept.get("position") if isinstance(kept, dict) else None
-    if not isinstance(position, int):
-        raise UserError(f"{folder.trained} does not hold the state of a run")
-    if not 0 <= position - keep_at <= batch_size:  # the last batch may have one event more
-        raise UserError(
-            f"--checkpoint-at is event {keep_at:,}, which the run in {folder.path} has passed; it "
-            f"has kept its state at event {position:,}"
-        )
-
-
-def _embeddings(learner: StreamLearner) -> dict[str, Any]:
-    """Return what the ids own at the end, and who owns it."""
-    embedding: Any = learner.modules[0].embedding
-    ids = [len(table) for table in learner.id_tables]
-    if not isinstance(embedding, GrantedEmbedding):
-        width = sum(
-            table.shape[1]
-            for name, table in embedding.named_parameters()
-            if name in embedding.row_fields
-        ) // len(ids)
-        return {"bytes": 4 * sum(ids) * width}
-    widths = [
-        ((embedding.slots(field)[:n] > 0) * torch.tensor(embedding.embedding_dims)).sum(1)
-        for field, n in enumerate(ids)
-    ]
-    counts = [state.count[:n] for state, n in zip(learner.state.fields, ids, strict=True)]
-    slots = sum(ids) * len(embedding.embedding_dims)
-    return {
-        "bytes": 4 * (embedding.floats + slots),
-        "capacity_bytes": 4 * (embedding.capacity + slots),
-        "mean_width": {f: float(w.double().mean()) for f, w in zip(FIELDS, widths, strict=True)},
-        "rank_correlation": {
-            # Undefined where all own the same.
-            f: rank_correlation(count, width) if bool((width != width[0]).any()) else None
-            for f, count, width in zip(FIELDS, counts, widths, strict=True)
-        },
-    }
-
-
-def versions() -> dict[str, str]:
-    """Return what the numbers of a run depend on besides its options."""
-    return {
-        "autoemb": autoemb.__version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-    }
-
-
-def versions_of(summaries: Iterable[dict[str, Any]]) -> dict[str, str]:
-    """Return the versions that some runs were made with; runs that were kept may differ in them.
-
-    Examples
-    --------
-    >>> versions_of([{"versions": {"torch": "2.12"}}, {"versions": {"torch": "2.11"}}])
-    {'torch': '2.11, 2.12'}
-    """
-    values: dict[str, set[str]] = {}
-    for summary in summaries:
-        for name, version in summary["versions"].items():
-            values.setdefault(name, set()).add(str(version))
-    return {name: ", ".join(sorted(found)) for name, found in values.items()}
-
-
-def describe(events: Interactions) -> dict[str, Any]:
-    """Return what the data of a run are told by."""
-    return {
-        "name": events.name,
-        "format": events.format,
-        "interactions": len(events),
-        "users": events.num_users,
-        "items": events.num_items,
-        "skipped_rows": events.skipped_rows,
-        "digest": _digest(events),
-    }
-
-
-def _digest(events: Interactions) -> str:
-    """Return a fingerprint of the events in their order."""
-    hashed = hashlib.blake2b(digest_size=8)
-    for column in (events.user, events.item, events.rating, events.timestamp):
-        if not column.dtype.is_numeric():
-            hashed.update("\0".join(column.to_list()).encode())
-        else:
-            hashed.update(np.ascontiguousarray(column.to_numpy()).data)
-    return hashed.hexdigest()
-
-
-class _Column:
-    """A column of raw ids that slices to what an IdTable takes."""
-
-    def __init__(self, series: Any) -> None:
-        self._series = series
-
-    def __len__(self) -> int:
-        return len(self._series)
-
-    def __getitem__(self, part: slice) -> Any:
-        piece = self._series[part]
-        return piece.to_numpy() if piece.dtype.is_integer() else piece.to_list()
+    predictions = Predictions(path, task)
+    try:
+        yield predictions
+    finally:
+        if not resumable:
+            predictions.discard()
+        predictions.close()

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,85 +12,21 @@ from torch import Tensor, nn
 
 from autoemb.bilevel.passes import evaluating
 from autoemb.errors import UserError
-from autoemb.lab import RunConfig
-from autoemb.lab.config import OPTIONS
-from autoemb.lab.folder import RunFolder
-from autoemb.lab.methods import build_learner
-from autoemb.lab.ranks import rank_correlation
 from autoemb.nn.controller import select_hard
 from autoemb.nn.rows import RowModule, grow
 from autoemb.nn.soft import SoftEmbedding
 from autoemb.serving.choice import choose_widths
 from autoemb.serving.fit import Fitted, fit, squared_distance
 from autoemb.serving.model import ServedField, ServedModel
-from autoemb.streaming import IdTable, StreamLearner, checkpoint
-from autoemb.tasks import TASKS
+from autoemb.streaming import IdTable, StreamLearner
+from autoemb.tasks import Task
 
 #: Ids of one call of the embedding.
 CHUNK = 4096
 
 
-@dataclass(frozen=True)
-class Trained:
-    """A run as it was at some event.
-
-    Attributes
-    ----------
-    config : RunConfig
-    learner : StreamLearner
-    about : dict
-        ``config`` and ``data`` as recorded, and ``position``: events seen.
-    """
-
-    config: RunConfig
-    learner: StreamLearner
-    about: dict[str, Any]
-
-
-def load_trained(path: Path) -> Trained:
-    """Read what ``autoemb run --checkpoint-at`` or an interrupted run left.
-
-    Parameters
-    ----------
-    path : Path
-        A run's folder, or the file itself.
-
-    Raises
-    ------
-    UserError
-        If there is no such file or it does not hold a run.
-    """
-    file = path
-    if path.is_dir():
-        folder = RunFolder(path, {})
-        file = folder.trained if folder.trained.exists() else folder.checkpoint
-        if not file.exists():
-            raise UserError(
-                f"{path} holds no trained state; keep one with: autoemb run --checkpoint-at 0.7 "
-                f"--out {path}"
-            )
-    saved = checkpoint.load(file)
-    if "learner" not in saved:
-        raise UserError(f"{file} does not hold the state of a run")
-    try:
-        options = {name: value for name, value in saved["config"].items() if name in OPTIONS}
-        config = RunConfig(**options | {"device": "cpu"})
-        learner = build_learner(config, len(saved["config"]["fields"]))
-        learner.load_state_dict(saved["learner"])
-        about = {
-            "config": saved["config"],
-            "data": saved["data"],
-            "position": int(saved["stream"]["position"]),
-        }
-    except UserError:
-        raise
-    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        raise UserError(f"{file} does not hold the state of a run: {error!r}") from None
-    return Trained(config, learner, about)
-
-
 class Exporter:
-    """What a trained run needs to become a model of any size.
+    """What a learner needs to become a model of any size.
 
     What an id's embedding is to the model (its sizes mixed by the controller) is fitted by rows of
     each width, here, once. :meth:`export` then gives each id the width with the least error for its
@@ -101,29 +35,37 @@ class Exporter:
 
     Parameters
     ----------
-    trained : Trained
+    learner : StreamLearner
+        Over a :class:`autoemb.RatingModel`; it may go on learning.
+    task : Task
     widths : sequence of int, optional
-        To choose from, beside none at all; by default the run's sizes, or 2, 16 and its own for
+        To choose from, beside none at all; by default the learner's sizes, or 2, 16 and its own for
         one fixed width.
+    about : mapping, optional
+        Where the learner comes from: plain JSON content, kept in the model's file.
 
     Raises
     ------
     UserError
-        For a width out of range, or a run that diverged or counted no events.
+        For a width out of range, or a learner that diverged or counted no events.
     """
 
-    def __init__(self, trained: Trained, widths: Sequence[int] | None = None) -> None:
-        learner, config = trained.learner, trained.config
+    def __init__(
+        self,
+        learner: StreamLearner,
+        task: Task,
+        widths: Sequence[int] | None = None,
+        *,
+        about: Mapping[str, Any] | None = None,
+    ) -> None:
         model: Any = learner.modules[0]  # a RatingModel
         embedding = model.embedding
         soft = isinstance(embedding, SoftEmbedding)
-        own = (
-            config.recipe.dims
-            if soft
-            else [width for width in (2, 16) if width < embedding.output_dim]
-        )
-        self.trained, self.model, self.soft = trained, model, soft
-        self.scale = 1 / len(config.recipe.dims) if soft and embedding.average else 1.0
+        dims = embedding.embedding_dims if soft else (embedding.output_dim,)
+        own = dims if soft else [width for width in (2, 16) if width < embedding.output_dim]
+        self.learner, self.task, self.about = learner, task, dict(about or {})
+        self.model, self.soft, self.dims = model, soft, tuple(dims)
+        self.scale = 1 / len(dims) if soft and embedding.average else 1.0
         self.widths = _widths(widths, own, embedding.output_dim)
         importances = [
             state.count[: len(ids)].to(torch.float32).sqrt()
@@ -132,14 +74,14 @@ class Exporter:
         # Counts are inputs of the controller, too: bad ones would look like a run that diverged.
         for importance in importances:
             if not (torch.isfinite(importance).all() and importance.sum() > 0):
-                raise UserError("the run has no count of its ids' events to weigh their errors by")
+                raise UserError("no events of its ids are counted, which their errors weigh by")
         self.embeddings = mixed_embeddings(learner)
         self.fits: list[list[Fitted]] = []
         self.errors: list[Tensor] = []
         metrics = _metrics(model.hidden[0], embedding.fields)
         for known, metric, importance in zip(self.embeddings, metrics, importances, strict=True):
             if not torch.isfinite(known).all():
-                raise UserError("the run has diverged: an embedding is not a finite number")
+                raise UserError("it has diverged: an embedding is not a finite number")
             target, newcomer = known[:-1], known[-1]
             fits = [
                 _fit(target / self.scale, importance, metric * self.scale**2, width, soft)
@@ -171,22 +113,21 @@ class Exporter:
         """
         if not 0 < budget <= 1:
             raise UserError(f"--budget is {budget}; expected a share above 0 and at most 1")
-        config = self.trained.config
-        total = sum(map(len, self.errors)) * sum(config.recipe.dims)
+        total = sum(map(len, self.errors)) * sum(self.dims)
         choices = choose_widths(self.errors, (0, *self.widths), budget * total)
         served = [
             _field(table, choice, fits, known, self.scale)
             for table, choice, fits, known in zip(
-                self.trained.learner.id_tables, choices, self.fits, self.embeddings, strict=True
+                self.learner.id_tables, choices, self.fits, self.embeddings, strict=True
             )
         ]
         model = ServedModel(
             served,
             copy.deepcopy(self.model.hidden),  # whose weights the learner may go on changing
-            TASKS[config.task],
+            self.task,
             scale=self.scale,
             linear=not self.soft,
-            about=self.trained.about | {"budget": budget, "widths": list(self.widths)},
+            about=self.about | {"budget": budget, "widths": list(self.widths)},
         )
         by_index = torch.tensor((0, *self.widths))
         return model, [by_index[choice] for choice in choices]
@@ -270,26 +211,3 @@ def _add_newcomers(learner: StreamLearner, num_ids: Sequence[int]) -> None:
                 for name, field in part.row_fields.items():
                     # Where sizes are granted, newcomers own none and share zeros.
                     part.get_parameter(name)[num_ids[field] : num_ids[field] + 1].zero_()
-
-
-def export_lines(trained: Trained, model: ServedModel, kept: Sequence[Tensor]) -> list[str]:
-    """Say what an export kept: ids by width, mean width by popularity, bytes."""
-    lines = []
-    names = trained.about["config"]["fields"]
-    before = 4 * sum(map(len, kept)) * sum(trained.config.recipe.dims)
-    for name, widths, state in zip(names, kept, trained.learner.state.fields, strict=True):
-        values, numbers = torch.unique(widths, return_counts=True)
-        parts = [
-            f"{int(number):,} of {'none' if value == 0 else f'width {int(value)}'}"
-            for value, number in zip(values, numbers, strict=True)
-        ]
-        line = f"{name.removesuffix('_id')}s: {', '.join(parts)}; mean {widths.double().mean():.1f}"
-        if len(values) > 1:
-            correlation = rank_correlation(state.count[: len(widths)], widths)
-            line += f", rank correlation with popularity {correlation:.2f}"
-        lines.append(line)
-    parts_of = model.bytes()
-    rows = parts_of.pop("rows")
-    lines.append(f"rows: {rows:,} bytes instead of {before:,}")
-    lines.append("; ".join(f"{name}: {size:,}" for name, size in parts_of.items()) + " bytes")
-    return lines

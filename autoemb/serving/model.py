@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+import numpy as np
 import torch
+from pydantic import ConfigDict, Field, JsonValue
 from torch import Tensor, nn
 from torch.nn import functional
 
+from autoemb.declared import Declared
 from autoemb.errors import UserError
-from autoemb.nn.mlp import mlp
+from autoemb.nn.layers import mlp
 from autoemb.ops import soft_embedding
+from autoemb.schema import STARS
 from autoemb.streaming import IdTable, checkpoint
-from autoemb.tasks import TASKS, Task
+from autoemb.tasks import Task, task_for
 
 _KIND = "autoemb model 1"
 
@@ -49,17 +52,32 @@ class ServedField:
     newcomer: Tensor
 
     def __post_init__(self) -> None:
-        for tensor in (*self.rows, *self.projections, *self.offsets, self.newcomer):
-            if not isinstance(tensor, Tensor) or tensor.dtype != torch.float32:
-                raise ValueError(f"expected float32 tensors, not {reprlib.repr(tensor)}")
-        width = len(self.newcomer)
+        if not len(self.rows) == len(self.projections) == len(self.offsets):
+            raise ValueError("expected as many projections and offsets as widths")
+        width = _size("newcomer", self.newcomer, None)[0]
         for rows, projection, offset in zip(self.rows, self.projections, self.offsets, strict=True):
-            verbatim = rows.shape[1] == width
-            expected = (0 if verbatim else width, rows.shape[1])
-            if projection.shape != expected or offset.shape != (width,):
-                raise ValueError(f"a projection is {[*projection.shape]}, not {[*expected]}")
+            _, own = _size("rows", rows, None, None)
+            _size("projection", projection, 0 if own == width else width, own)
+            _size("offset", offset, width)
         if sum(map(len, self.rows)) != len(self.ids):
             raise ValueError(f"{len(self.ids)} ids own {sum(map(len, self.rows))} rows")
+
+
+def _size(name: str, tensor: Tensor, *expected: int | None) -> tuple[int, ...]:
+    """Return a tensor's sizes, if they are those expected; None stands for any but 0.
+
+    Only the number of rows that nobody owns may be 0.
+    """
+    sizes = tuple(tensor.shape)
+    wanted = tuple(
+        have if want is None else want for have, want in zip(sizes, expected, strict=False)
+    )
+    if tensor.dtype != torch.float32 or len(sizes) != len(expected) or sizes != wanted:
+        shape = ", ".join("any" if want is None else str(want) for want in expected)
+        raise ValueError(f"{name} is {tensor.dtype} {[*sizes]}; expected float32 [{shape}]")
+    if sizes[-1] == 0:
+        raise ValueError(f"{name} is {[*sizes]}; expected a width above 0")
+    return sizes
 
 
 class ServedModel:
@@ -85,7 +103,7 @@ class ServedModel:
     --------
     >>> import numpy as np, torch
     >>> from autoemb import IdTable, TASKS
-    >>> from autoemb.nn.mlp import mlp
+    >>> from autoemb.nn.layers import mlp
     >>> def field(ids):
     ...     table = IdTable()
     ...     _ = table.rows(ids)
@@ -170,8 +188,7 @@ class ServedModel:
 
     def predict(self, ids: Sequence[Any]) -> Tensor:
         """Return probabilities: of a positive rating [B], or of each class [B, outputs]."""
-        logits = self.logits(ids)
-        return torch.sigmoid(logits.squeeze(1)) if self.task.outputs == 1 else logits.softmax(1)
+        return predictions_of(self.task, self.logits(ids))
 
     def bytes(self) -> dict[str, int]:
         """Return the bytes of each part: rows, projections (with offsets), network, ids."""
@@ -212,6 +229,17 @@ class ServedModel:
         checkpoint.save(state, path)
 
 
+def predictions_of(task: Task, logits: Tensor) -> Tensor:
+    """Return probabilities: of a positive rating [B], or of each class [B, outputs].
+
+    Examples
+    --------
+    >>> predictions_of(TASKS["regression"], torch.zeros(2, 1))
+    tensor([0.5000, 0.5000])
+    """
+    return torch.sigmoid(logits.squeeze(1)) if task.outputs == 1 else logits.softmax(1)
+
+
 def load_model(path: Path | str) -> ServedModel:
     """Read a model that ``autoemb export`` wrote. The file is parsed, never executed.
 
@@ -234,28 +262,76 @@ def load_model(path: Path | str) -> ServedModel:
     state = checkpoint.load(Path(path))
     if state.get("kind") != _KIND:
         raise UserError(f"{path} is not a model; make one with: autoemb export")
+    saved = _SavedModel.parse(state, str(path))
     try:
-        return _model(state)
-    except UserError:
-        raise
-    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        raise UserError(f"{path} does not hold such a model: {error!r}") from None
+        return _model(saved)
+    except (LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"{path} does not hold such a model: {error}") from None
 
 
-def _model(state: Mapping[str, Any]) -> ServedModel:
+class _SavedField(Declared):
+    """What a file holds of one field: see :class:`ServedField`."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    ids: dict[str, np.ndarray[Any, Any]]
+    rows: tuple[Tensor, ...]
+    projections: tuple[Tensor, ...]
+    offsets: tuple[Tensor, ...]
+    newcomer: Tensor
+
+
+class _SavedModel(Declared):
+    """What a file holds: see :class:`ServedModel`."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    kind: Literal["autoemb model 1"]
+    task: str
+    scale: Annotated[float, Field(allow_inf_nan=False)]
+    linear: bool
+    hidden: tuple[tuple[Tensor, Tensor], ...]  # weight and bias of each layer
+    fields: tuple[_SavedField, ...]
+    about: dict[str, JsonValue]
+
+
+def _model(saved: _SavedModel) -> ServedModel:
     fields = [
-        ServedField(**content | {"ids": IdTable.from_state(content["ids"])})
-        for content in state["fields"]
+        ServedField(
+            IdTable.from_state(field.ids),
+            list(field.rows),
+            list(field.projections),
+            list(field.offsets),
+            field.newcomer,
+        )
+        for field in saved.fields
     ]
-    task = TASKS[state["task"]]
-    weights = [weight for weight, _ in state["hidden"]]
-    hidden = mlp(
-        sum(len(field.newcomer) for field in fields),
-        [len(weight) for weight in weights[:-1]],
-        task.outputs,
+    widths = [len(field.newcomer) for field in fields]
+    if len({*widths}) != 1:
+        raise ValueError(f"fields are {widths} wide; expected one width")
+    task = task_for(saved.task, STARS)
+    return ServedModel(
+        fields,
+        _network(saved.hidden, sum(widths), task.outputs),
+        task,
+        scale=saved.scale,
+        linear=saved.linear,
+        about=saved.about,
     )
-    layers = [layer for layer in hidden if isinstance(layer, nn.Linear)]
-    for layer, (weight, bias) in zip(layers, state["hidden"], strict=True):
-        layer.load_state_dict({"weight": weight, "bias": bias})
-    scale, linear, about = float(state["scale"]), bool(state["linear"]), dict(state["about"])
-    return ServedModel(fields, hidden, task, scale=scale, linear=linear, about=about)
+
+
+def _network(layers: Sequence[tuple[Tensor, Tensor]], inputs: int, outputs: int) -> nn.Sequential:
+    """Return the layers of a file, whose sizes must fit together, as they are in memory."""
+    if not layers:
+        raise ValueError("hidden is empty; expected a layer")
+    sizes = [inputs]
+    for number, (weight, bias) in enumerate(layers):
+        last = outputs if number == len(layers) - 1 else None
+        sizes.append(_size(f"weight of layer {number}", weight, last, sizes[-1])[0])
+        _size(f"bias of layer {number}", bias, sizes[-1])
+    with torch.device("meta"):  # nothing is allocated or drawn for what is replaced at once
+        network = mlp(inputs, sizes[1:-1], outputs)
+    linear = [layer for layer in network if isinstance(layer, nn.Linear)]
+    for layer, (weight, bias) in zip(linear, layers, strict=True):
+        layer.load_state_dict({"weight": weight, "bias": bias}, assign=True)
+    return network

@@ -96,8 +96,22 @@ def test_a_run_that_starts_again_has_nothing_left_of_the_one_before(make_config,
     out = tmp_path / "run"
     run(make_config(), stream, out, checkpoint_at=0.1)
     (out / "summary.json").unlink()  # as if it had been killed
-    run(make_config(), stream, out, resume=True)
+    run(make_config(), stream, out, resume=True, keep=False)
     assert not (out / "trained.safetensors").exists()
+
+
+def test_a_state_kept_on_the_way_is_not_replaced_by_that_of_the_end(make_config, stream, tmp_path):
+    out = tmp_path / "run"
+    with pytest.raises(Interrupted):
+        run(make_config(), stream, out, checkpoint_at=0.5, progress=stop_after(200))
+    run(make_config(), stream, out, resume=True)
+    assert checkpoint.load(out / "trained.safetensors")["stream"] == {"position": 160}
+
+
+def test_a_state_on_the_way_and_none_are_not_both_kept(make_config, stream, tmp_path):
+    with pytest.raises(UserError, match="--checkpoint-at keeps a state and --no-keep none"):
+        run(make_config(), stream, tmp_path / "run", checkpoint_at=0.5, keep=False)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from autoemb.bilevel import Outcome
 from autoemb.lab.recorder import STAGES, Recorder
 from autoemb.ops import distinct_columns
+from autoemb.schema import STARS
 from autoemb.streaming import Step
 from autoemb.streaming.transfer import Download
-from autoemb.tasks import TASKS
+from autoemb.tasks import task_for
 
 FIELDS, SIZES = ["user", "item"], 2
 
@@ -39,7 +40,7 @@ def make_step(size, seed, sizes=SIZES, losses=None):
 
 
 def make_recorder(offline, window, path=None, sizes=SIZES):
-    return Recorder(FIELDS, sizes, TASKS["regression"].correct, offline, window, path)
+    return Recorder(FIELDS, sizes, task_for("regression", STARS).correct, offline, window, path)
 
 
 def events_of(steps):

@@ -10,18 +10,21 @@ import threading
 import polars as pl
 import pytest
 import torch
+from autoemb.lab.methods import METHODS
 
 from autoemb.data import Interactions
 from autoemb.errors import UserError
 from autoemb.lab import Interrupted, run
 from autoemb.lab.config import OPTIONS
-from autoemb.lab.methods import METHODS
 from autoemb.streaming import checkpoint
 
 module = importlib.import_module("autoemb.lab.run")  # the package names the function alike
 
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+
+COMPLETE = ["metrics.jsonl", "summary.json", "trained.safetensors"]
 
 
 class Killed(BaseException):
@@ -71,7 +74,7 @@ def test_an_interrupted_run_continues_to_the_last_bit(
         assert (caught.value.events, caught.value.saved) == (position, True)
         assert files_of(parts) == ["checkpoint.safetensors", "metrics.jsonl"]
     summary = run(config, stream, parts, resume=True)
-    assert files_of(parts) == ["metrics.jsonl", "summary.json"]
+    assert files_of(parts) == COMPLETE
     assert numbers(summary) == numbers(expected)
     assert (parts / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
     assert numbers(json.loads((parts / "summary.json").read_text())) == numbers(expected)
@@ -153,7 +156,7 @@ def test_a_signal_during_the_last_batch_lets_the_run_complete(make_config, strea
     out = tmp_path / "run"
     with pytest.raises(Interrupted):  # what follows it, as in a comparison, must not begin
         run(make_config(), stream, out, progress=stop_at(300, send(signal.SIGINT)))
-    assert files_of(out) == ["metrics.jsonl", "summary.json"]
+    assert files_of(out) == COMPLETE
 
 
 def test_an_interrupted_run_without_a_folder_says_so(make_config, stream):
@@ -382,7 +385,7 @@ def test_a_summary_that_cannot_be_written_is_a_user_error(
     monkeypatch.setattr(module, "write_json", full)
     with pytest.raises(UserError, match=r"summary\.json cannot be written"):
         run(make_config(), stream, tmp_path / "run")
-    assert files_of(tmp_path / "run") == ["metrics.jsonl"]
+    assert files_of(tmp_path / "run") == ["metrics.jsonl", "trained.safetensors"]
 
 
 def test_metrics_that_cannot_be_written_any_more_are_a_user_error(make_config, stream, tmp_path):

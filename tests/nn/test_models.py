@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from autoemb import FixedEmbedding, RatingModel, SoftEmbedding
-from autoemb.nn.mlp import mlp
+from autoemb.nn.layers import mlp
 
 IDS = torch.tensor([[0, 1], [3, 4], [0, 4], [2, 0], [3, 1], [1, 1], [0, 2]])
 OP = torch.ops.autoemb.soft_embedding.default

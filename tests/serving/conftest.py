@@ -6,7 +6,7 @@ import pytest
 
 from autoemb.data import synthetic
 from autoemb.lab import RunConfig, run
-from autoemb.serving.export import load_trained
+from autoemb.lab.trained import load_trained
 
 SMALL = {"dims": (1, 2, 4), "batch_size": 50, "reservoir": 100, "device": "cpu"}
 SMALL |= {"hidden": (8,), "controller_hidden": (8,)}  # at 512 they take 90 % of the time

@@ -1,5 +1,7 @@
 """Scores of a served model on the events that follow."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -7,15 +9,19 @@ import torch
 from autoemb.data import synthetic
 from autoemb.errors import UserError
 from autoemb.lab.evaluate import evaluate
-from autoemb.serving.export import Exporter
+from autoemb.serving import Exporter
 from autoemb.tasks import TASKS
+
+
+def exporter_of(run):
+    return Exporter(run.learner, run.task, about=run.about)
 
 
 @pytest.mark.parametrize("order", ["chronological", "shuffled"])
 def test_scores_are_those_of_the_events_after_the_runs(trained, stream, order, monkeypatch):
     monkeypatch.setattr("autoemb.lab.evaluate.BATCH", 40)
     run = trained(order=order, seed=2)
-    model, _ = Exporter(run).export(0.3)
+    model, _ = exporter_of(run).export(0.3)
     events = stream.shuffled(2) if order == "shuffled" else stream
     rest = slice(450, 600)
     ids = [column.to_numpy()[rest] for column in (events.user, events.item)]
@@ -33,7 +39,7 @@ def test_scores_are_those_of_the_events_after_the_runs(trained, stream, order, m
 def test_the_whole_budget_scores_as_the_frozen_run(trained, stream):
     run = trained(method="darts", task="classification")
     known = [set(np.asarray(table.ids())) for table in run.learner.id_tables]
-    model, _ = Exporter(run).export(1.0)
+    model, _ = exporter_of(run).export(1.0)
     users, items = (column.to_numpy()[450:] for column in (stream.user, stream.item))
     old = np.array([u in known[0] and i in known[1] for u, i in zip(users, items, strict=True)])
     assert 10 < old.sum() < len(old)  # newcomers are tested elsewhere
@@ -44,7 +50,7 @@ def test_the_whole_budget_scores_as_the_frozen_run(trained, stream):
 
 
 def test_other_events_are_refused_unless_all_are_wanted(trained):
-    model, _ = Exporter(trained()).export(0.3)
+    model, _ = exporter_of(trained()).export(0.3)
     other = synthetic(700)
     with pytest.raises(UserError, match="not the events that the model was trained on; --all"):
         evaluate(model, other)
@@ -52,9 +58,10 @@ def test_other_events_are_refused_unless_all_are_wanted(trained):
 
 
 def test_a_model_that_tells_of_no_run_scores_all_events_alone(trained, stream):
-    model, _ = Exporter(trained()).export(0.3)
+    model, _ = exporter_of(trained()).export(0.3)
     expected = evaluate(model, stream, every=True)["loss"]
-    for about in ({}, {"config": 3}, model.about | {"position": -1}):
+    positions = (-1, 1.5, math.nan, math.inf, 10**30, None, "1", True)
+    for about in ({}, {"config": 3}, *(model.about | {"position": p} for p in positions)):
         model.about = about
         with pytest.raises(UserError, match=r"does not tell which events .* --all"):
             evaluate(model, stream)
@@ -62,7 +69,7 @@ def test_a_model_that_tells_of_no_run_scores_all_events_alone(trained, stream):
 
 
 def test_a_model_of_the_whole_stream_has_nothing_to_be_scored_on(trained, stream):
-    model, _ = Exporter(trained()).export(0.3)
+    model, _ = exporter_of(trained()).export(0.3)
     model.about["position"] = len(stream)
     with pytest.raises(UserError, match="no events follow"):
         evaluate(model, stream)

@@ -3,20 +3,21 @@
 import numpy as np
 import pytest
 import torch
+from autoemb.lab.methods import METHODS
 
 from autoemb.bilevel.passes import evaluating
 from autoemb.errors import UserError
-from autoemb.lab.methods import METHODS
+from autoemb.lab.events import stream_of
 from autoemb.lab.ranks import rank_correlation
-from autoemb.lab.run import stream_of
-from autoemb.serving.export import (
-    Exporter,
-    export_lines,
-    load_trained,
-    mixed_embeddings,
-)
+from autoemb.lab.trained import export_lines, load_trained
+from autoemb.serving import Exporter
+from autoemb.serving.export import mixed_embeddings
 
 WIDTHS = (1, 2, 4)
+
+
+def exporter_of(run, widths=None):
+    return Exporter(run.learner, run.task, widths, about=run.about)
 
 
 def columns(learner):
@@ -35,7 +36,7 @@ def test_with_the_whole_budget_predictions_are_the_trainers(trained, method, opt
     run = trained(method=method, **options)
     ids = columns(run.learner)
     expected = run.learner.predict(ids, hard=options.get("selection") == "hard")
-    model, _ = Exporter(run).export(1.0)
+    model, _ = exporter_of(run).export(1.0)
     torch.testing.assert_close(model.logits(ids), expected, rtol=1e-5, atol=1e-6)
 
 
@@ -68,7 +69,7 @@ def test_embeddings_do_not_depend_on_how_many_are_computed_at_once(trained, monk
 @pytest.mark.parametrize("budget", [0.5, 0.2, 0.05, 0.001])
 def test_rows_stay_within_the_budget(trained, budget):
     run = trained()
-    model, kept = Exporter(run).export(budget)
+    model, kept = exporter_of(run).export(budget)
     ids = sum(map(len, run.learner.id_tables))
     floats = sum(int(widths.sum()) for widths in kept)
     assert floats <= budget * ids * sum(WIDTHS)
@@ -80,7 +81,7 @@ def test_rows_stay_within_the_budget(trained, budget):
 
 def test_the_model_holds_what_was_kept(trained):
     run = trained()
-    model, kept = Exporter(run).export(0.2)
+    model, kept = exporter_of(run).export(0.2)
     for field, table, widths in zip(model.fields, run.learner.id_tables, kept, strict=True):
         ids = np.asarray(table.ids())
         assert set(field.ids.ids()) == set(ids[(widths > 0).numpy()])
@@ -99,14 +100,14 @@ def test_narrow_rows_are_close_to_what_they_stand_for(trained):
     expected = run.learner.predict(ids)
     error = {}
     for budget in (0.4, 0.1, 0.001):
-        model, _ = Exporter(run).export(budget)
+        model, _ = exporter_of(run).export(budget)
         error[budget] = (model.logits(ids) - expected).square().mean()
     assert error[0.4] < error[0.1] < error[0.001]
 
 
 def test_popular_ids_get_wider_rows(trained):
     run = trained()
-    _, kept = Exporter(run).export(0.15)
+    _, kept = exporter_of(run).export(0.15)
     counts = [
         state.count[: len(w)] for state, w in zip(run.learner.state.fields, kept, strict=True)
     ]
@@ -116,7 +117,7 @@ def test_popular_ids_get_wider_rows(trained):
 
 def test_ids_are_told_by_width_and_bytes_before_and_after(trained):
     run = trained()
-    model, kept = Exporter(run).export(0.2)
+    model, kept = exporter_of(run).export(0.2)
     users, items, rows, rest = export_lines(run, model, kept)
     assert users.startswith("users: ")
     assert "rank correlation with popularity" in items
@@ -129,24 +130,24 @@ def test_ids_are_told_by_width_and_bytes_before_and_after(trained):
 
 def test_ids_of_one_width_have_no_rank_correlation(trained):
     run = trained()
-    lines = export_lines(run, *Exporter(run, [4]).export(1.0))
+    lines = export_lines(run, *exporter_of(run, [4]).export(1.0))
     assert all("rank correlation" not in line for line in lines)
 
 
 @pytest.mark.parametrize("budget", [0, -1, 1.1, float("nan")])
 def test_a_budget_out_of_range_is_refused(trained, budget):
     with pytest.raises(UserError, match=r"--budget is .*; expected a share"):
-        Exporter(trained()).export(budget)
+        exporter_of(trained()).export(budget)
 
 
 @pytest.mark.parametrize("widths", [[0], [5], [2, 100]])
 def test_widths_out_of_range_are_refused(trained, widths):
     with pytest.raises(UserError, match=r"--widths is .*; expected widths from 1 to 4"):
-        Exporter(trained(), widths).export(0.5)
+        exporter_of(trained(), widths).export(0.5)
 
 
 def test_other_widths_may_be_chosen_from(trained):
-    model, kept = Exporter(trained(), [3, 1]).export(0.3)
+    model, kept = exporter_of(trained(), [3, 1]).export(0.3)
     assert [rows.shape[1] for rows in model.fields[0].rows] == [1, 3]
     assert set(torch.cat(kept).tolist()) <= {0, 1, 3}
 
@@ -155,13 +156,13 @@ def test_a_run_that_diverged_is_refused(trained):
     run = trained()
     with torch.no_grad():
         run.learner.modules[0].embedding.table_1[0] = float("nan")
-    with pytest.raises(UserError, match="the run has diverged"):
-        Exporter(run).export(0.5)
+    with pytest.raises(UserError, match="it has diverged"):
+        exporter_of(run).export(0.5)
 
 
 def test_the_learner_learns_on_after_an_export(trained, stream):
     run = trained()
-    model, _ = Exporter(run).export(0.5)
+    model, _ = exporter_of(run).export(0.5)
     layer = run.learner.modules[0].hidden[0]
     before = layer.weight.detach().clone()
     run.learner.learn(next(iter(stream_of(stream, run.config))))
@@ -173,17 +174,17 @@ def test_the_learner_learns_on_after_an_export(trained, stream):
 def test_a_state_that_counted_no_events_is_refused(trained, counts):
     run = trained()
     run.learner.state.fields[1].count.fill_(counts)
-    with pytest.raises(UserError, match="no count of its ids' events"):
-        Exporter(run)
+    with pytest.raises(UserError, match="no events of its ids are counted"):
+        exporter_of(run)
 
 
 def test_a_folder_without_state_is_told_how_to_keep_one(tmp_path):
-    with pytest.raises(UserError, match=r"holds no trained state; keep one with: .*checkpoint-at"):
+    with pytest.raises(UserError, match="holds no trained state; autoemb run keeps its own"):
         load_trained(tmp_path)
 
 
 def test_a_file_of_something_else_is_refused(trained, tmp_path):
-    model, _ = Exporter(trained()).export(0.5)
+    model, _ = exporter_of(trained()).export(0.5)
     model.save(path := tmp_path / "model.safetensors")
     with pytest.raises(UserError, match="does not hold the state of a run"):
         load_trained(path)
@@ -198,10 +199,10 @@ def test_the_state_is_that_of_the_run(trained):
 
 @pytest.mark.parametrize("method", ["autoemb", "fse"])
 def test_errors_are_those_of_the_embeddings_in_the_first_hidden_layer(trained, method):
-    exporter = Exporter(trained(method=method))
+    exporter = exporter_of(trained(method=method))
     first = exporter.model.hidden[0].weight.detach().chunk(2, 1)
     for f, (known, errors) in enumerate(zip(exporter.embeddings, exporter.errors, strict=True)):
-        count = exporter.trained.learner.state.fields[f].count[: len(errors)]
+        count = exporter.learner.state.fields[f].count[: len(errors)]
         candidates = [known[-1].expand_as(known[:-1])]
         for fit in exporter.fits[f]:
             inner = fit.rows @ fit.projection.t() + fit.offset if len(fit.projection) else fit.rows

@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from autoemb.bilevel.hypergradient import KINDS
 from autoemb.lab import RunConfig, methods
+from autoemb.optim import OPTIMIZERS
 from autoemb.streaming import Events, learner
 from autoemb.streaming.graph import StepGraph
 
@@ -22,7 +23,7 @@ CASES = [
       for k in KINDS],
     ("autoemb", {"norm": "batch"}),
     ("darts", {"hypergradient": "exact", "validation": "last-batch"}),
-    *[(method, {"optimizer": o}) for method in ("sam", "darts") for o in ("adagrad", "sgd")],
+    *[(method, {"optimizer": o}) for method in ("sam", "darts") for o in OPTIMIZERS],
     ("autoemb", {"selection": "hard"}),
     ("sam", {"task": "classification"}),
 ]  # fmt: skip

@@ -1,6 +1,7 @@
 """Files of state: what goes in comes out, and a bad file is refused without harm."""
 
 import json
+import os
 import pickle
 import struct
 import zipfile
@@ -11,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from autoemb.errors import UserError
@@ -142,6 +144,44 @@ def test_saving_does_not_change_or_hold_the_state(path):
     checkpoint.save({"a": tensor}, path)
     checkpoint.load(path)["a"].zero_()
     assert tensor.tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "strings",
+    [
+        [f"id {number}" for number in range(100)],
+        ["", "é", "\0", "\ud800", "𝄞", '"]}'] * 6,
+        tuple("abc" * 20),
+    ],
+)
+def test_many_strings_are_bytes_and_offsets_and_come_back(path, strings):
+    checkpoint.save({"recent": [{"ids": strings}, ["a", "b"]]}, path)
+    assert checkpoint.load(path) == {"recent": [{"ids": list(strings)}, ["a", "b"]]}
+    with safe_open(path, framework="np") as file:
+        assert len(file.metadata()["structure"]) < 200
+        assert {file.get_tensor(name).dtype.name for name in file.keys()} == {"uint8", "int64"}  # noqa: SIM118
+
+
+def test_a_list_of_strings_and_others_is_a_list(path):
+    mixed = ["a"] * 50 + [1, None]
+    checkpoint.save({"a": mixed}, path)
+    assert checkpoint.load(path) == {"a": mixed}
+
+
+def nested_lists(depth):
+    value = []
+    for _ in range(depth):
+        value = [value]
+    return {"a": value}
+
+
+def test_what_could_not_be_read_again_is_not_written(path):
+    deep = nested_lists(checkpoint.DEEPEST - 2)
+    checkpoint.save(deep, path)
+    assert checkpoint.load(path) == deep
+    with pytest.raises(TypeError, match="nested deeper than 64"):
+        checkpoint.save(nested_lists(checkpoint.DEEPEST), path)
+    assert checkpoint.load(path) == deep
 
 
 @pytest.mark.parametrize("value", [{1, 2}, object(), b"bytes", 1j, np.int64(3)])
@@ -323,6 +363,11 @@ def test_the_same_file_with_the_right_metadata_is_read(path):
         '{"dict": [["a", {"object": "0"}]]}',
         '{"dict": [["a", {"list": 3}]]}',
         '{"dict": [["a", {"list": [], "dict": []}]]}',
+        '{"dict": [["a", {"strings": ["0", "0"]}]]}',
+        '{"dict": [["a", {"strings": ["0"]}]]}',
+        '{"dict": [["a", {"strings": 3}]]}',
+        '{"dict": [["a", {"tensor": "0"}], ["b", {"tensor": "0"}]]}',
+        '{"dict": [["a", ' + '{"list": [' * 65 + "]}" * 65 + "]]}",
         "9" * 5000,
     ],
 )
@@ -377,6 +422,93 @@ def test_tensors_beyond_the_file_are_refused(path, offsets):
     path.write_bytes(struct.pack("<Q", len(text)) + text + b"\0" * 8)
     with pytest.raises(UserError, match=path.name):
         checkpoint.load(path)
+
+
+@pytest.mark.parametrize(
+    ("utf8", "offsets"),
+    [
+        (np.zeros(4, np.uint8), np.array([0, 5])),
+        (np.zeros(4, np.uint8), np.array([0, 3, 2, 4])),
+        (np.zeros(4, np.uint8), np.array([-1, 4])),
+        (np.zeros(4, np.uint8), np.array([0, 2])),
+        (np.zeros(4, np.uint8), np.zeros(0, np.int64)),
+        (np.zeros(4, np.uint8), np.array([[0, 4]])),
+        (np.zeros(4, np.int16), np.array([0, 4])),
+        (np.zeros(4, np.uint8), np.array([0.0, 4.0])),
+        (np.full(4, 255, np.uint8), np.array([0, 4])),
+    ],
+)
+def test_strings_whose_bytes_are_not_divided_are_refused(path, utf8, offsets):
+    structure = '{"dict": [["a", {"strings": ["0", "1"]}]]}'
+    tensors = {"0": torch.from_numpy(utf8), "1": torch.from_numpy(offsets)}
+    save_file(tensors, path, metadata={"format": FORMAT, "structure": structure})
+    with pytest.raises(UserError, match=path.name):
+        checkpoint.load(path)
+
+
+@pytest.mark.parametrize("shape", [[30_000, 0], [0, 2**40], [2**62, 0, 2**62]])
+def test_sizes_that_promise_more_than_the_file_has_are_refused(path, shape):
+    structure = '{"dict": [["a", {"tensor": "0"}]]}'
+    header = {"__metadata__": {"format": FORMAT, "structure": structure}}
+    header["0"] = {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text)
+    with pytest.raises(UserError, match=path.name):
+        checkpoint.load(path)
+
+
+def test_a_pipe_is_not_waited_for(path):
+    os.mkfifo(path)
+    with pytest.raises(UserError, match="no ordinary file"):
+        checkpoint.load(path)
+
+
+# Any change of bytes gives a state or a UserError of one line, soon, in little memory.
+
+SAMPLE = {
+    "step": 3,
+    "name": "x",
+    "rate": 0.5,
+    "rows": [torch.arange(40.0).view(8, 5), torch.zeros(0, 7)],
+    "ids": {"utf8": np.arange(20, dtype=np.uint8), 7: None},
+    "recent": [str(number) for number in range(40)],
+}
+
+
+def test_no_change_of_a_file_is_anything_but_a_state_or_a_users_error(tmp_path):
+    path = tmp_path / "state"
+    checkpoint.save(SAMPLE, path)
+    whole = path.read_bytes()
+    (length,) = struct.unpack("<Q", whole[:8])
+    header, data = whole[8 : 8 + length], whole[8 + length :]
+    texts = [b"9" * 12, b"-1", b"1e999", b"NaN", b"Infinity", b"{", b"]", b'"', b"null", b"\\u"]
+    place = st.integers(0, len(whole))
+    edit = st.tuples(place, st.integers(0, 30), st.sampled_from(texts) | st.binary(max_size=8))
+    cut = st.tuples(place, st.just(len(whole)), st.just(b""))
+    splice = st.builds(lambda a, b, n: (a, 0, whole[b : b + n]), place, place, st.integers(0, 400))
+    read = 0
+
+    @settings(max_examples=400, deadline=2000, derandomize=True)
+    @given(st.lists(edit | splice | cut, min_size=1, max_size=3), st.booleans())
+    def check(edits, of_header):
+        nonlocal read
+        content = bytearray(header if of_header else whole)
+        for start, length, text in edits:
+            content[start : start + length] = text
+        if of_header:  # which is found where it is, so that its text is read
+            content = struct.pack("<Q", len(content)) + content + data
+        path.write_bytes(content)
+        try:
+            assert isinstance(checkpoint.load(path), dict)
+            read += 1
+        except UserError as error:
+            said = str(error)
+            assert path.name in said
+            assert "\n" not in said
+            assert len(said) < 500
+
+    check()
+    assert read > 20
 
 
 def test_a_missing_file_is_named(path):

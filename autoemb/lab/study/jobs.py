@@ -8,17 +8,19 @@ import multiprocessing
 import os
 import re
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from contextlib import contextmanager
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from autoemb.data import Interactions, load
+from autoemb.data import Dataset, load
+from autoemb.errors import UserError
 from autoemb.lab import RunConfig, run
 from autoemb.lab.stopping import (
     Interrupted,
@@ -29,6 +31,9 @@ from autoemb.lab.stopping import (
 
 #: Seconds after which a request to stop is seen at the latest.
 POLL_SECONDS = 0.2
+
+#: Whether this process of the pool makes no run, and whether the first process is gone.
+idle, orphaned = threading.Event(), threading.Event()
 
 
 @dataclass(frozen=True)
@@ -58,14 +63,15 @@ def job(data: Path, config: RunConfig, out: Path) -> Job:
 
 
 @lru_cache(maxsize=2)  # jobs come data set by data set
-def interactions(data: Path) -> Interactions:
+def interactions(data: Path) -> Dataset:
     """Return a data set as loaded."""
     return load(data)
 
 
 def execute(job: Job) -> dict[str, Any]:
     """Make one run, or continue it, or return what it recorded when it is complete."""
-    return run(job.config, interactions(job.data), job.folder, resume=True)
+    # A study may have hundreds of runs; what they trained is not kept.
+    return run(job.config, interactions(job.data), job.folder, resume=True, keep=False)
 
 
 #: Makes runs and yields each with its summary when it is done.
@@ -78,35 +84,54 @@ def pool(processes: int) -> Iterator[Execute]:
 
     Every process computes with one thread: as many runs as cores are faster than threads within
     one, and a run's numbers do not depend on how many there are. One process is this one. On SIGINT
-    or SIGTERM every run keeps where it is; then the function raises Interrupted.
+    or SIGTERM every run keeps where it is; then the function raises Interrupted. Where a process is
+    killed the others keep where they are, too, and it raises UserError.
     """
     if processes == 1:
         yield lambda jobs: ((one, execute(one)) for one in jobs)
         return
     context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
-    with (
-        stop_requests() as stop,
-        ProcessPoolExecutor(processes, mp_context=context, initializer=_begin) as executor,
-    ):
+    with stop_requests() as stop, ExitStack() as ends:
+        # Pools of one process each: of a larger one nobody learns which run lost its process.
+        workers = [
+            ends.enter_context(ProcessPoolExecutor(1, mp_context=context, initializer=_begin))
+            for _ in range(processes)
+        ]
+        ends.callback(_interrupt_all)
+        yield partial(_make, workers, stop)
 
-        def made(jobs: Iterable[Job]) -> Iterator[tuple[Job, dict[str, Any]]]:
-            with _interrupts_wait():
-                futures = {executor.submit(_execute, one): one for one in jobs}
-            waiting = {*futures}
+
+def _make(
+    workers: Iterable[ProcessPoolExecutor], stop: list[int], jobs: Iterable[Job]
+) -> Iterator[tuple[Job, dict[str, Any]]]:
+    free, waiting = [*workers], [*jobs][::-1]
+    running: dict[Future[dict[str, Any]], tuple[Job, ProcessPoolExecutor]] = {}
+    while (waiting or running) and not stop:
+        with _interrupts_wait():
+            while waiting and free:
+                one, worker = waiting.pop(), free.pop()
+                running[worker.submit(_execute, one)] = one, worker
+        done, _ = wait(running, POLL_SECONDS, FIRST_COMPLETED)
+        for future in done:
+            one, worker = running.pop(future)
+            free.append(worker)
             try:
-                while waiting and not stop:
-                    done, waiting = wait(waiting, POLL_SECONDS, FIRST_COMPLETED)
-                    for future in done:
-                        yield futures[future], future.result()
-            finally:
-                for future in futures:
-                    future.cancel()
-            if stop:
-                for process in multiprocessing.active_children():
-                    os.kill(process.pid or 0, signal.SIGINT)
-                raise Interrupted(0, saved=True)
+                summary = future.result()
+            except BrokenExecutor:
+                raise UserError(
+                    f"{one.folder}: the process of this run was killed, perhaps for want of "
+                    "memory; the same command continues the study"
+                ) from None
+            yield one, summary
+    if stop:
+        raise Interrupted(0, saved=True)
 
-        yield made
+
+def _interrupt_all() -> None:
+    """Tell every process to keep where it is."""
+    for process in multiprocessing.active_children():
+        with suppress(ProcessLookupError):
+            os.kill(process.pid or 0, signal.SIGINT)
 
 
 @contextmanager
@@ -121,7 +146,9 @@ def _interrupts_wait() -> Iterator[None]:
 
 def _begin() -> None:
     """Prepare a process of the pool."""
+    idle.set()
     torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     # A terminal's ctrl-C then reaches the first process alone, which passes it on once: a second
     # one would stop a run before it has kept where it is.
     os.setpgrp()
@@ -129,11 +156,27 @@ def _begin() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
 
 
+def _end_with_parent() -> None:
+    """End this process when the first one has been killed: after its run has kept where it is."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        orphaned.set()
+        if idle.is_set():
+            os._exit(1)
+        os.kill(os.getpid(), signal.SIGINT)
+
+
 def _execute(one: Job) -> dict[str, Any]:
     if early_requests:
         raise Interrupted(0, saved=True)
+    idle.clear()
     try:
         return execute(one)
     except Interrupted:
         early_requests.append(signal.SIGINT)  # so that this process begins no other run
         raise
+    finally:
+        idle.set()
+        if orphaned.is_set():
+            os._exit(1)  # nobody takes the result

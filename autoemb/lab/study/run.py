@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from autoemb.errors import UserError
-from autoemb.files import write_json
+from autoemb.files import sole_writer, write_json
 from autoemb.lab.differences import differences, read_windows
 from autoemb.lab.recorder import STAGES
 from autoemb.lab.records import Bucket, Summary, Window
-from autoemb.lab.run import versions_of
 from autoemb.lab.stopping import Interrupted
 from autoemb.lab.study.config import Method, Options, Study
 from autoemb.lab.study.jobs import Execute, Job, interactions, job, pool
+from autoemb.lab.summary import versions_of
 
 #: (what is being run, runs done, runs in all)
 Progress = Callable[[str, int, int], None]
@@ -71,7 +71,7 @@ def run_study(
             raise UserError(f"{path} does not exist; --data names the folder of a study's data")
     runs = out / "runs"
     cells = [Cell(*names) for names in product(study.data, study.tasks, study.orders)]
-    with _told_as_a_study(), pool(processes) as execute:
+    with sole_writer(out), _told_as_a_study(), pool(processes) as execute:
         chosen = _choose(study, cells, runs, _reporting(execute, "choosing options", progress))
         jobs = {
             (cell, method.name, seed): job(

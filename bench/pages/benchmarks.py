@@ -1,4 +1,4 @@
-"""``python -m bench.tables`` writes docs/benchmarks.md from the records in bench/results."""
+"""docs/benchmarks.md: times and memory, from the records in bench/results."""
 
 from __future__ import annotations
 
@@ -7,16 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.harness import RESULTS
-
-PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
+from autoemb.lab.report.tables import pipes
+from bench.pages.rendering import render
 
 
 def table(place: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
     """Return the lines of a table that says in its corner where it was measured."""
-    header = [f"{place}: {header[0]}", *header[1:]]
-    rule = ["---", *["---:"] * (len(header) - 1)]
-    return [f"| {' | '.join(map(str, row))} |" for row in (header, rule, *rows)]
+    return pipes([f"{place}: {header[0]}", *header[1:]], [[*map(str, row)] for row in rows])
 
 
 def times(cases: dict[str, Any]) -> list[list[object]]:
@@ -69,7 +66,8 @@ def matrix(
 
 
 def failures(result: dict[str, Any]) -> dict[str, str]:
-    return result.get("failed", {})
+    failed: dict[str, str] = result.get("failed", {})
+    return failed
 
 
 def op(content: dict[str, Any]) -> Iterator[str]:
@@ -147,14 +145,6 @@ SECTIONS = {
     "vocabulary": ("Vocabulary", vocabulary),
     "load": ("Loading", load),
 }
-NO_GPU = [
-    "",
-    "## On a GPU",
-    "",
-    "Not yet run on a GPU. The CUDA kernels are compiled, and their code runs in emulation on the",
-    "CPU against the reference (`tests/kernels`), which tells nothing of their speed. On a machine",
-    "with a GPU, `bench/gpu.sh` fills this section.",
-]
 
 
 def section(title: str, content: dict[str, Any], lines: Iterator[str]) -> list[str]:
@@ -173,26 +163,15 @@ def section(title: str, content: dict[str, Any], lines: Iterator[str]) -> list[s
 
 def page(folder: Path) -> str:
     """Return the page of the records in a folder."""
-    lines = ["# Benchmarks", "", "Made by `python -m bench.tables` from the records in"]
-    lines += ["[bench/results](../bench/results): do not edit. The corner of each table says where"]
-    lines += ["it was measured."]
+    sections = []
     for name, (title, make) in SECTIONS.items():
         path = folder / f"{name}.json"
         if path.exists():
             content = json.loads(path.read_text())
-            lines += section(title, content, make(content))
+            sections += section(title, content, make(content))
     records = [json.loads(path.read_text()) for path in sorted(folder.glob("gpu-*.json"))]
     ran = [r for r in records if r.get("hardware", {}).get("gpu")]
     for content in ran:
         title = f"On a GPU: {content['hardware']['gpu']['name']}"
-        lines += section(title, content, gpu(content))
-    return "\n".join(lines if ran else [*lines, *NO_GPU]) + "\n"
-
-
-def main() -> None:
-    PAGE.parent.mkdir(exist_ok=True)
-    PAGE.write_text(page(RESULTS))
-
-
-if __name__ == "__main__":
-    main()
+        sections += section(title, content, gpu(content))
+    return render("benchmarks", sections="\n".join(sections), ran=bool(ran))
