@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
@@ -16,7 +17,7 @@ import typer
 # which takes 0.3 s off --help.
 from autoemb.errors import UserError
 from autoemb.lab.config import OPTIONS, RunConfig
-from autoemb.lab.sources import with_data_flags
+from autoemb.lab.sources import DataFlags, with_data_flags
 from autoemb.lab.stopping import Interrupted
 from autoemb.optim import OPTIMIZERS
 from autoemb.recipe import PRESETS, Recipe
@@ -39,6 +40,14 @@ ResumeOption = Annotated[
 ]
 
 
+#: Sections of the help, and which options they hold.
+_GROUPS = {
+    "Protocol": {*RunConfig.model_fields},
+    "Recipe": {*Recipe.model_fields},
+    "Data": {one.name for one in fields(DataFlags)},
+}
+
+
 class _Grouped(typer.core.TyperCommand):
     """A command whose help tells data, protocol and recipe apart."""
 
@@ -47,10 +56,9 @@ class _Grouped(typer.core.TyperCommand):
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
             name = parameter.name or ""
-            recipe, protocol = name in Recipe.model_fields, name in RunConfig.model_fields
-            title = "Recipe" if recipe else "Protocol" if protocol else "Options"
             if record is not None:
-                groups.setdefault(title, []).append(record)
+                titles = (title for title, names in _GROUPS.items() if name in names)
+                groups.setdefault(next(titles, "Options"), []).append(record)
         for title, records in groups.items():
             with formatter.section(title):
                 formatter.write_dl(records)
@@ -128,16 +136,12 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
     return given
 
 
-def _config(options: dict[str, Any], seeds: Sequence[int] = ()) -> RunConfig:
-    """Return the options that were given, and check the seeds that go with them."""
+def _config(options: dict[str, Any]) -> RunConfig:
     given = _given(options)
     try:
-        config = RunConfig(**given)
-        for seed in seeds:
-            config.but(seed=seed)
+        return RunConfig(**given)
     except UserError as error:
         raise UserError(_flagged(str(error))) from None
-    return config
 
 
 def _flag(name: str) -> str:
@@ -252,8 +256,7 @@ def compare_command(
     from autoemb.lab.records import Comparison
     from autoemb.lab.report import draw, wording
 
-    wanted, chosen = _names(methods), _integers("--seeds", seeds)
-    config = _config(options, chosen)
+    config, wanted, chosen = _config(options), _names(methods), _integers("--seeds", seeds)
     dataset = source()
     runs = len(wanted) * len(chosen)
     with ProgressDisplay() as display:

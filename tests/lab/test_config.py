@@ -18,6 +18,7 @@ CHOICES = {
     for name, field in OPTIONS.items()
     if get_origin(field.annotation) is Literal
 }
+CHOICES["task"] = TASK_NAMES  # or none
 
 INVALID = [
     *[(name, "bogus", f"{', '.join(known)}") for name, known in CHOICES.items()],
