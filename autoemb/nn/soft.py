@@ -191,7 +191,7 @@ class SoftEmbedding(RowModule):
         ----------
         ids : Tensor[B, F], int64
         weights : Tensor[B, F, N]
-            Mix of the sizes, of the module's dtype.
+            Mix of the sizes, of the module's dtype; under autocast of any, as a gate gives them.
 
         Returns
         -------
@@ -209,10 +209,6 @@ class SoftEmbedding(RowModule):
         """
         check_id_columns(ids, self.fields)
         batch, sizes = ids.shape[0], len(self.embedding_dims)
-        if weights.dtype != self.projection.dtype:
-            raise RuntimeError(
-                f"expected weights of dtype {self.projection.dtype} but got {weights.dtype}"
-            )
         if weights.shape != (batch, self.fields, sizes):
             raise ValueError(
                 f"expected weights of shape {[batch, self.fields, sizes]} ([B, F, N]) but got "
