@@ -104,8 +104,13 @@ for _name in _OVERLOADS.values():
     torch.library.define(f"autoemb::soft_embedding{_name}", _FORWARD)
 
 _ops = torch.ops.autoemb
-_forward = {key: getattr(_ops.soft_embedding, name[1:] or "default") for key, name in _OVERLOADS.items()}
-_backward = {False: _ops.soft_embedding_backward.default, True: _ops.soft_embedding_backward.reference}
+_forward = {
+    key: getattr(_ops.soft_embedding, name[1:] or "default") for key, name in _OVERLOADS.items()
+}
+_backward = {
+    False: _ops.soft_embedding_backward.default,
+    True: _ops.soft_embedding_backward.reference,
+}
 _double_backward = _ops.soft_embedding_double_backward.default
 
 
@@ -243,7 +248,9 @@ for _reference in (False, True):
     _register(_op, "Autograd", partial(_differentiable_backward, _reference))
     _register(_op, "CompositeExplicitAutograd", reference_op.backward)
     torch.library.register_fake(f"autoemb::{_op}", _backward_shapes)
-_register("soft_embedding_double_backward", "CompositeExplicitAutograd", reference_op.double_backward)
+_register(
+    "soft_embedding_double_backward", "CompositeExplicitAutograd", reference_op.double_backward
+)
 torch.library.register_fake("autoemb::soft_embedding_double_backward", _double_backward_shapes)
 for _op in ("soft_embedding", "soft_embedding.sparse", "soft_embedding_backward"):
     _pass = "backward" if _op.endswith("backward") else "forward"
@@ -338,6 +345,9 @@ def soft_embedding(
     reference = takes_reference(backend, tables, weights)
     if torch.compiler.is_compiling():  # to one node, autograd within
         result = _forward[reference, sparse](statistics, *problem)
-    else:
+    elif torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
         result = _SoftEmbedding.apply(reference, sparse, statistics, *problem.flat())
+    else:
+        with BelowAutograd():
+            result = _forward[reference, False](statistics, *problem)
     return SoftEmbeddingOutput(*result[:3])

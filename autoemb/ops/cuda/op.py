@@ -138,7 +138,11 @@ def _recentred(call: Call, problem: Problem) -> tuple[Any, tuple[Tensor, ...]]:
 def _given(call: Call, problem: Problem) -> tuple[Any, tuple[Tensor, ...]]:
     """Return the normaliser by given statistics, and the memory that it reads."""
     assert problem.given is not None
-    memory = (problem.given[0].contiguous(), problem.bias.contiguous(), problem.given[1].contiguous())
+    memory = (
+        problem.given[0].contiguous(),
+        problem.bias.contiguous(),
+        problem.given[1].contiguous(),
+    )
     return call.normaliser(*memory, None), memory
 
 
