@@ -106,7 +106,8 @@ def _parameter(name: str) -> inspect.Parameter:
 def _preset_values(name: str) -> dict[str, Any]:
     """Return an option's values by the optimizer and the preset that bring others."""
     rates = {kind.name: kind.rates._asdict() for kind in OPTIMIZERS.values()}
-    return {who: values[name] for who, values in (rates | PRESETS).items() if name in values}
+    found = {who: values[name] for who, values in (rates | PRESETS).items() if name in values}
+    return {who: value for who, value in found.items() if value != OPTIONS[name].default}
 
 
 def _kind(annotation: Any) -> tuple[Any, str | None, tuple[str, ...]]:

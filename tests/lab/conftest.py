@@ -5,8 +5,9 @@ import json
 import polars as pl
 import pytest
 
-from autoemb.data import Interactions, synthetic
+from autoemb.data import Dataset, synthetic
 from autoemb.lab import RunConfig
+from autoemb.schema import Label, Schema, Sparse
 
 
 @pytest.fixture(scope="session")
@@ -34,15 +35,16 @@ def make_stream():
 
     def make(events, name="by hand"):
         number = pl.Series(range(events), dtype=pl.Int64)
-        return Interactions(
-            name=name,
-            user=number % 3,
-            item=number % 5 + 10,
-            rating=(number % 5 + 1).cast(pl.Float32),
-            timestamp=number * 60,
-            max_rating=5.0,
-            format="by hand",
-        )
+        columns = {
+            "user_id": number % 3,
+            "item_id": number % 5 + 10,
+            "rating": (number % 5 + 1).cast(pl.Float32),
+            "timestamp": number * 60,
+        }
+        label = Label(column="rating", kind="rating", scale=(0.0, 5.0))
+        sparse = (Sparse(column="user_id"), Sparse(column="item_id"))
+        schema = Schema(label=label, sparse=sparse)
+        return Dataset(name=name, format="by hand", schema=schema, frame=pl.DataFrame(columns))
 
     return make
 

@@ -43,7 +43,7 @@ INVALID = [
     ("offline_fraction", NAN, "at most 1"),
     *[(name, 2**63, f"at most {2**40}") for name in ("batch_size", "window", "reservoir", "limit")],
     *[("budget", value, "above 0|at most 1") for value in (0, -0.1, 1.1, NAN)],
-    ("init_std", -0.1, "at least 0"),
+    *[(name, -0.1, "at least 0") for name in ("init_std", "row_weight_decay")],
     *[("init_std", value, "a finite number") for value in (NAN, INF)],
     *[
         (name, value, "above 0" if value <= 0 else "a finite number")
@@ -242,7 +242,7 @@ def test_the_defaults_are_the_papers_but_for_the_recipe():
     assert config.recipe.dims == (2, 16, 128)
     assert config.recipe.hidden == config.recipe.controller_hidden == (512, 512)
     assert (config.batch_size, config.offline_fraction) == (500, 0.7)
-    assert (config.task, config.order) == ("regression", "chronological")
+    assert (config.task, config.order) == (None, "chronological")
     assert (config.recipe.method, config.recipe.hypergradient) == ("autoemb", "first")
 
 
