@@ -6,8 +6,9 @@ from functools import partial
 import polars as pl
 import pytest
 
-from autoemb.data import Interactions, synthetic
+from autoemb.data import Dataset, synthetic
 from autoemb.lab import RunConfig, methods
+from autoemb.schema import RATINGS, STARS
 
 
 @pytest.fixture(autouse=True)
@@ -40,15 +41,15 @@ def make_stream():
 
     def make(events, name="by hand"):
         number = pl.Series(range(events), dtype=pl.Int64)
-        return Interactions(
-            name=name,
-            user=number % 3,
-            item=number % 5 + 10,
-            rating=(number % 5 + 1).cast(pl.Float32),
-            timestamp=number * 60,
-            max_rating=5.0,
-            format="by hand",
+        frame = pl.DataFrame(
+            {
+                "user_id": number % 3,
+                "item_id": number % 5 + 10,
+                "rating": (number % 5 + 1).cast(pl.Float32),
+                "timestamp": number * 60,
+            }
         )
+        return Dataset(name, "by hand", RATINGS.model_copy(update={"label": STARS}), frame)
 
     return make
 

@@ -19,8 +19,8 @@ def test_scores_are_those_of_the_events_after_the_runs(trained, stream, order, m
     model, _ = Exporter(run).export(0.3)
     events = stream.shuffled(2) if order == "shuffled" else stream
     rest = slice(450, 600)
-    ids = [column.to_numpy()[rest] for column in (events.user, events.item)]
-    stars = torch.from_numpy(events.rating.to_numpy()[rest] * (5 / events.max_rating)).float()
+    ids = [events.frame[name].to_numpy()[rest] for name in ("user_id", "item_id")]
+    stars = torch.from_numpy(events.frame["rating"].to_numpy()[rest].copy())
     task = task_for("regression", STARS)
     logits = model.logits(ids)
     scores = evaluate(model, stream)
@@ -35,7 +35,7 @@ def test_the_whole_budget_scores_as_the_frozen_run(trained, stream):
     run = trained(method="darts", task="classification")
     known = [set(np.asarray(table.ids())) for table in run.learner.id_tables]
     model, _ = Exporter(run).export(1.0)
-    users, items = (column.to_numpy()[450:] for column in (stream.user, stream.item))
+    users, items = (stream.frame[name].to_numpy()[450:] for name in ("user_id", "item_id"))
     old = np.array([u in known[0] and i in known[1] for u, i in zip(users, items, strict=True)])
     assert 10 < old.sum() < len(old)  # newcomers are tested elsewhere
     expected = run.learner.predict([users[old], items[old]])

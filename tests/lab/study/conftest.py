@@ -23,8 +23,7 @@ dims = [2, 4]
 def folder(tmp_path):
     events = synthetic(1000)
     lines = ["user_id,item_id,rating,timestamp"]
-    columns = events.user, events.item, events.rating, events.timestamp
-    lines += [",".join(map(str, row)) for row in zip(*columns, strict=True)]
+    lines += [",".join(map(str, row)) for row in events.frame.rows()]
     (tmp_path / "ratings.csv").write_text("\n".join(lines) + "\n")
     return tmp_path
 
