@@ -223,12 +223,19 @@ def test_a_broken_row_is_named_and_nothing_is_written(autoemb, tmp_path):
     assert "left out 1 broken rows" in error
 
 
-def test_columns_are_named_by_flags(autoemb, tmp_path):
+def test_flags_say_what_the_columns_are(autoemb, tmp_path):
     ratings = tmp_path / "ratings.csv"
     rows = "".join(f"u{u},{u % 7},{u % 5 + 1},{100 + u}\n" for u in range(50))
-    ratings.write_text(f"who,what,stars,when\n{rows}")
-    names = ["--sparse", "who,what", "--label", "stars", "--timestamp", "when"]
-    assert autoemb("run", "--data", ratings, *names, "--task", "regression", *SMALL)[0] == 0
+    ratings.write_text(f"user_id,item_id,stars,when\n{rows}")
+    names = ["--sparse", "user_id,item_id", "--label", "stars", "--timestamp", "when"]
+    code, _, error = autoemb("run", "--data", ratings, *names, "--scale", "-5,5", "--dims", "2")
+    assert (code, error.count("not used")) == (0, 0)
+    plain = tmp_path / "plain.csv"
+    plain.write_text(rows)
+    order = "user_id,item_id,stars,when"
+    again = autoemb("run", "--data", plain, "--columns", order, *names, "--scale", "-5,5",
+                    "--dims", "2")  # fmt: skip
+    assert again[0] == 0
     code, _, error = autoemb("run", "--data", ratings, "--columns", "user_id=who")
     assert (code, "--columns is 'user_id=who'" in error) == (2, True)
 
