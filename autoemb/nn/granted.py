@@ -131,6 +131,12 @@ class GrantedEmbedding(SoftEmbedding):
                 new = slots.new_zeros(missing, slots.shape[1])
                 self._slots[field] = torch.cat([slots, new])
 
+    def cut(self, num_rows: Mapping[str, int]) -> None:
+        """Make room for at most so many ids of each table; those beyond must own nothing."""
+        for field, table in enumerate(self.reading.tables):
+            slots = self.slots(field)
+            self._slots[field] = slots[: num_rows.get(table, len(slots))].clone()
+
     @torch.no_grad()
     def grant(self, field: int, ids: Tensor, size: int) -> Tensor:
         """Give ids a row of a size each, zero at first.
@@ -183,6 +189,15 @@ class GrantedEmbedding(SoftEmbedding):
         for row in rows.tolist():
             heapq.heappush(self._free[field][size], row)
         slots[ids, size] = 0
+
+    @torch.no_grad()
+    def give_back(self, field: int, ids: Tensor, size: int, rows: Tensor) -> None:
+        """Take back what :meth:`revoke` did: ids [U] own free rows [U] of a size again."""
+        taken = set(rows.tolist())
+        free = [row for row in self._free[field][size] if row not in taken]
+        heapq.heapify(free)
+        self._free[field][size] = free
+        self.slots(field)[ids, size] = rows.to(torch.int32)
 
     def _enlarge(self, field: int, size: int, missing: int) -> None:
         arena = self.arena(field, size)
