@@ -58,14 +58,14 @@ def check_mix(
     Raises
     ------
     RuntimeError
-        For another dtype.
+        For another dtype, without autocast.
     ValueError
         For another shape, or a table without a mix; names it.
     """
     if weights is None:
         return
     for tensor in [weights] if isinstance(weights, Tensor) else weights.values():
-        if tensor.dtype != dtype:
+        if tensor.dtype != dtype and not torch.is_autocast_enabled(tensor.device.type):
             raise RuntimeError(f"expected weights of dtype {dtype} but got {tensor.dtype}")
     if isinstance(weights, Tensor):
         if weights.shape != shape:

@@ -83,14 +83,19 @@ class Controller(nn.Module):
         self, rows: Mapping[str, Tensor], features: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
         """Return the mix [U, N] of each table's distinct ids; ``rows`` is not used."""
+        logits = self.logits(features)
+        return {table: torch.softmax(values, 1) for table, values in logits.items()}
+
+    def logits(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the logits [U, N] of each table's mix."""
         inputs = [features[table] for table in self.tables]
+        found: Sequence[Tensor]
         if self.shared:
-            logits = self._shared_logits(inputs)
+            found = self._shared_logits(inputs)
         else:
             pairs = zip(self.networks, inputs, strict=True)
-            logits = [self._with_prior(network(_padded(x))[: len(x)], x) for network, x in pairs]
-        mixes = [torch.softmax(values, 1) for values in logits]
-        return dict(zip(self.tables, mixes, strict=True))
+            found = [self._with_prior(network(_padded(x))[: len(x)], x) for network, x in pairs]
+        return dict(zip(self.tables, found, strict=True))
 
     def _shared_logits(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
         lengths = [len(x) for x in inputs]

@@ -190,8 +190,8 @@ class SoftEmbedding(LogicalState, RowModule):
             Row numbers: a column for each table, or by the name of the feature
             (:class:`autoemb.nn.Inputs`; a mapping of str to Tensor[B] or :class:`autoemb.Bag`).
         weights : Tensor[B, F, N], or mapping of str to Tensor[V_f, N], optional
-            Mix of the sizes, of the module's dtype: of each event and feature (all ids of a bag
-            share it), or of each row by table. By default all sizes have 1/N.
+            Mix of the sizes: of each event and feature (all ids of a bag share it), or of each row
+            by table. Of the module's dtype; under autocast of any. By default all sizes have 1/N.
 
         Returns
         -------

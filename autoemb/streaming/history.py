@@ -140,7 +140,9 @@ class History:
         count, last_loss, mean_loss, mix = (torch.cat(parts) for parts in zip(*found, strict=True))
         scalars = torch.stack([last_loss, torch.log1p(count.to(torch.float32)), mean_loss], 1)
         features = torch.cat([encode_popularity(count), mix, scalars], 1)
-        return dict(zip(rows, features.split_with_sizes([len(own) for own in rows.values()]), strict=True))
+        return dict(
+            zip(rows, features.split_with_sizes([len(own) for own in rows.values()]), strict=True)
+        )
 
     def popularity_prior(self) -> Tensor:
         """Return logits [32 + N + 3, N] by feature: the widest size's rises with popularity.

@@ -216,10 +216,14 @@ class StreamLearner:
             with self._lock:
                 self.encoder.dense.update(batch.dense)
         if self.trainer.bilevel:
-            if self.validation == "reservoir" and self.reservoir is not None:
-                self.reservoir.add(batch)
-            self._recent = [batch, *self._recent[:1]]
+            self._remember(batch)
         return step
+
+    def _remember(self, batch: Batch) -> None:
+        """Keep a batch that was learnt, for the controller."""
+        if self.validation == "reservoir" and self.reservoir is not None:
+            self.reservoir.add(batch)
+        self._recent = [batch, *self._recent[:1]]
 
     def _before(self) -> tuple[dict[str, int], Tensor, Any]:
         drawn = None if self.reservoir is None else self.reservoir.random_state()

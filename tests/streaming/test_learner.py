@@ -5,10 +5,10 @@ import copy
 import numpy as np
 import pytest
 import torch
+from autoemb.lab.methods import METHODS
 
 from autoemb.bilevel import Batch
 from autoemb.bilevel.hypergradient import KINDS
-from autoemb.lab.methods import METHODS
 from autoemb.nn.controller import select_hard
 from autoemb.optim import OPTIMIZERS
 from autoemb.streaming import Events, Reservoir, checkpoint
