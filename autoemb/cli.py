@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
@@ -16,13 +17,13 @@ import typer
 # which takes 0.3 s off --help.
 from autoemb.errors import UserError
 from autoemb.lab.config import OPTIONS, RunConfig
-from autoemb.lab.sources import with_data_flags
+from autoemb.lab.sources import DataFlags, with_data_flags
 from autoemb.lab.stopping import Interrupted
 from autoemb.optim import OPTIMIZERS
 from autoemb.recipe import PRESETS, Recipe
 
 if TYPE_CHECKING:
-    from autoemb.lab.records import Comparison
+    from autoemb.lab.records import Comparison, Embeddings
 
 app = typer.Typer(
     help="Adaptive embedding sizes for recommenders on live streams.",
@@ -39,6 +40,14 @@ ResumeOption = Annotated[
 ]
 
 
+#: Sections of the help, and which options they hold.
+_GROUPS = {
+    "Protocol": {*RunConfig.model_fields},
+    "Recipe": {*Recipe.model_fields},
+    "Data": {one.name for one in fields(DataFlags)},
+}
+
+
 class _Grouped(typer.core.TyperCommand):
     """A command whose help tells data, protocol and recipe apart."""
 
@@ -47,10 +56,9 @@ class _Grouped(typer.core.TyperCommand):
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
             name = parameter.name or ""
-            recipe, protocol = name in Recipe.model_fields, name in RunConfig.model_fields
-            title = "Recipe" if recipe else "Protocol" if protocol else "Options"
             if record is not None:
-                groups.setdefault(title, []).append(record)
+                titles = (title for title, names in _GROUPS.items() if name in names)
+                groups.setdefault(next(titles, "Options"), []).append(record)
         for title, records in groups.items():
             with formatter.section(title):
                 formatter.write_dl(records)
@@ -128,16 +136,12 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
     return given
 
 
-def _config(options: dict[str, Any], seeds: Sequence[int] = ()) -> RunConfig:
-    """Return the options that were given, and check the seeds that go with them."""
+def _config(options: dict[str, Any]) -> RunConfig:
     given = _given(options)
     try:
-        config = RunConfig(**given)
-        for seed in seeds:
-            config.but(seed=seed)
+        return RunConfig(**given)
     except UserError as error:
         raise UserError(_flagged(str(error))) from None
-    return config
 
 
 def _flag(name: str) -> str:
@@ -222,8 +226,10 @@ def run_command(
             origin=from_,
             progress=progress,
         )
-    _print_table(as_comparison(Summary.parse(summary, "summary.json")))
-    typer.echo(_embeddings_line(summary["embeddings"]))
+    record = Summary.parse(summary, "summary.json")
+    _print_table(as_comparison(record))
+    if record.embeddings is not None:
+        typer.echo(_embeddings_line(record.embeddings))
     if out is not None:
         typer.echo(f"recorded in {out}; draw its report with: autoemb report {out}")
 
@@ -250,8 +256,7 @@ def compare_command(
     from autoemb.lab.records import Comparison
     from autoemb.lab.report import draw, wording
 
-    wanted, chosen = _names(methods), _integers("--seeds", seeds)
-    config = _config(options, chosen)
+    config, wanted, chosen = _config(options), _names(methods), _integers("--seeds", seeds)
     dataset = source()
     runs = len(wanted) * len(chosen)
     with ProgressDisplay() as display:
@@ -330,7 +335,7 @@ def export_command(
     trained = load_trained(run_)
     make_folder_of(out)
     chosen = None if widths is None else _integers("--widths", widths)
-    exporter = Exporter(trained.learner, trained.task, chosen, about=trained.about)
+    exporter = Exporter(trained.learner, trained.schema, trained.task, chosen, about=trained.about)
     model, kept = exporter.export(budget)
     model.save(out)
     for line in export_lines(trained, model, kept):
@@ -341,7 +346,7 @@ def export_command(
 @app.command("evaluate")
 @with_data_flags
 def evaluate_command(
-    source: Callable[[], Any],
+    source: Callable[..., Any],
     file: Annotated[Path, typer.Argument(metavar="FILE", help="What export wrote.")],
     every: Annotated[
         bool, typer.Option("--all", help="Score all events, also of other data.")
@@ -356,12 +361,13 @@ def evaluate_command(
     model = load_model(file)
     if out is not None:
         make_folder_of(out)
-    scores = evaluate(model, source(), every=every)
+    scores = evaluate(model, source(model.schema, model.task.name), every=every)
     if out is not None:
         write_json(out, scores | {"bytes": model.bytes(), "about": model.about})
+    metrics = [f"{name} {scores[name]:.4f}" for name in model.task.metrics if name in scores]
     typer.echo(
-        f"loss {scores['loss']:.4f}, accuracy {scores['accuracy']:.4f} over "
-        f"{scores['interactions']:,} events, {scores['interactions_per_second']:,.0f} a second"
+        f"{', '.join(metrics)} over {scores['interactions']:,} events, "
+        f"{scores['interactions_per_second']:,.0f} a second"
     )
 
 
@@ -397,13 +403,13 @@ def info_command() -> None:
         typer.echo(line)
 
 
-def _embeddings_line(embeddings: dict[str, Any]) -> str:
+def _embeddings_line(embeddings: Embeddings) -> str:
     from autoemb.lab.report import wording
 
-    found = embeddings.get("mean_width", {}).items()
+    found = embeddings.mean_width.items()
     widths = [f"{wording.feature(name)} {width:.1f}" for name, width in found]
     means = f"; mean width: {', '.join(widths)}" if widths else ""
-    return f"embeddings: {embeddings['bytes']:,} bytes{means}"
+    return f"embeddings: {embeddings.bytes:,} bytes{means}"
 
 
 def _print_table(comparison: Comparison) -> None:
@@ -421,8 +427,10 @@ def main() -> None:
     """
     try:
         app(standalone_mode=True)
-    except UserError as error:
-        print(f"autoemb: error: {error}", file=sys.stderr)  # noqa: T201
+    except (UserError, OSError, MemoryError) as error:
+        # What a full disk, a folder or a machine's memory refuses is no fault of the program.
+        said = " ".join(str(error).split()) or "there is not enough memory"
+        print(f"autoemb: error: {said}", file=sys.stderr)  # noqa: T201
         sys.exit(2)
     except Interrupted as stopped:
         print(f"autoemb: {stopped}", file=sys.stderr)  # noqa: T201

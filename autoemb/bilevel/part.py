@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from autoemb.bilevel.lock import Lock
 from autoemb.bilevel.working_set import Functional
 from autoemb.optim import OPTIMIZERS, RowOptimizer
 
@@ -69,8 +70,8 @@ class Change(NamedTuple):
 class Part:
     """A module with the optimisers of its dense and row parameters."""
 
-    def __init__(self, module: nn.Module, updating: Updating) -> None:
-        self.function = Functional(module)
+    def __init__(self, module: nn.Module, updating: Updating, lock: Lock) -> None:
+        self.function = Functional(module, lock)
         self.max_grad_norm = updating.max_grad_norm
         self.dense_optimizer: torch.optim.Optimizer | None = None
         self.row_optimizer: RowOptimizer | None = None

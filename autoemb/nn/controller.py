@@ -83,22 +83,26 @@ class Controller(nn.Module):
         self, rows: Mapping[str, Tensor], features: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
         """Return the mix [U, N] of each table's distinct ids; ``rows`` is not used."""
+        logits = self.logits(features)
+        return {table: torch.softmax(values, 1) for table, values in logits.items()}
+
+    def logits(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the logits [U, N] of each table's mix."""
         inputs = [features[table] for table in self.tables]
+        found: Sequence[Tensor]
         if self.shared:
-            logits = self._shared_logits(inputs)
+            found = self._shared_logits(inputs)
         else:
             pairs = zip(self.networks, inputs, strict=True)
-            logits = [self._with_prior(network(_padded(x))[: len(x)], x) for network, x in pairs]
-        mixes = [torch.softmax(values, 1) for values in logits]
-        return dict(zip(self.tables, mixes, strict=True))
+            found = [self._with_prior(network(_padded(x))[: len(x)], x) for network, x in pairs]
+        return dict(zip(self.tables, found, strict=True))
 
     def _shared_logits(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
         lengths = [len(x) for x in inputs]
         history = torch.cat([*inputs])
-        number = torch.cat(
-            [x.new_full((len(x),), t, dtype=torch.int64) for t, x in enumerate(inputs)]
-        )
-        told = functional.one_hot(number, len(self.tables)).to(history.dtype)
+        told = history.new_zeros(len(history), len(self.tables))
+        for t, own in enumerate(told.split_with_sizes(lengths)):
+            own[:, t] = 1
         logits = self.networks[0](_padded(torch.cat([history, told], 1)))[: len(history)]
         return self._with_prior(logits, history).split_with_sizes(lengths)
 
@@ -143,7 +147,7 @@ class PerIdLogits(RowModule):
 
     def new_rows(self, name: str, keys: Keys) -> Tensor:
         """Start new ids with equal weights."""
-        return self.get_parameter(name).new_zeros(len(keys), self.sizes)
+        return self.table(name).new_zeros(len(keys), self.sizes)
 
     def init_rows(self, name: str, rows: Tensor) -> None:
         """Start all ids with equal weights."""

@@ -57,6 +57,8 @@ class InPlay:
             return known[1]
         if table not in self.rows:
             raise IndexError(f"table {table!r} has no rows in play; no feature read names it")
+        if ids is self.rows[table]:
+            return torch.arange(len(ids), device=ids.device)
         rows, ids = self.rows[table], ids.contiguous()
         found = torch.searchsorted(rows, ids)
         absent = rows[found.clamp_max(len(rows) - 1)] != ids if len(rows) else found == found
@@ -67,6 +69,43 @@ class InPlay:
             return found
         found = found.masked_fill(absent, torch.iinfo(torch.int64).max)
         return rows_of(found.reshape(-1, 1), [len(rows)]).view(ids.shape)
+
+
+def find_rows(ids: Tensor, num_rows: Mapping[str, int]) -> Tensor:
+    """Return the rows of ids, a column for each table: the ids themselves, checked.
+
+    Parameters
+    ----------
+    ids : Tensor[B, F], int64
+    num_rows : mapping of str to int
+        Of each of F tables.
+
+    Returns
+    -------
+    Tensor[B, F], int64
+        On a GPU :data:`autoemb.ops.lookup.NO_ROW` in place of an id out of range.
+
+    Raises
+    ------
+    IndexError
+        For an id out of range; names id and table. On a GPU a later call raises it.
+
+    Examples
+    --------
+    >>> find_rows(torch.tensor([[7], [12]]), {"item_id": 10})
+    Traceback (most recent call last):
+        ...
+    IndexError: table 'item_id': id 12 is not in [0, 9]
+    """
+    try:
+        return rows_of(ids, [*num_rows.values()])
+    except IndexError:
+        for column, (table, rows) in zip(ids.unbind(1), num_rows.items(), strict=True):
+            outside = column[(column < 0) | (column >= rows)]
+            if ids.device.type == "cpu" and len(outside):
+                bad = int(outside[0])
+                raise IndexError(f"table {table!r}: id {bad} is not in [0, {rows - 1}]") from None
+        raise  # of an earlier call
 
 
 class RowModule(nn.Module):
@@ -203,8 +242,7 @@ class RowModule(nn.Module):
         """
         if self._in_play is not None:
             return self._in_play.positions(table, ids)
-        number = list(dict.fromkeys(self.row_tables.values())).index(table)
-        return rows_of(ids.reshape(-1, 1), [self.num_rows(table)], number).view(ids.shape)
+        return find_rows(ids.reshape(-1, 1), {table: self.num_rows(table)}).view(ids.shape)
 
     def lookup(self, name: str, ids: Tensor) -> Tensor:
         """Return the rows [..., width] that the parameter ``name`` holds for ids [...]."""

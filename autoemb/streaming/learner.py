@@ -220,10 +220,14 @@ class StreamLearner:
                 self._change.enter_context(self._lock)
                 self.encoder.dense.update(batch.dense)
             if self.trainer.bilevel:
-                if self.validation == "reservoir" and self.reservoir is not None:
-                    self.reservoir.add(batch)
-                self._recent = [copy_of(batch), *self._recent[:1]]
+                self._remember(batch)
         return step
+
+    def _remember(self, batch: Batch) -> None:
+        """Keep a batch that was learnt, for the controller."""
+        if self.validation == "reservoir" and self.reservoir is not None:
+            self.reservoir.add(batch)
+        self._recent = [copy_of(batch), *self._recent[:1]]
 
     def _inserted(self, batch: Batch) -> Example:
         """Return a batch with rows for its ids; new ones get the next rows of their tables."""
@@ -372,7 +376,9 @@ class StreamLearner:
                 self.reservoir.load_state_dict(saved["reservoir"])
             if self.grants is not None:
                 self.grants.load_state_dict(saved["grants"])
-            self._recent = [checked_past(self.encoder, batch_from_state(one)) for one in saved["recent"]]
+            self._recent = [
+                checked_past(self.encoder, batch_from_state(one)) for one in saved["recent"]
+            ]
             if self.reservoir is not None and len(self.reservoir):
                 checked_past(self.encoder, self.reservoir.all())
             torch.random.set_rng_state(saved["random"])

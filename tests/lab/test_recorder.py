@@ -143,7 +143,7 @@ def check_windows_add_up(lines, stage):
 
 def check_popularity(rows, events, sizes):
     for field, name in enumerate(FIELDS):
-        mine = [row for row in rows if row["field"] == name]
+        mine = [row for row in rows if row["feature"] == name]
         assert sum(row["interactions"] for row in mine) == len(events)
         assert [row["low"] for row in mine] == sorted({row["low"] for row in mine})
         for row in mine:
@@ -196,7 +196,7 @@ def test_popularity_goes_by_octaves():
     step = make_step(7, 0)
     counts = torch.tensor([0, 1, 2, 3, 6, 7, 2**31])
     recorder.add(step._replace(popularity=[counts, counts]))
-    rows = [row for row in recorder.by_popularity("online") if row["field"] == "item"]
+    rows = [row for row in recorder.by_popularity("online") if row["feature"] == "item"]
     assert [(row["low"], row["interactions"]) for row in rows] == [
         (0, 1),
         (1, 2),

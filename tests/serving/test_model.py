@@ -301,10 +301,9 @@ def test_a_small_file_that_promises_a_large_model_takes_neither_memory_nor_time(
         True
     ] * len(files)
     kilobytes, seconds = map(float, measured.split())
-    # 20,000 fields are 13 MB of text and some 90 MB of parsed objects; 3.7 GB and 22 s were seen
-    # for the layers alone.
-    assert kilobytes < 300_000
-    assert seconds < 10
+    # 41 MB and 3 s here, of 5 MB of text; 3.7 GB and 22 s where sizes are believed
+    assert kilobytes < 150_000
+    assert seconds < 20  # on a busy machine
 
 
 # Copies

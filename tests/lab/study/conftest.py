@@ -10,6 +10,8 @@ seeds = [0, 1]
 [options]
 batch_size = 50
 window = 50
+hidden = [8]
+controller_hidden = [8]
 [methods.narrow]
 method = "fse"
 dims = [2]
@@ -17,6 +19,11 @@ dims = [2]
 method = "autoemb"
 dims = [2, 4]
 """
+
+
+@pytest.fixture(autouse=True)
+def small_networks():
+    """Leave the networks as they are: a study's processes know nothing of narrow ones."""
 
 
 @pytest.fixture
