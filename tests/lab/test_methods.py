@@ -5,9 +5,9 @@ import math
 
 import pytest
 import torch
+from autoemb.lab.methods import METHODS, build_learner
 
 from autoemb import Controller, FixedEmbedding, PerIdLogits, RatingModel, SoftEmbedding
-from autoemb.lab.methods import METHODS, build_learner
 from autoemb.lab.report.wording import display
 from autoemb.schema import STARS
 from autoemb.streaming import Stream
