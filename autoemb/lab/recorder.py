@@ -156,6 +156,9 @@ class Recorder:
             found["accuracy"] = right / weight if weight else None
         return found
 
+    def _mix_of(self, sums: Sequence[float]) -> list[float] | None:
+        return [w / sums[1] for w in sums[_SUMS:]] if self.sizes and sums[1] else None
+
     def _mixes(self) -> dict[str, list[float]] | None:
         if self.sizes == 0:
             return None
@@ -187,7 +190,7 @@ class Recorder:
                         "high": 2 ** (octave + 1) - 2,
                         "interactions": int(sums[0]),
                         **self._loss_and_accuracy(sums),
-                        "weights": [w / sums[1] for w in sums[_SUMS:]] if self.sizes else None,
+                        "weights": self._mix_of(sums),
                     }
                 )
         return rows
