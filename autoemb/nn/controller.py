@@ -102,7 +102,7 @@ class Controller(nn.Module):
         history = torch.cat([*inputs])
         told = history.new_zeros(len(history), len(self.tables))
         for t, own in enumerate(told.split_with_sizes(lengths)):
-            own[:, t] = 1
+            own.select(1, t).fill_(1)
         logits = self.networks[0](_padded(torch.cat([history, told], 1)))[: len(history)]
         return self._with_prior(logits, history).split_with_sizes(lengths)
 
