@@ -196,7 +196,7 @@ def _read_as(feature: Sparse) -> tuple[str, str, str]:
     return (
         f"from table {feature.table!r}",
         "as a bag" if isinstance(feature, BagFeature) else "as one id an event",
-        "with" if feature.counts else "without",
+        "as events of its ids" if feature.counts else "without counting its ids",
     )
 
 

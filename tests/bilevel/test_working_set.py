@@ -33,11 +33,9 @@ READS = {
 TABLES_READ = ("person", "tags", "item_id")
 
 some_id = st.integers(0, 9) | st.integers(0, 2**62)
-events = st.lists(
-    st.tuples(some_id, some_id, some_id, st.lists(some_id, max_size=3), st.lists(some_id, max_size=3)),
-    min_size=1,
-    max_size=6,
-)  # fmt: skip
+some_ids = st.lists(some_id, max_size=3)
+event = st.tuples(some_id, some_id, some_id, some_ids, some_ids)
+events = st.lists(event, min_size=1, max_size=6)
 
 
 def as_bag(lists):
@@ -178,7 +176,7 @@ def test_the_features_of_all_modules_inside_are_read():
 def test_one_feature_read_from_two_tables_is_refused():
     module = towers(a="user_id", b=Sparse(column="user_id", table="person"))
     with pytest.raises(
-        ValueError, match="'user_id' is read from table 'user_id' and from 'person'"
+        ValueError, match="'user_id' is read from table 'user_id' and from table 'person'"
     ):
         read_by(module)
 
@@ -191,12 +189,16 @@ def test_one_feature_read_as_one_id_and_as_a_bag_is_refused():
         read_by(module)
 
 
+def test_one_feature_that_counts_and_does_not_is_refused():
+    module = towers(a="user_id", b=Sparse(column="user_id", counts=False))
+    with pytest.raises(ValueError, match="read as events of its ids and without counting its ids"):
+        read_by(module)
+
+
 @pytest.mark.parametrize("make", [SoftEmbedding, lambda rows: FixedEmbedding(rows, 2)])
 def test_rows_without_named_features_are_refused_by_path(make):
     module = nn.ModuleDict({"one": SoftEmbedding([9], features=["a"]), "other": make([4, 5])})
-    with pytest.raises(
-        ValueError, match=r"Embedding \(other\.table_0\) does not say which features"
-    ):
+    with pytest.raises(ValueError, match=r"Embedding \(other\) does not say which features"):
         read_by(module)
 
 
