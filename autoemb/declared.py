@@ -5,15 +5,19 @@ from __future__ import annotations
 import re
 import reprlib
 import tomllib
+from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model, model_validator
 
 from autoemb.errors import UserError
 
 #: Bytes of a TOML file; tomllib needs half a second for so many.
 LARGEST_TOML = 2**20
+
+#: Characters of a value that an error shows.
+LONGEST = 120
 
 
 class Declared(BaseModel):
@@ -81,13 +85,15 @@ class Declared(BaseModel):
             ...
         autoemb.errors.UserError: row_rate is 0; expected above 0
         """
-        field = cls.model_fields[name]
-        annotated: Any = Annotated[field.annotation, field]
-        kind: Any = TypeAdapter(annotated, config=ConfigDict(strict=True))
-        try:
-            kind.validate_python(_as_tuple(value))
-        except ValidationError as error:
-            raise UserError(said(error, name)) from None
+        _alone(cls, name)(**{name: value})
+
+
+@lru_cache(maxsize=256)
+def _alone(cls: type[Declared], name: str) -> type[Declared]:
+    """Return a declaration of one value of another."""
+    field: Any = cls.model_fields[name]
+    alone: dict[str, Any] = {name: (field.annotation, field)}
+    return create_model(name, __base__=Declared, **alone)
 
 
 def _as_tuple(value: Any, depth: int = 8) -> Any:
@@ -119,11 +125,10 @@ _EXPECTED = {
 }
 
 
-def said(error: ValidationError, name: str = "") -> str:
+def said(error: ValidationError) -> str:
     """Return the first of the errors in one line: where it is, what stands there, what should."""
     first = error.errors(include_url=False)[0]
-    parts = (name, *first["loc"]) if name else first["loc"]
-    steps = (f"[{part}]" if isinstance(part, int) else f".{_flat(part)}" for part in parts)
+    steps = (f"[{part}]" if isinstance(part, int) else f".{_flat(part)}" for part in first["loc"])
     place = "".join(steps).lstrip(".")
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "value_error":  # of our own validators, which say it all
@@ -156,9 +161,11 @@ def shown(value: object) -> str:
     if isinstance(value, tuple) and 1 < len(value) <= 8 and all(type(v) is int for v in value):
         return ",".join(map(_number, value))
     try:
-        return reprlib.repr(list(value) if isinstance(value, tuple) else value)
+        text = reprlib.repr(list(value) if isinstance(value, tuple) else value)
     except ValueError:  # thousands of digits
         return "an enormous number"
+    text = " ".join(text.splitlines())  # which a tensor has some of
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
 
 
 def _number(value: object) -> str:

@@ -151,8 +151,9 @@ class Recipe(Declared):
             raise UserError(f"preset is {preset!r}; expected one of {', '.join(PRESETS)}")
         chosen = dict(PRESETS[preset])
         if preset == "default":
-            if (kind := OPTIMIZERS.get(options.get("optimizer") or "")) is not None:
-                chosen |= kind.rates._asdict()
+            optimizer = options.get("optimizer")
+            if isinstance(optimizer, str) and optimizer in OPTIMIZERS:
+                chosen |= OPTIMIZERS[optimizer].rates._asdict()
             if options.get("budget") is not None:
                 chosen["start"] = "equal"
         return cls(**chosen | {name: v for name, v in options.items() if v is not None})

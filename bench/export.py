@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from autoemb.nn.mlp import mlp
 
 from autoemb import TASKS, IdTable
 from autoemb.data import load
 from autoemb.lab import RunConfig, run
 from autoemb.lab.evaluate import evaluate
 from autoemb.lab.ranks import rank_correlation
-from autoemb.nn.mlp import mlp
 from autoemb.serving import ServedField, ServedModel
 from autoemb.serving.export import Exporter, load_trained
 from bench.harness import RESULTS, environment

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from autoemb.bilevel.lock import Lock
 from autoemb.bilevel.working_set import Functional, View
 from autoemb.nn.controller import select_hard
 from autoemb.nn.rows import RowModule
@@ -26,16 +27,17 @@ class _Replica:
                     for parameter in {child.get_parameter(name), *child.stored(name)}:
                         empty = parameter.detach()[:0].clone()
                         memo[id(parameter)] = nn.Parameter(empty)
+        shared = set(memo)  # deepcopy writes into it all that it copies
         self.module = copy.deepcopy(module, memo).eval()
         self.function = Functional(self.module)
         self._pairs = [
-            (own, other.detach())
+            (own, other)
             for (_, own), (_, other) in zip(
                 [*self.module.named_parameters(), *self.module.named_buffers()],
                 [*module.named_parameters(), *module.named_buffers()],
                 strict=True,
             )
-            if id(other) not in memo
+            if id(other) not in shared
         ]
 
     @torch.no_grad()
@@ -73,11 +75,24 @@ class Reader:
     ----------
     model : torch.nn.Module
     controller : torch.nn.Module, optional
+    lock : Lock
+        Held by whoever changes them.
+
+    Attributes
+    ----------
+    shares : bool
+        Whether a pass reads something of these modules where it is
+        (:meth:`autoemb.nn.RowModule.shared_by_copies`), so that it must not run while they change,
+        either.
     """
 
-    def __init__(self, model: nn.Module, controller: nn.Module | None) -> None:
-        self._modules = model, controller
+    def __init__(self, model: nn.Module, controller: nn.Module | None, lock: Lock) -> None:
+        self._modules, self.lock = (model, controller), lock
         self._free: list[tuple[_Replica, _Replica | None]] = []
+        inside = [
+            child for part in (model, controller) if part is not None for child in part.modules()
+        ]
+        self.shares = any(isinstance(c, RowModule) and c.shared_by_copies() for c in inside)
 
     def take(
         self,
@@ -93,15 +108,16 @@ class Reader:
         model_rows, controller_rows : mapping of str to Tensor[U, ...]
             Copies of the rows in play, by the name of the parameter.
         """
-        try:
-            model, controller = self._free.pop()
-        except IndexError:
-            of_model, of_controller = self._modules
-            model = _Replica(of_model)
-            controller = None if of_controller is None else _Replica(of_controller)
-        model.follow()
-        if controller is not None:
-            controller.follow()
+        with self.lock:
+            try:
+                model, controller = self._free.pop()
+            except IndexError:
+                of_model, of_controller = self._modules
+                model = _Replica(of_model)
+                controller = None if of_controller is None else _Replica(of_controller)
+            model.follow()
+            if controller is not None:
+                controller.follow()
         return Snapshot(view, model, controller, (model_rows, controller_rows))
 
     @torch.no_grad()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from autoemb.bilevel.hypergradient import KINDS, gradients, hypergradient, leaves_of
+from autoemb.bilevel.lock import Lock
+from autoemb.bilevel.outcome import Outcome, Update
 from autoemb.bilevel.part import Change, MakeOptimizer, MakeSchedule, Part, Updating
 from autoemb.bilevel.passes import same_random_numbers
 from autoemb.bilevel.reader import Reader
@@ -16,49 +18,7 @@ from autoemb.bilevel.wiring import check_wiring
 from autoemb.bilevel.working_set import Example, Features, View, views_of
 from autoemb.nn.controller import select_hard
 from autoemb.nn.inputs import Inputs
-from autoemb.ops import Plan
 from autoemb.optim import OPTIMIZERS
-
-
-class Outcome(NamedTuple):
-    """What one training step predicted, before it learnt.
-
-    Attributes
-    ----------
-    logits : Tensor[B, outputs]
-    losses : Tensor[B]
-        Loss of each event.
-    mix : dict of str to Tensor[U, N], or None
-        Given to each distinct id, by table.
-    plans : dict of str to Plan
-        Distinct ids by table.
-    places : dict of str to Tensor[B]
-        Of each sparse feature: ``mix[table][places[feature]]`` is that of each event.
-    """
-
-    logits: Tensor
-    losses: Tensor
-    mix: dict[str, Tensor] | None
-    plans: dict[str, Plan]
-    places: dict[str, Tensor]
-
-
-class Update(NamedTuple):
-    """A step that is computed and not yet applied.
-
-    Attributes
-    ----------
-    outcome : Outcome
-    model : Change
-    controller : Change, optional
-    buffers : tuple of two mapping of str to Tensor
-        Of model and controller, after the pass.
-    """
-
-    outcome: Outcome
-    model: Change
-    controller: Change | None
-    buffers: tuple[Mapping[str, Tensor], Mapping[str, Tensor]]
 
 
 class BilevelTrainer:
@@ -71,7 +31,7 @@ class BilevelTrainer:
         by table, for :class:`autoemb.SoftEmbedding`. Tables that should cost what a batch needs
         must belong to a :class:`autoemb.nn.RowModule` that names the features it reads; any other
         parameter is treated as dense. Frozen parameters stay as they are. While the trainer works
-        in one thread, no other may call the model.
+        in one thread, others may :meth:`predict`, but not call the model.
     controller : torch.nn.Module, optional
         ``controller(rows, features) -> mix``, see :mod:`autoemb.nn.controller`. None trains the
         model alone and calls it with ``mix=None``.
@@ -169,11 +129,14 @@ class BilevelTrainer:
         rows = rates.row_rate if row_rate is None else row_rate
         self.xi = rate if xi is None else xi
         own = row_weight_decay, dense_optimizer, schedule, max_grad_norm
-        self.model = Part(model, Updating(optimizer, rate, rows, *own))
+        self.lock = Lock()
+        self.model = Part(model, Updating(optimizer, rate, rows, *own), self.lock)
         self.controller = (
-            None if controller is None else Part(controller, Updating(optimizer, slow, rows))
+            None
+            if controller is None
+            else Part(controller, Updating(optimizer, slow, rows), self.lock)
         )
-        self.reader = Reader(model, controller)
+        self.reader = Reader(model, controller, self.lock)
 
     @property
     def bilevel(self) -> bool:
@@ -205,6 +168,13 @@ class BilevelTrainer:
             return None, {}
         function = self.controller.function
         mix, buffers = function(parameters, view.play, view.play.rows, view.features)
+        for table, given in mix.items():
+            rows = view.play.rows.get(table)
+            if rows is not None and len(given) != len(rows):
+                raise ValueError(
+                    f"the controller's mix of table {table!r} has shape {list(given.shape)}; "
+                    f"expected {len(rows)} rows, one a distinct id"
+                )
         return dict(mix), buffers
 
     def _losses(self, logits: Tensor, example: Example) -> Tensor:
@@ -217,7 +187,14 @@ class BilevelTrainer:
         return losses
 
     def _mean(self, losses: Tensor, example: Example) -> Tensor:
-        return (losses if example.weight is None else losses * example.weight).mean()
+        if example.weight is None:
+            return losses.mean()
+        if example.weight.shape != losses.shape:
+            raise ValueError(
+                f"weight has shape {list(example.weight.shape)}; expected {list(losses.shape)}, "
+                "one an event"
+            )
+        return (losses * example.weight).mean()
 
     def controller_step(self, validation: Example, training: Example | None = None) -> None:
         """Update the controller on past events; the model, its optimiser and statistics stay.
@@ -272,7 +249,8 @@ class BilevelTrainer:
     def apply_controller(self, change: Change) -> None:
         """Apply what :meth:`compute_controller` computed."""
         if self.controller is not None:
-            self.controller.apply(change)
+            with self.lock:
+                self.controller.apply(change)
 
     def step(
         self, example: Example, *, validates: bool = False, previous: Example | None = None
@@ -338,12 +316,13 @@ class BilevelTrainer:
 
     def apply(self, update: Update) -> None:
         """Apply what :meth:`compute` computed."""
-        self.model.keep(update.buffers[0])
-        self.model.apply(update.model)
-        if self.controller is not None:
-            self.controller.keep(update.buffers[1])
-            if update.controller is not None:
-                self.controller.apply(update.controller)
+        with self.lock:
+            self.model.keep(update.buffers[0])
+            self.model.apply(update.model)
+            if self.controller is not None:
+                self.controller.keep(update.buffers[1])
+                if update.controller is not None:
+                    self.controller.apply(update.controller)
 
     @torch.no_grad()
     def _score_hard(
@@ -358,6 +337,8 @@ class BilevelTrainer:
     def predict(self, inputs: Inputs, *, hard: bool = False) -> Tensor:
         """Return logits [B, outputs] in eval mode; nothing changes.
 
+        May run in other threads while one trains: it sees the state between two steps.
+
         Parameters
         ----------
         inputs : Inputs
@@ -365,16 +346,14 @@ class BilevelTrainer:
         hard : bool, default False
             Use each id's largest size alone (Eq. 6).
         """
-        (view,) = self.views(Example(inputs, torch.empty(0)))
-        rows = view.play.rows
-        controller = {} if self.controller is None else self.controller.function.gather(rows)
-        snapshot = self.reader.take(view, self.model.function.gather(rows), controller)
+        with self.lock:
+            (view,) = self.views(Example(inputs, torch.empty(0)))
+            rows = view.play.rows
+            controller = {} if self.controller is None else self.controller.function.gather(rows)
+            snapshot = self.reader.take(view, self.model.function.gather(rows), controller)
+            if self.reader.shares:
+                return self.reader.logits(snapshot, hard=hard)
         return self.reader.logits(snapshot, hard=hard)
-
-    def reset_rows(self, parameter: nn.Parameter, rows: Tensor) -> None:
-        """Forget what the optimiser keeps of rows of a table of the model: they change hands."""
-        if self.model.row_optimizer is not None:
-            self.model.row_optimizer.reset(parameter, rows)
 
     def state_dict(self) -> dict[str, Any]:
         """Return parameters, running statistics and optimiser state of model and controller."""

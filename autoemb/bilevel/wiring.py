@@ -45,6 +45,12 @@ def check_wiring(model: nn.Module, controller: nn.Module | None) -> dict[str, Sp
                 f"not read; it reads {', '.join(sorted(tables))}"
             )
     known, sizes = getattr(controller, "tables", None), getattr(controller, "sizes", None)
+    for table in known or ():
+        if table not in tables:
+            raise ValueError(
+                f"the controller mixes table {table!r}, which the model does not read; it reads "
+                f"{', '.join(sorted(tables)) or 'none'}"
+            )
     for path, child in model.named_modules():
         if not isinstance(child, SoftEmbedding):
             continue

@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from autoemb.batch import Bag
+from autoemb.bilevel.lock import Lock
 from autoemb.nn.inputs import Inputs
-from autoemb.nn.rows import InPlay, gather, in_play, row_parameters
-from autoemb.ops import Plan, distinct, distinct_columns, rows_of
+from autoemb.nn.reading import check_named
+from autoemb.nn.rows import InPlay, find_rows, gather, in_play, row_parameters
+from autoemb.ops import Plan, distinct, distinct_columns
 from autoemb.schema import Bag as BagFeature
 from autoemb.schema import Sparse
 
@@ -80,6 +82,9 @@ class Functional:
     Parameters
     ----------
     module : torch.nn.Module
+    lock : Lock, optional
+        Held while rows in play are in the module, and while its tables are read; by default one of
+        its own.
 
     Raises
     ------
@@ -99,8 +104,9 @@ class Functional:
     (['bias', 'projection'], {'table_0': 'user_id'})
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, lock: Lock | None = None) -> None:
         self.module, self._probe = module, _Probe(module)
+        self.lock = Lock() if lock is None else lock
         self.rows = row_parameters(module)
         for name, row in self.rows.items():
             if not all(stored.requires_grad for stored in row.owner.stored(row.name)):
@@ -120,7 +126,8 @@ class Functional:
 
     def gather(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the tables' rows in play, detached, by the name of the parameter."""
-        return gather(self.rows, rows)
+        with self.lock:
+            return gather(self.rows, rows)
 
     def parameters(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return all parameters, the tables cut down to ``rows``, detached."""
@@ -137,10 +144,10 @@ class Functional:
         dict of str to Tensor
             The buffers after the call; those of the module stay as they are.
         """
-        replaced = {name: buffer.clone() for name, buffer in self.module.named_buffers()}
-        replaced |= parameters
-        named = {f"inner.{name}": value for name, value in replaced.items()}
-        with in_play(self.module, play):
+        with self.lock, in_play(self.module, play):
+            replaced = {name: buffer.clone() for name, buffer in self.module.named_buffers()}
+            replaced |= parameters
+            named = {f"inner.{name}": value for name, value in replaced.items()}
             result: tuple[Any, dict[str, Tensor]] = functional_call(self._probe, named, args)
         return result
 
@@ -151,8 +158,8 @@ def read_by(module: nn.Module) -> dict[str, Sparse]:
     Raises
     ------
     ValueError
-        For two modules that read one feature from different tables, and for one that owns rows but
-        names no feature.
+        For two modules that read one feature from different tables, as one id and as a bag, or
+        counted in its ids' history and not; and for one that owns rows but names no feature.
 
     Examples
     --------
@@ -162,22 +169,35 @@ def read_by(module: nn.Module) -> dict[str, Sparse]:
     ['user_id', 'item_id']
     """
     found: dict[str, Sparse] = {}
-    owners = {id(row.owner): (path, row.owner) for path, row in row_parameters(module).items()}
+    owners = {
+        id(row.owner): (path.rpartition(".")[0], row.owner)
+        for path, row in row_parameters(module).items()
+    }
     for path, owner in owners.values():
         named = {feature.table for feature in owner.features}
         if not set(owner.row_tables.values()) <= named:
             raise ValueError(
-                f"{type(owner).__name__} ({path}) does not say which features it reads; give it "
-                "features=[...], so that it gets their rows and no others"
+                f"{type(owner).__name__} ({path or 'the module itself'}) does not say which "
+                "features it reads; give it features=[...], so that it gets their rows and no "
+                "others"
             )
         for feature in owner.features:
             known = found.setdefault(feature.column, feature)
-            if known.table != feature.table or type(known) is not type(feature):
-                raise ValueError(
-                    f"feature {feature.column!r} is read from table {known.table!r} and from "
-                    f"{feature.table!r}; expected one"
-                )
+            for one, other in zip(_read_as(known), _read_as(feature), strict=True):
+                if one != other:
+                    raise ValueError(
+                        f"feature {feature.column!r} is read {one} and {other}; expected one"
+                    )
     return found
+
+
+def _read_as(feature: Sparse) -> tuple[str, str, str]:
+    """Return in words what two modules must agree on about a feature."""
+    return (
+        f"from table {feature.table!r}",
+        "as a bag" if isinstance(feature, BagFeature) else "as one id an event",
+        "as events of its ids" if feature.counts else "without counting its ids",
+    )
 
 
 def _values(column: Tensor | Bag) -> Tensor:
@@ -191,7 +211,7 @@ class _Planned(NamedTuple):
     Attributes
     ----------
     inputs : Inputs
-        Of the features that are read, no others.
+        Features that no row module reads are as they were.
     plans : dict of str to Plan
         By table.
     places : dict of str to Tensor
@@ -206,9 +226,8 @@ class _Planned(NamedTuple):
 def _planned(
     inputs: Inputs, features: Mapping[str, Sparse], num_rows: Mapping[str, int]
 ) -> _Planned:
-    for name in features:
-        if name not in inputs.ids:
-            raise ValueError(f"feature {name!r} is missing; the batch has {', '.join(inputs.ids)}")
+    if features:
+        check_named(inputs.ids, [*features.values()])
     readers: dict[str, list[str]] = {}
     for name, feature in features.items():
         readers.setdefault(feature.table, []).append(name)
@@ -217,22 +236,22 @@ def _planned(
         for table, names in readers.items()
         if len(names) == 1 and not isinstance(features[names[0]], BagFeature)
     }
-    ids: dict[str, Tensor | Bag] = {}
+    ids: dict[str, Tensor | Bag] = dict(inputs.ids)
     plans: dict[str, Plan] = {}
     places: dict[str, Tensor] = {}
     if alone:  # in one call: on a GPU one launch for all tables
         columns = torch.stack([_values(inputs.ids[name]) for name in alone.values()], 1)
-        rows = rows_of(columns, [num_rows[table] for table in alone])
+        rows = find_rows(columns, {table: num_rows[table] for table in alone})
         ids |= dict(zip(alone.values(), rows.unbind(1), strict=True))
         plans |= dict(zip(alone, distinct_columns(rows), strict=True))
         places |= {name: plans[table].inverse for table, name in alone.items()}
-    for number, (table, names) in enumerate(readers.items()):
+    for table, names in readers.items():
         if table in alone:
             continue
         parts = [inputs.ids[name] for name in names]
         lengths = [len(_values(part)) for part in parts]
         flat = torch.cat([_values(part) for part in parts]).unsqueeze(1)
-        rows = rows_of(flat, [num_rows[table]], number).squeeze(1)
+        rows = find_rows(flat, {table: num_rows[table]}).squeeze(1)
         plans[table] = plan = distinct(rows)
         for name, part, own in zip(names, parts, rows.split_with_sizes(lengths), strict=True):
             ids[name] = part._replace(values=own) if isinstance(part, Bag) else own

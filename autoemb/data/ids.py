@@ -40,7 +40,7 @@ class Kinds:
 
 
 def kinds_of(table: Table, schema: Schema, raw: dict[str, str], sample: pl.DataFrame) -> Kinds:
-    """Return what the types of the columns and the first rows say of the ids of each table.
+    """Return what the types of the columns say of the ids of each table.
 
     Parameters
     ----------
@@ -56,18 +56,21 @@ def kinds_of(table: Table, schema: Schema, raw: dict[str, str], sample: pl.DataF
         Where a column is of a type that holds no ids, or lists where one id is expected.
     """
     kinds = Kinds(set(), set())
+    integers, declared = set(), set()  # tables with a column of that type in the file
     for feature in id_columns(schema):
         values = sample[raw[feature.column]]
         dtype = _checked(table, feature, values.dtype)
-        declared = table.typed and not isinstance(feature, Bag) and dtype in TEXT
-        if declared or (isinstance(values.dtype, pl.List | pl.Array) and dtype in TEXT):
-            kinds.text.add(feature.table)
-        elif (dtype in TEXT or dtype in _WIDE) and not table.integers:
-            separator = feature.separator if isinstance(feature, Bag) else None
-            there = _texts(values, separator)
-            if bool((~_canonical(there)).any()):
-                kinds.text.add(feature.table)
-            kinds.open.add(feature.table)
+        if dtype not in (*TEXT, *_WIDE):
+            integers.add(feature.table)
+            continue
+        if table.integers:
+            continue
+        kinds.open.add(feature.table)
+        split = isinstance(feature, Bag) and values.dtype in TEXT
+        if table.typed and not split and dtype in TEXT:
+            declared.add(feature.table)
+    # Text that the file declares as such stays text, unless the ids beside it are integers.
+    kinds.text |= declared - integers
     kinds.open -= kinds.text
     return kinds
 
@@ -102,29 +105,14 @@ def _checked(table: Table, feature: Sparse, dtype: pl.DataType) -> pl.DataType:
     return inner
 
 
-def _texts(values: pl.Series, separator: str | None) -> pl.Series:
-    """Return the single ids of a column, as text."""
-    if separator is not None and values.dtype in TEXT:
-        values = values.cast(pl.String).drop_nulls().str.split(separator)
-    if isinstance(values.dtype, pl.List | pl.Array):
-        values = values.explode()
-    there = values.drop_nulls().cast(pl.String).str.strip_chars()
-    return there.filter(there != "")
-
-
-def _canonical(values: pl.Series) -> pl.Series:
-    name = values.name
-    return values.to_frame().select(_integer(pl.col(name), exact=True).is_not_null()).to_series()
-
-
 def _integer(text: pl.Expr, exact: bool) -> pl.Expr:
     """Return text as int64, or null; if `exact`, only text that is how the integer is written."""
     number = text.cast(pl.Int64, strict=False)
     if not exact:
         return number
     padded = text.str.starts_with("0") & (text != "0")
-    other = padded | text.str.starts_with("-0") | text.str.starts_with("+")
-    return pl.when(~other).then(number)
+    # "+7" and "-07" stand before "-1": one comparison takes a third of the time of two prefixes.
+    return pl.when(~(padded | (text < "-1"))).then(number)
 
 
 def read_ids(table: Table, feature: Sparse, raw: str, dtype: pl.DataType, kinds: Kinds) -> Reading:
@@ -139,7 +127,8 @@ def read_ids(table: Table, feature: Sparse, raw: str, dtype: pl.DataType, kinds:
         missing = missing | (column == "")
     value = _one(column, dtype, as_text, exact=not table.integers)
     if feature.missing == "id":
-        value = pl.when(missing).then(pl.lit("" if as_text else MISSING)).otherwise(value)
+        none = "" if as_text else MISSING
+        value = pl.when(missing).then(pl.lit(none)).when(value != none).then(value)
     return Reading(value, _why_not_text if as_text else _why_not_integer)
 
 

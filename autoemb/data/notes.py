@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import polars as pl
 import torch
 
@@ -55,21 +57,18 @@ def _missing(data: Dataset) -> dict[str, int]:
 def _one_class(data: Dataset) -> list[str]:
     """Say that a label has one value only: any constant predicts it, and accuracy says nothing."""
     label = data.schema.label
-    values = data.frame[label.column]
-    if values.is_empty() or (first := values[0]) is None:
-        return []
     name = printable(label.column)
+    values = data.frame[label.column]
+    ends: Any = values.min(), values.max()
     if label.kind == "rating":
-        target = task_for("regression", label).target(torch.from_numpy(values.to_numpy().copy()))
-        if bool(target.min() != target.max()):
-            return []
-        every = "positive" if target[0] else "not positive"
-        return [f"every {name} is {every} on the scale of {_scale(label.scale)}: there is nothing "
-                "to tell apart; see --scale and --positive-above"]  # fmt: skip
-    if values.min() != values.max():
+        low, high = task_for("regression", label).target(torch.tensor(ends)).tolist()
+        every = "positive" if high else "not positive"
+        text = f"{every} on the scale of {_scale(label.scale)}; --scale and --positive-above"
+        return [] if low != high else [f"every {name} is {text} say otherwise"]
+    if ends[0] != ends[1]:
         return []
-    shown = label.classes[int(first)] if label.classes else f"{first:g}"
-    return [f"every {name} is {printable(shown)}: there is nothing to predict"]
+    shown = label.classes[int(ends[0])] if label.classes else f"{ends[0]:g}"
+    return [f"every {name} is {printable(shown)}: there is nothing to tell apart"]
 
 
 def _scale(scale: tuple[float, float] | None) -> str:

@@ -14,6 +14,7 @@ from rich.progress import (
     Progress,
     ProgressColumn,
     Task,
+    TaskID,
     TextColumn,
     TimeRemainingColumn,
 )
@@ -35,6 +36,9 @@ class _Rate(ProgressColumn):
 
 class ProgressDisplay:
     """Show the progress of runs on standard error, as a context manager.
+
+    A rate is of the time since the first report: loading data and making a model do not count, as
+    they do not for what a run records.
 
     Parameters
     ----------
@@ -91,24 +95,33 @@ class ProgressDisplay:
         return self._lines(name)
 
     def _bar(self, name: str) -> Callable[[int, int], None]:
-        # The name is ours, but brackets would be read as a style.
-        bar = self._bars.add_task(name.replace("[", r"\["), total=1)
-        return lambda done, total: self._bars.update(bar, completed=done, total=total)
-
-    def _lines(self, name: str) -> Callable[[int, int], None]:
-        start = last = time.monotonic()
-        unit = self._unit
-        first: int | None = None
+        bar: TaskID | None = None
 
         def report(done: int, total: int) -> None:
-            nonlocal last, first
+            nonlocal bar
+            if bar is None:  # whose clock begins here, where the run's own does
+                # The name is ours, but brackets would be read as a style.
+                shown = name.replace("[", r"\[")
+                bar = self._bars.add_task(shown, total=total, completed=done)
+            self._bars.update(bar, completed=done, total=total)
+
+        return report
+
+    def _lines(self, name: str) -> Callable[[int, int], None]:
+        unit = self._unit
+        began: tuple[float, int] | None = None
+        last = 0.0
+
+        def report(done: int, total: int) -> None:
+            nonlocal last, began
             now = time.monotonic()
-            if first is None:  # a resumed run does not begin at 0
-                first = done
+            if began is None:  # the run's own clock begins here; a resumed one not with event 0
+                began, last = (now, done), now
                 return
             if done < total and now - last < PLAIN_SECONDS:
                 return
             last = now
+            start, first = began
             rate = (done - first) / max(now - start, 1e-9)
             rest = f", {(total - done) / rate:.0f} s to go" if done < total and rate else ""
             line = f"{name}: {done:,} of {total:,} {unit}; {rate:,.4g} {unit}/s{rest}"

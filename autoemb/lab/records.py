@@ -187,9 +187,10 @@ class Popularity(Record):
 
 
 class Embeddings(Record):
-    """What the ids own at the end."""
+    """What the ids own at the end: bytes, and floats an id where these differ."""
 
     bytes: Count
+    mean_width: dict[Feature, Number] = Field(default_factory=dict)
 
 
 class Summary(Result):
@@ -339,7 +340,7 @@ def read_windows(path: Path) -> Iterator[Window]:
     autoemb.errors.UserError: nowhere/metrics.jsonl is missing; expected a file that a run recorded
     """
     for number, line in enumerate(_parts(path, LARGEST_LINE, lines=True), start=1):
-        if line.strip():
+        if len(line) > LARGEST_LINE or line.strip():
             where = f"{path}, line {number}"
             yield Window.parse(_parse(line, where, LARGEST_LINE), where)
 

@@ -24,6 +24,7 @@ from autoemb.lab.trained import (
     config_of,
     digest_of,
     kept_file,
+    learner_for,
     learner_of,
     no_such_state,
     restore_learner,
@@ -177,11 +178,14 @@ class _Run:
     def build(self) -> None:
         """Make the learner and the recorder as they are before the first event."""
         config = self.config
-        self.learner = learner_of(config, self.schema)
+        if self.origin is None:
+            self.learner = learner_of(config, self.schema)
+        else:
+            self.learner = learner_for(config, self.schema, self.origin.file)
         self.recorder = Recorder(
+            self.task,
             {feature.column: feature.table for feature in self.schema.sparse},
             len(config.recipe.dims) if METHODS[config.recipe.method].controller else 0,
-            self.task.correct,
             offline=config.offline_events(len(self.stream)),
             window=config.window,
             path=None if self.folder is None else self.folder.metrics,

@@ -65,8 +65,13 @@ class DataFlags:
     skip_bad_rows: bool = _flag("Count and leave out broken rows of the data.", default=False)
     task: str | None = None  # not a flag of the data, but it tells the kind of a label
 
-    def dataset(self) -> Dataset:
+    def dataset(self, default: Schema | None = None) -> Dataset:
         """Return the data set that is meant; its ``notes`` are for the terminal.
+
+        Parameters
+        ----------
+        default : Schema, optional
+            What the columns are where no flag says so; by default what the format brings.
 
         Raises
         ------
@@ -91,12 +96,12 @@ class DataFlags:
             )
         return load(
             self.data,
-            schema=self._schema(),
+            schema=self._schema(default),
             columns=columns,
             skip_bad_rows=self.skip_bad_rows,
         )
 
-    def _schema(self) -> Schema | None:
+    def _schema(self, default: Schema | None) -> Schema | None:
         given = [name for name in _COLUMNS if getattr(self, name) is not None]
         if self.schema is not None:
             if given:
@@ -108,8 +113,8 @@ class DataFlags:
         if given:
             return self.schema_of_flags()
         if self.scale is None and self.positive_above is None:
-            return None
-        return self._scaled(RATINGS)
+            return default
+        return self._scaled(default or RATINGS)
 
     def schema_of_flags(self) -> Schema:
         """Return the schema that the flags for columns describe."""
@@ -183,7 +188,8 @@ def with_data_flags(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command these flags in place of its parameter ``source``, which gets the data set.
 
     Notes of the data set go to standard error, a line each. The data are read when the command
-    asks for them, by calling ``source()``: a mistake in another option is said first.
+    asks for them, by calling ``source()``: a mistake in another option is said first. It may name
+    the schema and the task to go by where the flags do not.
     """
     signature = inspect.signature(command, eval_str=True)
     hints = get_type_hints(DataFlags)
@@ -208,8 +214,8 @@ def with_data_flags(command: Callable[..., None]) -> Callable[..., None]:
     def with_source(**options: Any) -> None:
         given = {name: options.pop(name) for name in names & options.keys()}
 
-        def source() -> Dataset:
-            found = DataFlags(**given, task=options.get("task")).dataset()
+        def source(schema: Schema | None = None, task: str | None = None) -> Dataset:
+            found = DataFlags(**given, task=options.get("task", task)).dataset(schema)
             for note in found.notes:
                 typer.echo(note, err=True)
             return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from autoemb.errors import UserError
 from autoemb.files import is_folder
+from autoemb.lab.allowance import Allowance
 from autoemb.lab.config import OPTIONS, RunConfig
 from autoemb.lab.folder import RunFolder
 from autoemb.lab.ranks import rank_correlation
@@ -84,10 +85,27 @@ def load_trained(path: Path) -> Trained:
     saved = read_saved(file)
     config = config_of(saved, file)
     schema = schema_of(saved, file)
-    learner = learner_of(config, schema)
+    learner = learner_for(config, schema, file)
     restore_learner(learner, saved, file)
     about = {"config": saved.config, "data": saved.data, "position": saved.stream.position}
     return Trained(config, schema, learner, about)
+
+
+def learner_for(config: RunConfig, schema: Schema, file: Path) -> StreamLearner:
+    """Return an untrained learner that is to have the state of a file.
+
+    Raises
+    ------
+    UserError
+        If the file is too small for it, or its options are none.
+    """
+    try:
+        with Allowance(file):
+            return learner_of(config, schema)
+    except UserError:
+        raise
+    except NO_SUCH_STATE as error:
+        raise no_such_state(file, error) from None
 
 
 def kept_file(path: Path) -> Path:
@@ -214,19 +232,31 @@ def schema_of(saved: SavedRun, file: Path) -> Schema:
     return Schema.parse(saved.config.get("schema"), f"{file}: config.schema")
 
 
-def export_lines(trained: Trained, model: ServedModel, kept: Sequence[Tensor]) -> list[str]:
-    """Say what an export kept: ids by width, mean width by popularity, bytes."""
+def export_lines(trained: Trained, model: ServedModel, kept: Mapping[str, Tensor]) -> list[str]:
+    """Say what an export kept: ids by width, mean width by popularity, bytes.
+
+    Parameters
+    ----------
+    trained : Trained
+    model : ServedModel
+    kept : mapping of str to Tensor[V]
+        Width of each id, by table.
+    """
     lines = []
-    before = 4 * sum(map(len, kept)) * sum(trained.config.recipe.dims)
-    for (name, history), widths in zip(trained.learner.history.tables.items(), kept, strict=True):
+    before = 4 * sum(map(len, kept.values())) * sum(trained.config.recipe.dims)
+    for name, widths in kept.items():
+        if len(widths) == 0:
+            lines.append(f"{name}: no ids")
+            continue
         values, numbers = torch.unique(widths, return_counts=True)
         parts = [
             f"{int(number):,} of {'none' if value == 0 else f'width {int(value)}'}"
             for value, number in zip(values, numbers, strict=True)
         ]
         line = f"{name}: {', '.join(parts)}; mean {widths.double().mean():.1f}"
-        if len(values) > 1:
-            correlation = rank_correlation(history.count[: len(widths)], widths)
+        count = trained.learner.history.tables[name].count[: len(widths)]
+        if len(values) > 1 and bool((count != count[0]).any()):
+            correlation = rank_correlation(count, widths)
             line += f", rank correlation with popularity {correlation:.2f}"
         lines.append(line)
     parts_of = model.bytes()

@@ -83,16 +83,25 @@ class Controller(nn.Module):
         self, rows: Mapping[str, Tensor], features: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
         """Return the mix [U, N] of each table's distinct ids; ``rows`` is not used."""
-        inputs = [features[table] for table in self.tables]
-        if self.shared:
-            logits = self._shared_logits(inputs)
-        else:
-            pairs = zip(self.networks, inputs, strict=True)
-            parts = [self._with_prior(network(_padded(x))[: len(x)], x) for network, x in pairs]
-            logits = torch.cat(parts)
+        joined, lengths = self._joined(features)
         # At once: thirty tables cost little more than one.
-        mixes = torch.softmax(logits, 1).split_with_sizes([len(x) for x in inputs])
+        mixes = torch.softmax(joined, 1).split_with_sizes(lengths)
         return dict(zip(self.tables, mixes, strict=True))
+
+    def logits(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the logits [U, N] of each table's mix."""
+        joined, lengths = self._joined(features)
+        return dict(zip(self.tables, joined.split_with_sizes(lengths), strict=True))
+
+    def _joined(self, features: Mapping[str, Tensor]) -> tuple[Tensor, list[int]]:
+        """Return the logits of all tables, one table after the other, and how many each has."""
+        inputs = [features[table] for table in self.tables]
+        lengths = [len(x) for x in inputs]
+        if self.shared:
+            return self._shared_logits(inputs), lengths
+        pairs = zip(self.networks, inputs, strict=True)
+        parts = [self._with_prior(network(_padded(x))[: len(x)], x) for network, x in pairs]
+        return torch.cat(parts), lengths
 
     def _shared_logits(self, inputs: Sequence[Tensor]) -> Tensor:
         history = torch.cat([*inputs])
@@ -145,7 +154,7 @@ class PerIdLogits(RowModule):
 
     def new_rows(self, name: str, keys: Keys) -> Tensor:
         """Start new ids with equal weights."""
-        return self.get_parameter(name).new_zeros(len(keys), self.sizes)
+        return self.table(name).new_zeros(len(keys), self.sizes)
 
     def init_rows(self, name: str, rows: Tensor) -> None:
         """Start all ids with equal weights."""

@@ -12,6 +12,10 @@ from autoemb.schema import Dense
 #: Standard deviations from the mean beyond which a value is cut: one slip must not spoil a network.
 LARGEST = 10.0
 
+#: Deviation, as a share of the mean, up to which a feature is constant: equal numbers leave 1e-16
+#: by rounding, one float32 that differs from its neighbours by the last bit 1e-11 among 10^7.
+SMALLEST = 1e-12
+
 
 class DenseTransform(nn.Module):
     """What a model reads of dense features: each as its transform says, and whether it is missing.
@@ -45,8 +49,11 @@ class DenseTransform(nn.Module):
         self.features = tuple(features)
         self.num_inputs = 2 * len(self.features)
         kinds = [feature.transform for feature in self.features]
-        self._log = torch.tensor([kind == "log1p" for kind in kinds])
-        self._as_it_is = torch.tensor([kind == "none" for kind in kinds])
+        for name, kind in (("is_log", "log1p"), ("is_plain", "none")):
+            chosen = torch.tensor([own == kind for own in kinds])
+            self.register_buffer(name, chosen, persistent=False)
+        self.is_log: Tensor
+        self.is_plain: Tensor
         columns = len(self.features)
         self.register_buffer("count", torch.zeros(columns, dtype=torch.float64))
         self.register_buffer("mean", torch.zeros(columns, dtype=torch.float64))
@@ -57,17 +64,17 @@ class DenseTransform(nn.Module):
 
     def _scaled(self, values: Tensor) -> Tensor:
         values = values.to(torch.float64)
-        return torch.where(self._log, values.sign() * values.abs().log1p(), values)
+        return torch.where(self.is_log, values.sign() * values.abs().log1p(), values)
 
     def forward(self, values: Tensor) -> Tensor:
         """Return the inputs [B, 2 C], float32, of numbers [B, C] with NaN where one is missing."""
         missing = torch.isnan(values)
         scaled = self._scaled(values)
         deviation = (self.squares / self.count.clamp_min(1)).sqrt()
-        known = (self.count >= 2) & (deviation > 0)
+        known = (self.count >= 2) & (deviation > SMALLEST * self.mean.abs())
         standard = (scaled - self.mean) / torch.where(known, deviation, 1.0)
         standard = torch.where(known, standard.clamp(-LARGEST, LARGEST), 0.0)
-        result = torch.where(self._as_it_is, scaled, standard).masked_fill(missing, 0)
+        result = torch.where(self.is_plain, scaled, standard).masked_fill(missing, 0)
         return torch.cat([result, missing.to(torch.float64)], 1).to(torch.float32)
 
     @torch.no_grad()

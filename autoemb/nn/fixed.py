@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from autoemb.batch import Bag
 from autoemb.nn.draws import Keys, normal_rows
 from autoemb.nn.inputs import by_name
 from autoemb.nn.reading import Reading, check_id_columns, check_named, taken
 from autoemb.nn.rows import RowModule
+from autoemb.ops import look_up
 from autoemb.schema import Sparse
 
 
@@ -65,7 +65,7 @@ class FixedEmbedding(RowModule):
 
     def new_rows(self, name: str, keys: Keys) -> Tensor:
         """Draw rows [U, width] from a normal distribution."""
-        return normal_rows(keys, self.output_dim, self.init_std, self.get_parameter(name))
+        return normal_rows(keys, self.output_dim, self.init_std, self.table(name))
 
     def init_rows(self, name: str, rows: Tensor) -> None:
         """Draw rows from a normal distribution by PyTorch's random numbers."""
@@ -91,7 +91,7 @@ class FixedEmbedding(RowModule):
             check_id_columns(ids, len(self.row_tables), self.features)
             columns = zip(self.row_tables, ids.unbind(1), strict=True)
             return torch.stack([self.lookup(name, column) for name, column in columns], 1)
-        parts = check_named(by_name(ids), self.features)
+        parts = check_named(by_name(ids, self.features), self.features)
         pairs = zip(self.features, parts, strict=True)
         return torch.stack([self._embedded(feature, part) for feature, part in pairs], 1)
 
@@ -101,7 +101,6 @@ class FixedEmbedding(RowModule):
             return self.lookup(name, part)
         rows, distinct = self.positions(feature.table, part.values), self.table(name)
         if self._in_play is None:  # copy no whole table for its gradient
-            return taken(
-                feature, part, functional.embedding(rows, distinct), torch.arange(len(rows))
-            )
+            own = torch.arange(len(rows), device=rows.device)
+            return taken(feature, part, look_up(distinct, rows), own)
         return taken(feature, part, distinct, rows)

@@ -14,9 +14,9 @@ from autoemb.batch import Bag
 from autoemb.nn.draws import Keys
 from autoemb.nn.inputs import by_name
 from autoemb.nn.reading import check_id_columns, check_named
-from autoemb.nn.rows import InPlay, RowUpdate, in_play, replace_table
+from autoemb.nn.rows import InPlay, RowUpdate, find_rows, in_play, replace_table
 from autoemb.nn.soft import Mix, SoftEmbedding
-from autoemb.ops import distinct, rows_of
+from autoemb.ops import distinct
 from autoemb.ops.sizes import size_slices
 
 #: Rows an arena starts with; it grows by half.
@@ -81,18 +81,18 @@ class GrantedEmbedding(SoftEmbedding):
 
     def new_rows(self, name: str, keys: Keys) -> Tensor:
         """Return the zeros [U, S] that ids without rows share."""
-        return self.get_parameter(name).new_zeros(len(keys), sum(self.embedding_dims))
+        return self.table(name).new_zeros(len(keys), sum(self.embedding_dims))
 
     def begin_rows(self, name: str, rows: Tensor, keys: Keys) -> None:
         """Do nothing: new ids own nothing."""
 
-    def slots(self, field: int) -> Tensor:
+    def slots(self, number: int) -> Tensor:
         """Return each id's row in the arena of each size, [V_f, N] int32; 0 is the shared one."""
-        return self._slots[field]
+        return self._slots[number]
 
-    def arena(self, field: int, size: int) -> nn.Parameter:
-        """Return the arena [R, d_n] of a field and size."""
-        return self.get_parameter(f"arena_{field}_{size}")
+    def arena(self, number: int, size: int) -> nn.Parameter:
+        """Return the arena [R, d_n] of a table and size."""
+        return self.get_parameter(f"arena_{number}_{size}")
 
     def num_rows(self, table: str) -> int:
         """Return how many ids the slots of a table have room for."""
@@ -100,16 +100,16 @@ class GrantedEmbedding(SoftEmbedding):
             return len(self._in_play.rows[table])
         return len(self.slots(self.reading.tables.index(table)))
 
-    def num_granted(self, field: int, size: int) -> int:
+    def num_granted(self, number: int, size: int) -> int:
         """Return how many ids own a row of a size."""
-        return len(self.arena(field, size)) - 1 - len(self._free[field][size])
+        return len(self.arena(number, size)) - 1 - len(self._free[number][size])
 
     @property
     def floats(self) -> int:
         """Floats of all rows that ids own."""
         return sum(
-            self.num_granted(field, size) * width
-            for field in range(len(self.row_tables))
+            self.num_granted(number, size) * width
+            for number in range(len(self.row_tables))
             for size, width in enumerate(self.embedding_dims)
         )
 
@@ -117,27 +117,37 @@ class GrantedEmbedding(SoftEmbedding):
     def capacity(self) -> int:
         """Floats of all arenas, free and shared rows included."""
         return sum(
-            self.arena(field, size).numel()
-            for field in range(len(self.row_tables))
+            self.arena(number, size).numel()
+            for number in range(len(self.row_tables))
             for size in range(len(self.embedding_dims))
         )
 
     @torch.no_grad()
     def grow(self, num_rows: Mapping[str, int]) -> None:
         """Make room for so many ids of each table; new ones own nothing."""
-        for field, table in enumerate(self.reading.tables):
-            slots = self.slots(field)
+        for number, table in enumerate(self.reading.tables):
+            slots = self.slots(number)
             if (missing := num_rows.get(table, 0) - len(slots)) > 0:
                 new = slots.new_zeros(missing, slots.shape[1])
-                self._slots[field] = torch.cat([slots, new])
+                self._slots[number] = torch.cat([slots, new])
+
+    def cut(self, num_rows: Mapping[str, int]) -> None:
+        """Make room for at most so many ids of each table; others keep what they own, unreachable.
+
+        A state that is loaded next says who owns what.
+        """
+        for number, table in enumerate(self.reading.tables):
+            slots = self.slots(number)
+            self._slots[number] = slots[: num_rows.get(table, len(slots))].clone()
 
     @torch.no_grad()
-    def grant(self, field: int, ids: Tensor, size: int) -> Tensor:
+    def grant(self, number: int, ids: Tensor, size: int) -> Tensor:
         """Give ids a row of a size each, zero at first.
 
         Parameters
         ----------
-        field : int
+        number : int
+            Of the table, in the order of the features.
         ids : Tensor[U], int64
             Distinct; without such a row.
         size : int
@@ -153,13 +163,14 @@ class GrantedEmbedding(SoftEmbedding):
         ValueError
             For an id that has such a row already.
         """
-        slots = self.slots(field)
+        slots = self.slots(number)
         if bool(slots[ids, size].any()):
-            raise ValueError(f"an id of table {field} has a row of size {size} already")
-        free = self._free[field][size]
+            table = self.reading.tables[number]
+            raise ValueError(f"an id of table {table!r} has a row of size {size} already")
+        free = self._free[number][size]
         if len(free) < len(ids):
-            self._enlarge(field, size, len(ids) - len(free))
-        arena = self.arena(field, size)
+            self._enlarge(number, size, len(ids) - len(free))
+        arena = self.arena(number, size)
         rows = torch.tensor(
             [heapq.heappop(free) for _ in range(len(ids))], dtype=torch.int64, device=arena.device
         )
@@ -168,7 +179,7 @@ class GrantedEmbedding(SoftEmbedding):
         return rows
 
     @torch.no_grad()
-    def revoke(self, field: int, ids: Tensor, size: int) -> None:
+    def revoke(self, number: int, ids: Tensor, size: int) -> None:
         """Take the rows of a size from ids, which share the common one from now on.
 
         Raises
@@ -176,21 +187,31 @@ class GrantedEmbedding(SoftEmbedding):
         ValueError
             For an id that has no such row.
         """
-        slots = self.slots(field)
+        slots = self.slots(number)
         rows = slots[ids, size]
         if not bool(rows.all()):
-            raise ValueError(f"an id of table {field} has no row of size {size}")
+            table = self.reading.tables[number]
+            raise ValueError(f"an id of table {table!r} has no row of size {size}")
         for row in rows.tolist():
-            heapq.heappush(self._free[field][size], row)
+            heapq.heappush(self._free[number][size], row)
         slots[ids, size] = 0
 
-    def _enlarge(self, field: int, size: int, missing: int) -> None:
-        arena = self.arena(field, size)
+    @torch.no_grad()
+    def give_back(self, number: int, ids: Tensor, size: int, rows: Tensor) -> None:
+        """Take back what :meth:`revoke` did: ids [U] own free rows [U] of a size again."""
+        taken = set(rows.tolist())
+        free = [row for row in self._free[number][size] if row not in taken]
+        heapq.heapify(free)
+        self._free[number][size] = free
+        self.slots(number)[ids, size] = rows.to(torch.int32)
+
+    def _enlarge(self, number: int, size: int, missing: int) -> None:
+        arena = self.arena(number, size)
         rows = len(arena)
         new = arena.new_zeros(max(missing, rows // 2), arena.shape[1])
         replace_table(arena, torch.cat([arena.detach(), new]))
         for row in range(rows, rows + len(new)):
-            heapq.heappush(self._free[field][size], row)
+            heapq.heappush(self._free[number][size], row)
 
     def shared_by_copies(self) -> Sequence[object]:
         """Return slots and free rows: what a reader must see as it is now."""
@@ -201,23 +222,23 @@ class GrantedEmbedding(SoftEmbedding):
 
     def stored(self, name: str) -> list[nn.Parameter]:
         """Return the arenas of the parameter's table."""
-        field = self._number(name)
-        return [self.arena(field, size) for size in range(len(self.embedding_dims))]
+        number = self._number(name)
+        return [self.arena(number, size) for size in range(len(self.embedding_dims))]
 
     def rows_of_table(self, name: str, rows: Tensor) -> Tensor:
         """Return the rows [U, S] of ids, owned or shared, sizes side by side; differentiable."""
-        field = self._number(name)
-        slots = self.slots(field).index_select(0, rows).long()
+        number = self._number(name)
+        slots = self.slots(number).index_select(0, rows).long()
         parts = enumerate(slots.unbind(1))
-        return torch.cat([self.arena(field, n).index_select(0, own) for n, own in parts], 1)
+        return torch.cat([self.arena(number, n).index_select(0, own) for n, own in parts], 1)
 
     def update_rows(self, name: str, rows: Tensor, grad: Tensor, update: RowUpdate) -> None:
         """Let an optimiser step on the rows that ids own; the shared one stays zero."""
-        field = self._number(name)
-        slots = self.slots(field).index_select(0, rows).long()
+        number = self._number(name)
+        slots = self.slots(number).index_select(0, rows).long()
         for n, columns in enumerate(size_slices(self.embedding_dims)):
             own, part = slots[:, n] > 0, grad[:, columns]
-            update(self.arena(field, n), slots[own, n], part[own])
+            update(self.arena(number, n), slots[own, n], part[own])
 
     def forward(self, ids: Any, weights: Mix = None) -> Tensor:
         """Return the mixed embeddings, as :meth:`SoftEmbedding.forward` does.
@@ -232,7 +253,7 @@ class GrantedEmbedding(SoftEmbedding):
             for table, column in zip(self.reading.tables, ids.unbind(1), strict=True):
                 given[table].append(column)
         else:
-            parts = check_named(by_name(ids), self.features)
+            parts = check_named(by_name(ids, self.features), self.features)
             for feature, part in zip(self.features, parts, strict=True):
                 given[feature.table].append(part.values if isinstance(part, Bag) else part)
         known = {t: self._known(t, torch.cat(parts)) for t, parts in given.items()}
@@ -247,15 +268,14 @@ class GrantedEmbedding(SoftEmbedding):
         return output
 
     def _known(self, table: str, ids: Tensor) -> Tensor:
-        number = self.reading.tables.index(table)
-        return rows_of(ids.unsqueeze(1), [self.num_rows(table)], number).squeeze(1)
+        return find_rows(ids.unsqueeze(1), {table: self.num_rows(table)}).squeeze(1)
 
     def _over_owned_events(self, ids: Mapping[str, Tensor], weights: Tensor) -> Tensor:
         """Return the mix [B, F, N] of events, shared out among the sizes that each id owns."""
-        columns = enumerate(ids.values())
-        if any(len(column) != len(weights) for column in ids.values()):
+        if self.reading.shared:
             raise ValueError("features share tables or are bags: give the mix by table")
-        owned = torch.stack([self.slots(field)[column] > 0 for field, column in columns], 1)
+        columns = enumerate(ids.values())
+        owned = torch.stack([self.slots(number)[column] > 0 for number, column in columns], 1)
         return _shared_out(weights, owned)
 
     def _over_owned(self, weights: Mix, rows: Mapping[str, Tensor]) -> Mix:
@@ -266,8 +286,8 @@ class GrantedEmbedding(SoftEmbedding):
         if isinstance(weights, Tensor):
             return weights
         shared = dict(weights)
-        for field, table in enumerate(self.reading.tables):
-            slots, own = self.slots(field), rows[table]
+        for number, table in enumerate(self.reading.tables):
+            slots, own = self.slots(number), rows[table]
             known = own.clamp_max(len(slots) - 1)  # ids never seen have numbers past the last
             owned = (slots.index_select(0, known) > 0) & (own == known).unsqueeze(1)
             shared[table] = _shared_out(weights[table], owned)
@@ -277,24 +297,24 @@ class GrantedEmbedding(SoftEmbedding):
         for key, view in super()._logical():
             if not key.startswith("tables."):
                 yield key, view
-        for field in range(len(self.row_tables)):
-            yield f"slots.{field}", self.slots(field)
+        for number in range(len(self.row_tables)):
+            yield f"slots.{number}", self.slots(number)
             for size in range(len(self.embedding_dims)):
-                yield f"arenas.{field}.{size}", self.arena(field, size)
+                yield f"arenas.{number}.{size}", self.arena(number, size)
 
     def _physical(self, prefix: str) -> set[str]:
         return super()._physical(prefix) | {
-            f"{prefix}arena_{field}_{size}"
-            for field in range(len(self.row_tables))
+            f"{prefix}arena_{number}_{size}"
+            for number in range(len(self.row_tables))
             for size in range(len(self.embedding_dims))
         }
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
-        for field in range(len(self.row_tables)):
+        for number in range(len(self.row_tables)):
             for size in range(len(self.embedding_dims)):
                 saved, arena = (
-                    state_dict.get(f"{prefix}arenas.{field}.{size}"),
-                    self.arena(field, size),
+                    state_dict.get(f"{prefix}arenas.{number}.{size}"),
+                    self.arena(number, size),
                 )
                 if isinstance(saved, Tensor) and saved.shape[1:] == arena.shape[1:]:
                     replace_table(arena, arena.detach().new_empty(saved.shape))
@@ -303,17 +323,19 @@ class GrantedEmbedding(SoftEmbedding):
 
     def _find_free(self) -> None:
         """Tell the free rows of each arena by the slots, which may come from a broken file."""
-        for field in range(len(self.row_tables)):
+        for number, table in enumerate(self.reading.tables):
             for size in range(len(self.embedding_dims)):
-                rows = len(self.arena(field, size))
-                slots = self.slots(field)[:, size].long().cpu()
+                rows = len(self.arena(number, size))
+                slots = self.slots(number)[:, size].long().cpu()
                 if rows == 0 or bool(((slots < 0) | (slots >= rows)).any()):
-                    raise ValueError(f"table {field}: slots of size {size} exceed its {rows} rows")
+                    raise ValueError(
+                        f"table {table!r}: slots of size {size} exceed its {rows} rows"
+                    )
                 owners = torch.bincount(slots, minlength=rows)
                 owners[0] = 1  # shared by all who own none
                 if bool((owners > 1).any()):
-                    raise ValueError(f"table {field}: two ids own one row of size {size}")
-                self._free[field][size] = (owners == 0).nonzero().flatten().tolist()
+                    raise ValueError(f"table {table!r}: two ids own one row of size {size}")
+                self._free[number][size] = (owners == 0).nonzero().flatten().tolist()
 
     def extra_repr(self) -> str:
         """Describe ids and rows for ``repr``."""

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from autoemb.batch import Bag
+from autoemb.ops import look_up
 from autoemb.ops.pool import pool
 from autoemb.schema import Bag as BagFeature
 from autoemb.schema import Sparse
@@ -136,11 +136,31 @@ def check_named(ids: Mapping[str, Any], features: Sequence[Sparse]) -> list[Any]
                 f"feature {name!r}: expected int64 rows of one dimension but got {values.dtype} "
                 f"{list(values.shape)}"
             )
+        if bag:
+            _check_bag(name, value)
         events.add(len(value.offsets) - 1 if bag else len(values))
         found.append(value)
     if len(events) > 1:
         raise ValueError(f"features have different numbers of events: {sorted(events)}")
     return found
+
+
+def _check_bag(name: str, bag: Bag) -> None:
+    values, offsets, weights = bag
+    if not isinstance(offsets, Tensor) or offsets.dtype != torch.int64:
+        raise ValueError(f"feature {name!r}: expected the offsets of a bag as an int64 tensor")
+    lengths = len(offsets), len(values) if weights is None else len(weights)
+    if lengths[0] == 0 or lengths[1] != len(values):
+        raise ValueError(
+            f"feature {name!r}: a bag of {len(values)} ids has {lengths[0]} offsets and "
+            f"{lengths[1]} weights"
+        )
+    # On a GPU the host would wait for the device.
+    if offsets.device.type == "cpu" and [int(offsets[0]), int(offsets[-1])] != [0, len(values)]:
+        raise ValueError(
+            f"feature {name!r}: offsets of a bag go from {int(offsets[0])} to {int(offsets[-1])}; "
+            f"expected from 0 to {len(values)}, the number of its ids"
+        )
 
 
 def taken(feature: Sparse, part: Tensor | Bag, values: Tensor, rows: Tensor) -> Tensor:
@@ -157,6 +177,6 @@ def taken(feature: Sparse, part: Tensor | Bag, values: Tensor, rows: Tensor) -> 
         Row of ``values`` of each id of the feature.
     """
     if not isinstance(part, Bag):
-        return functional.embedding(rows, values)
+        return look_up(values, rows)
     pooling = feature.pooling if isinstance(feature, BagFeature) else "mean"
     return pool(values, rows, part.offsets, part.weights, pooling)

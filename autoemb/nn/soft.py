@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from autoemb.batch import Bag
-from autoemb.build import build_info
+from autoemb.nn.checks import check_arguments, check_choice, check_mix
 from autoemb.nn.draws import Keys, normal_rows
 from autoemb.nn.inputs import by_name
 from autoemb.nn.logical import LogicalState
 from autoemb.nn.reading import Reading, check_id_columns, check_named, taken
-from autoemb.nn.rows import RowModule
-from autoemb.ops import chosen_backend, distinct, soft_embedding
+from autoemb.nn.rows import RowModule, find_rows
+from autoemb.ops import distinct, soft_embedding
 from autoemb.ops.sizes import size_slices
 from autoemb.schema import Sparse
 
@@ -118,7 +118,9 @@ class SoftEmbedding(LogicalState, RowModule):
         sparse: bool = False,
     ) -> None:
         super().__init__(features)
-        _check_arguments(num_embeddings, embedding_dims, norm, projection, init_std, backend)
+        check_arguments(num_embeddings, embedding_dims, init_std, backend)
+        check_choice("norm", norm, NORMS)
+        check_choice("projection", projection, PROJECTIONS)
         self.reading = Reading(self.features, len(num_embeddings))
         self.embedding_dims = tuple(embedding_dims)
         self.norm, self.eps, self.momentum, self.init_std = norm, eps, momentum, init_std
@@ -173,7 +175,7 @@ class SoftEmbedding(LogicalState, RowModule):
     def new_rows(self, name: str, keys: Keys) -> Tensor:
         """Draw rows [U, S] from a normal distribution."""
         width = sum(self.embedding_dims)
-        return normal_rows(keys, width, self.init_std, self.get_parameter(name))
+        return normal_rows(keys, width, self.init_std, self.table(name))
 
     def init_rows(self, name: str, rows: Tensor) -> None:
         """Draw rows from a normal distribution by PyTorch's random numbers."""
@@ -188,8 +190,8 @@ class SoftEmbedding(LogicalState, RowModule):
             Row numbers: a column for each table, or by the name of the feature
             (:class:`autoemb.nn.Inputs`; a mapping of str to Tensor[B] or :class:`autoemb.Bag`).
         weights : Tensor[B, F, N], or mapping of str to Tensor[V_f, N], optional
-            Mix of the sizes, of the module's dtype: of each event and feature (all ids of a bag
-            share it), or of each row by table. By default all sizes have 1/N.
+            Mix of the sizes: of each event and feature (all ids of a bag share it), or of each row
+            by table. Of the module's dtype; under autocast of any. By default all sizes have 1/N.
 
         Returns
         -------
@@ -206,31 +208,41 @@ class SoftEmbedding(LogicalState, RowModule):
             For a wrong shape, a feature that is missing or of another kind, or a batch of one in
             training mode with ``norm="batch"``.
         """
+        columns: list[Any] = []
         if isinstance(ids, Tensor):
             check_id_columns(ids, len(self.row_tables), self.features)
-            columns: list[Any] = list(ids.unbind(1))
         else:
-            columns = check_named(by_name(ids), self.features)
-        self._check_weights(weights, len(ids) if isinstance(ids, Tensor) else _events(columns[0]))
+            columns = check_named(by_name(ids, self.features), self.features)
+        batch = ids.shape[0] if isinstance(ids, Tensor) else _events(columns[0])
+        shape = batch, self.num_features, len(self.embedding_dims)
+        check_mix(weights, self.projection.dtype, shape, self.reading.tables)
+        if isinstance(ids, Tensor):
+            return self._run(slice(0, len(self.row_tables)), ids, weights)
         pieces: dict[int, Tensor] = {}
         for run in self.reading.runs:
-            pieces[run.features.start] = self._run(run.tables, columns[run.features], weights, run)
+            mix = weights[:, run.features] if isinstance(weights, Tensor) else weights
+            pieces[run.features.start] = self._run(run.tables, columns[run.features], mix)
         for table, own in self.reading.shared.items():
             pieces |= self._shared(table, own, columns, weights)
         ordered = [pieces[first] for first in sorted(pieces)]
         return ordered[0] if len(ordered) == 1 else torch.cat(ordered, 1)
 
-    def _run(self, tables: slice, columns: Sequence[Tensor], weights: Mix, run: Any) -> Tensor:
+    def _run(self, tables: slice, columns: Tensor | Sequence[Tensor], weights: Mix) -> Tensor:
         """Return the embeddings [B, k, D] of features that alone read the k tables of a slice."""
         names = self.reading.tables[tables]
-        found = [self.positions(t, ids) for t, ids in zip(names, columns, strict=True)]
-        if isinstance(weights, Tensor):
-            mixed = weights[:, run.features]
-        else:
-            mixed = torch.stack(
-                [self._mix_of(weights, t, own) for t, own in zip(names, found, strict=True)], 1
-            )
-        return self._op(tables, torch.stack(found, 1), mixed)
+        if self._in_play is not None:
+            each = columns.unbind(1) if isinstance(columns, Tensor) else columns
+            ids = torch.stack([*map(self.positions, names, each)], 1)
+        else:  # the op looks at ids by itself, all columns at once
+            ids = columns if isinstance(columns, Tensor) else torch.stack([*columns], 1)
+        try:
+            if not isinstance(weights, Tensor):
+                pairs = zip(names, ids.unbind(1), strict=True)
+                weights = torch.stack([self._mix_of(weights, *pair) for pair in pairs], 1)
+            return self._op(tables, ids, weights)
+        except IndexError:
+            find_rows(ids, {name: self.num_rows(name) for name in names})  # names the table
+            raise
 
     def _mix_of(self, weights: Mapping[str, Tensor] | None, table: str, rows: Tensor) -> Tensor:
         """Return the mix [M, N] of some rows of a table."""
@@ -285,7 +297,8 @@ class SoftEmbedding(LogicalState, RowModule):
         """Return the op's output [M, k, D] for positions [M, k] in k tables."""
         own = self.training and self.norm == "batch"
         tracked = self.training and self.norm != "none"
-        batch = len(positions)
+        batch = positions.shape[0]
+        running = self._of(self.running_mean, tables), self._of(self.running_var, tables)
         if own and batch == 1:
             raise ValueError(
                 f"Expected more than 1 value per channel when training, got ids of shape "
@@ -296,9 +309,9 @@ class SoftEmbedding(LogicalState, RowModule):
             self.tables[tables],
             positions,
             weights,
-            self.projection[tables],
-            self.bias[tables],
-            None if own else (self.running_mean[tables], self.running_var[tables]),
+            self._of(self.projection, tables),
+            self._of(self.bias, tables),
+            None if own else running,
             dims=self.embedding_dims,
             eps=0.0 if self.norm == "none" else self.eps,  # with a mean of 0 and a variance of 1
             average=self.average,
@@ -309,6 +322,10 @@ class SoftEmbedding(LogicalState, RowModule):
         if tracked and batch:
             self._track(tables, result.mean, result.variance, batch)
         return result.output
+
+    def _of(self, value: Tensor, tables: slice) -> Tensor:
+        """Return the part [k, ...] of some tables; all of it without a view, nor its gradient's."""
+        return value if tables == slice(0, len(self.row_tables)) else value[tables]
 
     @torch.no_grad()
     def _track(self, tables: slice, mean: Tensor, variance: Tensor, batch: int) -> None:
@@ -325,31 +342,6 @@ class SoftEmbedding(LogicalState, RowModule):
         running_mean.lerp_(mean, momentum)
         running_var.lerp_(unbiased, momentum)
         self.num_batches_tracked[tables] += 1
-
-    def _check_weights(self, weights: Mix, batch: int) -> None:
-        sizes = len(self.embedding_dims)
-        given = [weights] if isinstance(weights, Tensor) else list((weights or {}).values())
-        for tensor in given:
-            if tensor.dtype != self.projection.dtype:
-                raise RuntimeError(
-                    f"expected weights of dtype {self.projection.dtype} but got {tensor.dtype}"
-                )
-        if isinstance(weights, Tensor):
-            expected = (batch, self.num_features, sizes)
-            if weights.shape != expected:
-                raise ValueError(
-                    f"expected weights of shape {list(expected)} ([B, F, N]) but got "
-                    f"{list(weights.shape)}"
-                )
-        elif weights is not None:
-            for table in self.reading.tables:
-                if table not in weights:
-                    raise ValueError(f"table {table!r} has no mix; there are {list(weights)}")
-                if weights[table].shape[1:] != (sizes,):
-                    raise ValueError(
-                        f"expected the mix of table {table!r} to have {sizes} columns but got "
-                        f"{list(weights[table].shape)}"
-                    )
 
     def _apply(self, fn: Any, recurse: bool = True) -> SoftEmbedding:
         # A cast of the module leaves its statistics in float32 or wider, as the constructor does.
@@ -386,29 +378,3 @@ class SoftEmbedding(LogicalState, RowModule):
 
 def _events(column: Tensor | Bag) -> int:
     return len(column.offsets) - 1 if isinstance(column, Bag) else len(column)
-
-
-def _check_arguments(
-    num_embeddings: Sequence[int],
-    embedding_dims: Sequence[int],
-    norm: str,
-    projection: str,
-    init_std: float,
-    backend: str,
-) -> None:
-    if not num_embeddings or min(num_embeddings) < 1:
-        raise ValueError(f"num_embeddings must be positive, one a table; got {num_embeddings}")
-    if not embedding_dims or min(embedding_dims) < 1:
-        raise ValueError(f"embedding_dims must be positive sizes; got {embedding_dims}")
-    if list(embedding_dims) != sorted(embedding_dims):
-        raise ValueError(f"embedding_dims must ascend to the output width; got {embedding_dims}")
-    for name, value, choices in (("norm", norm, NORMS), ("projection", projection, PROJECTIONS)):
-        if value not in choices:
-            known = ", ".join(f'"{choice}"' for choice in choices)
-            raise ValueError(f"{name} must be one of {known}; got {value!r}")
-    if not 0 <= init_std < math.inf:
-        raise ValueError(f"init_std must be a number from 0; got {init_std}")
-    if chosen_backend(backend) == "native":
-        info = build_info()
-        if not (info["native"] or info["cuda"]):
-            raise RuntimeError(f'backend="native" is not in this build: {info["reason"]}')

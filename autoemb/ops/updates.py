@@ -60,12 +60,12 @@ def in_table(table: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     Returns
     -------
     inside : Tensor[U], int64
-        Rows that the table has.
+        Rows to write. A row that the table has not is that of another place, as padding is.
     first : Tensor[U], int64
-        Of each row the place where it is no padding: a rule takes the gradient there, so that all
-        copies of a row get one value, in whatever order the device writes them.
-    known : Tensor[U], bool
-        False where there was no such row; what the rule finds in ``inside`` must stay there.
+        Places of the gradients to take, so that all copies of a row get one value, in whatever
+        order the device writes them.
+    known : Tensor[], bool
+        False if the table has none of the rows: ``inside`` is then any row, which must stay.
 
     Raises
     ------
@@ -75,20 +75,25 @@ def in_table(table: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     Examples
     --------
     >>> in_table(torch.zeros(9, 2), torch.tensor([3, 7, 7]))
-    (tensor([3, 7, 7]), tensor([0, 1, 1]), tensor([True, True, True]))
+    (tensor([3, 7, 7]), tensor([0, 1, 1]), tensor(True))
     """
     checked = torch.ops.autoemb.checked_rows(rows, len(table))
-    inside = checked.clamp_max(len(table) - 1)
-    first = _unpadded(inside)
-    return inside, first, (checked != NO_ROW).index_select(0, first)
+    first = _unpadded(checked)
+    inside = checked.index_select(0, first).clamp_max_(len(table) - 1)
+    return inside, first, (checked != NO_ROW).any()
 
 
 def _unpadded(rows: Tensor) -> Tensor:
-    """Return the place [U] of the first of the equal rows that each stands among."""
-    repeats = torch.zeros_like(rows, dtype=torch.bool)
-    repeats[1:] = rows[1:] == rows[:-1]
-    places = torch.arange(len(rows), device=rows.device).masked_fill_(repeats, 0)
-    return places.cummax(0).values
+    """Return for each row [U] the place of what it repeats: it, or the row before padding.
+
+    Places without a row get that of a row, too, if there is any.
+    """
+    if len(rows) == 0:
+        return rows
+    begins = rows != NO_ROW
+    begins[1:] &= rows[1:] != rows[:-1]
+    places = torch.arange(len(rows), device=rows.device).masked_fill_(~begins, -1).cummax(0).values
+    return torch.where(places < 0, begins.int().argmax(0), places)
 
 
 def decayed(table: Tensor, rows: Tensor, grad: Tensor, weight_decay: float) -> Tensor:

@@ -67,6 +67,8 @@ class IdTable:
         ids = canonical(ids)
         if len(ids) == 0:
             return np.empty(0, dtype=np.int64)
+        if self._table is None and not insert:  # and stays so: others may be reading
+            return np.full(len(ids), -1, dtype=np.int64)
         try:
             if isinstance(ids, np.ndarray):
                 return self._integers().rows(ids, insert)

@@ -16,10 +16,11 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-from autoemb.lab import RunConfig, methods, run
+from autoemb import learners
+from autoemb.lab import RunConfig, run
 from autoemb.lab.differences import block_bootstrap, read_windows
-from autoemb.lab.study.jobs import interactions
 from autoemb.lab.study.run import first_tenth
+from autoemb.lab.study.source import Source
 from bench.ablations.variants import DEFAULT, VARIANTS, Variant
 from bench.harness import RESULTS, environment
 
@@ -59,10 +60,12 @@ def execute(job: Job) -> dict[str, Any]:
     folder = job.folder / folder_name(job)
     with ExitStack() as stack:
         for name, part in variant.parts.items():
-            stack.enter_context(patch.object(methods, name, part))
-        summary = run(RunConfig(**options), interactions(job.data), folder, resume=True)
+            stack.enter_context(patch.object(learners, name, part))
+        summary = run(
+            RunConfig(**options), Source(job.data.name, job.data).dataset(), folder, resume=True
+        )
     windows = read_windows(folder / "metrics.jsonl", summary)
-    online = [w for w in windows if w.text("stage") == "online"]
+    online = [w for w in windows if w.stage == "online"]
     return {
         "variant": job.variant,
         "data": job.data.name,
@@ -71,9 +74,9 @@ def execute(job: Job) -> dict[str, Any]:
         "seed": job.seed,
         "online": summary["online"]["loss"],
         "first_tenth": first_tenth(windows),
-        "losses": [w.number("loss") for w in online],
-        "events": [w.count("window") for w in online],
-        "weights": windows[-1].value["weights"],
+        "losses": [w.loss for w in online],
+        "events": [w.window for w in online],
+        "weights": windows[-1].weights,
         "seconds": summary["seconds"],
     }
 
@@ -139,8 +142,8 @@ def effects(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
                 "first_tenth_percent": 100
                 * (np.mean([one["first_tenth"] for one in runs]) / early - 1),
                 "weights": {
-                    field: np.mean([one["weights"][field] for one in runs], 0).tolist()
-                    for field in runs[0]["weights"] or ()
+                    feature: np.mean([one["weights"][feature] for one in runs], 0).tolist()
+                    for feature in runs[0]["weights"] or ()
                 },
                 "seconds": float(np.mean([one["seconds"] for one in runs])),
             }

@@ -9,9 +9,9 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 import torch
+from autoemb.lab.report.records import Difference
 
 from autoemb.lab.ranks import rank_correlation
-from autoemb.lab.report.records import Difference
 from autoemb.lab.report.wording import verdict
 from bench.pages.names import Stream
 from bench.pages.words import signed

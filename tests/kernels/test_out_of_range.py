@@ -8,14 +8,14 @@ import copy
 
 import pytest
 import torch
+from autoemb.lab.methods import METHODS, build_trainer
 
 from autoemb import FixedEmbedding, InteractionState, PerIdLogits
 from autoemb.bilevel import Batch
 from autoemb.lab import RunConfig, methods
-from autoemb.lab.methods import METHODS, build_trainer
 from autoemb.ops import cuda, rows_of, soft_embedding
 from autoemb.ops.lookup import NO_ROW
-from autoemb.optim import OPTIMIZERS
+from autoemb.optim import OPTIMIZERS, RowFtrl
 from autoemb.streaming import Events, learner
 from tests.samples import WITH_OP
 
@@ -274,6 +274,27 @@ def test_the_reference_refuses_a_bad_row_at_once(on_kernels, name, bad):
     with pytest.raises(IndexError, match=rf"out of range: row {bad} is not in \[0, 5\]"):
         OPTIMIZERS[name].rows([table]).update(table, rows, torch.ones(2, 5, dtype=torch.float64))
     assert (table == 1).all()
+
+
+@every_bad
+@pytest.mark.parametrize("weight_decay", [0.0, 0.3])
+def test_a_rule_without_kernels_passes_over_a_bad_row(noted, bad, weight_decay):
+    table, twin = (torch.nn.Parameter(torch.ones(30, 5)) for _ in range(2))
+    one, other = (RowFtrl([t], lr=0.1, weight_decay=weight_decay) for t in (table, twin))
+    for _ in range(2):
+        rows, order = torch.tensor([0, 29, bad]).sort()
+        grad = torch.tensor([1.0, 2.0, torch.nan])[order, None].expand(3, 5)
+        one.update(table, rows, grad)
+        assert noted() == f"index out of range in field 0: id {bad} is not in [0, 29]"
+        other.update(twin, torch.tensor([0, 29]), torch.tensor([[1.0], [2.0]]).expand(2, 5))
+    assert torch.equal(table, twin)
+    assert ((table != 1).any(1).nonzero().flatten() == torch.tensor([0, 29])).all()
+    for name, value in other.state[twin].items():
+        assert torch.equal(one.state[table][name], value)
+    before = table.detach().clone()
+    one.update(table, torch.tensor([bad]), torch.full((1, 5), torch.nan))
+    assert f"id {bad} is not" in noted()
+    assert torch.equal(table, before)
 
 
 def test_the_reference_op_names_what_the_kernels_met_before(noted):

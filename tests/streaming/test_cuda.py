@@ -2,17 +2,17 @@
 
 import pytest
 import torch
+from autoemb.lab.methods import METHODS
+from autoemb.streaming.state import encode_popularity, popularity_bucket
 from torch import nn
 
 from autoemb.bilevel import Batch
 from autoemb.lab import RunConfig, methods
-from autoemb.lab.methods import METHODS
 from autoemb.lab.recorder import Recorder
 from autoemb.schema import STARS
 from autoemb.streaming import checkpoint
 from autoemb.streaming.graph import WARM_UP
 from autoemb.streaming.packed import Layout
-from autoemb.streaming.state import encode_popularity, popularity_bucket
 from autoemb.streaming.transfer import Download, Upload
 from autoemb.tasks import task_for
 

@@ -17,6 +17,7 @@ from pydantic_core import PydanticCustomError
 from autoemb.declared import Declared, read_toml, shown
 from autoemb.errors import UserError
 from autoemb.lab.config import OPTIONS, RunConfig, TaskName
+from autoemb.lab.study.source import Source, SourceEntry
 from autoemb.recipe import Recipe
 
 #: Options that the study sets itself.
@@ -46,8 +47,8 @@ class StudyFile(Declared):
 
     Attributes
     ----------
-    data : tuple of str
-        Files, told apart by their names.
+    data : tuple of str or SourceEntry
+        Files, told apart by their names, perhaps with a schema and a limit of their own.
     tasks, orders, seeds : tuple
     options : mapping
         Of every run.
@@ -57,7 +58,7 @@ class StudyFile(Declared):
         Values to try, and how many ``candidates`` of their combinations.
     """
 
-    data: Annotated[tuple[str, ...], _Different]
+    data: Annotated[tuple[str | SourceEntry, ...], Field(min_length=1)]
     tasks: Annotated[tuple[TaskName, ...], _Different] = ("regression",)
     orders: Annotated[tuple[Literal["chronological", "shuffled"], ...], _Different] = (
         "chronological",
@@ -96,14 +97,14 @@ class Study:
 
     Attributes
     ----------
-    data : tuple of Path
+    data : tuple of Source
     tasks, orders : tuple of str
     seeds : tuple of int
     methods : tuple of Method
         The last is compared with each other one.
     """
 
-    data: tuple[Path, ...]
+    data: tuple[Source, ...]
     tasks: tuple[str, ...]
     orders: tuple[str, ...]
     seeds: tuple[int, ...]
@@ -145,16 +146,18 @@ def read_study(file: Path, root: Path | None = None) -> Study:
     """
     found = StudyFile.parse(read_toml(file), str(file))
     try:
-        return _study(found, file.parent if root is None else root)
+        return _study(found, file.parent if root is None else root, file.parent)
     except UserError as error:
         raise UserError(f"{file}: {error}") from None
 
 
-def _study(file: StudyFile, root: Path) -> Study:
-    if len({Path(name).name for name in file.data}) != len(file.data):
+def _study(file: StudyFile, root: Path, beside: Path) -> Study:
+    entries = [SourceEntry(path=one) if isinstance(one, str) else one for one in file.data]
+    data = tuple(entry.source(root, beside) for entry in entries)
+    names = tuple(source.name for source in data)
+    if len({*names}) != len(names):
         raise UserError(
-            f"data is {shown(file.data)}; expected different names of files, which tables tell "
-            "them by"
+            f"data is {shown(names)}; expected different names, which tables tell them by"
         )
     shared = _options("options", file.options)
     methods = []
@@ -164,7 +167,6 @@ def _study(file: StudyFile, root: Path) -> Study:
                 f"methods has {shown(name)}; expected names of letters, digits, '.', '_' and '-'"
             )
         methods.append(_method(name, dict(content), shared, file.tuning))
-    data = tuple(root / name for name in file.data)
     return Study(data, file.tasks, file.orders, file.seeds, tuple(methods))
 
 

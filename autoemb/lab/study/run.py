@@ -16,7 +16,8 @@ from autoemb.lab.recorder import STAGES
 from autoemb.lab.records import Bucket, Summary, Window
 from autoemb.lab.stopping import Interrupted
 from autoemb.lab.study.config import Method, Options, Study
-from autoemb.lab.study.jobs import Execute, Job, interactions, job, pool
+from autoemb.lab.study.jobs import Execute, Job, job, pool
+from autoemb.lab.study.source import Source
 from autoemb.lab.summary import versions_of
 
 #: (what is being run, runs done, runs in all)
@@ -26,7 +27,7 @@ Progress = Callable[[str, int, int], None]
 class Cell(NamedTuple):
     """What methods are compared on."""
 
-    data: Path
+    data: Source
     task: str
     order: str
 
@@ -66,25 +67,13 @@ def run_study(
     StudyInterrupted
         On SIGINT or SIGTERM.
     """
-    for path in study.data:
-        if not path.exists():
-            raise UserError(f"{path} does not exist; --data names the folder of a study's data")
+    for source in study.data:
+        source.check()
     runs = out / "runs"
     cells = [Cell(*names) for names in product(study.data, study.tasks, study.orders)]
     with sole_writer(out), _told_as_a_study(), pool(processes) as execute:
         chosen = _choose(study, cells, runs, _reporting(execute, "choosing options", progress))
-        jobs = {
-            (cell, method.name, seed): job(
-                cell.data,
-                study.config(
-                    method, chosen[cell, method.name], task=cell.task, order=cell.order, seed=seed
-                ),
-                runs,
-            )
-            for cell in cells
-            for method in study.methods
-            for seed in study.seeds
-        }
+        jobs = _jobs(study, cells, runs, chosen)
         made = _reporting(execute, "running", progress)(jobs.values())
         summaries = {one.folder: summary for one, summary in made}
     content = {
@@ -101,6 +90,18 @@ def run_study(
     }
     write_json(out / "study.json", content)
     return content
+
+
+def _jobs(
+    study: Study, cells: Sequence[Cell], runs: Path, chosen: dict[tuple[Cell, str], Options]
+) -> dict[tuple[Cell, str, int], Job]:
+    """Return the runs over the whole stream, by cell, method and seed."""
+    found = {}
+    for cell, method, seed in product(cells, study.methods, study.seeds):
+        own = {"task": cell.task, "order": cell.order, "seed": seed}
+        config = study.config(method, chosen[cell, method.name], **own)
+        found[cell, method.name, seed] = job(cell.data, config, runs)
+    return found
 
 
 class StudyInterrupted(Interrupted):
@@ -139,7 +140,7 @@ def _choose(
         if len(method.candidates) == 1:
             chosen[cell, method.name] = method.candidates[0]
             continue
-        length = len(interactions(cell.data))
+        length = len(cell.data.dataset())
         events = study.config(method, {}).offline_events(length)
         if events < 2:
             raise UserError(
