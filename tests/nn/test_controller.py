@@ -35,7 +35,9 @@ def by_hand(network, inputs):
 
 class TestController:
     def test_equals_a_network_a_table_with_softmax(self, assert_near):
-        controller = Controller(TABLES, sizes=3, num_features=5, hidden=(7, 6)).double()
+        controller = Controller(
+            TABLES, sizes=3, num_features=5, hidden=(7, 6), shared=False
+        ).double()
         history = some_history(4, 9, dtype=torch.float64)
         for parameter in controller.parameters():
             nn.init.normal_(parameter)
@@ -56,10 +58,11 @@ class TestController:
         )
         assert all(torch.equal(mix[table], turned[table]) for table in TABLES)
 
-    def test_has_the_papers_layers_by_default(self):
+    def test_has_one_small_network_by_default_that_is_told_the_table(self):
         controller = Controller(TABLES, sizes=3, num_features=38)
-        shapes = [tuple(p.shape) for p in controller.networks[1].parameters() if p.dim() == 2]
-        assert shapes == [(512, 38), (512, 512), (3, 512)]
+        (network,) = controller.networks
+        shapes = [tuple(p.shape) for p in network.parameters() if p.dim() == 2]
+        assert shapes == [(64, 38 + len(TABLES)), (3, 64)]
 
     @pytest.mark.parametrize("shared", [False, True])
     def test_starts_with_equal_weights(self, shared):
@@ -85,7 +88,7 @@ class TestController:
             assert_near(mix[table], expected)
 
     def test_tables_share_nothing(self):
-        controller = Controller(TABLES, sizes=3, num_features=5, hidden=(7,))
+        controller = Controller(TABLES, sizes=3, num_features=5, hidden=(7,), shared=False)
         first, second = (list(network.parameters()) for network in controller.networks)
         assert not any(a is b for a in first for b in second)
         assert not torch.equal(first[0], second[0])

@@ -321,16 +321,16 @@ def test_an_id_starts_alike_whatever_the_row_the_others_and_the_size_of_the_tabl
     one, other = (SoftEmbedding([rows, 5], (1, 2), features=NAMES) for rows in (4, 90))
     ids = np.array([11, -5, 2**60, 7])
     keys = id_keys(ids, 3, "user_id")
-    begin(one, "user_id", torch.tensor([0, 1, 2, 3]), keys)
+    begin(row_parameters(one), "user_id", torch.tensor([0, 1, 2, 3]), keys)
     for row, key in zip((40, 3, 89, 17), keys, strict=True):
-        begin(other, "user_id", torch.tensor([row]), key[None])
+        begin(row_parameters(other), "user_id", torch.tensor([row]), key[None])
     assert torch.equal(one.table_0, other.table_0[[40, 3, 89, 17]])
     assert torch.equal(one.table_0, one.new_rows("table_0", salted(keys, "table_0")))
 
 
 def test_two_modules_draw_apart_for_one_id():
     model = nn.ModuleDict({n: FixedEmbedding([4], 9, features=["user_id"]) for n in ("a", "b")})
-    begin(model, "user_id", torch.tensor([1]), id_keys(np.array([7]), 0, "user_id"))
+    begin(row_parameters(model), "user_id", torch.tensor([1]), id_keys(np.array([7]), 0, "user_id"))
     a, b = (model[n].table_0.detach()[1] for n in ("a", "b"))
     assert (a != b).all()
 
