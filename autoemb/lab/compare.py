@@ -75,28 +75,46 @@ def compare(
             raise UserError(
                 f"{out} already holds a comparison; pass --resume or choose another --out"
             )
-        results, windows, summaries = [], {}, []
+        made = {}
         for one in configs:
-            name = f"{one.method}-seed{one.seed}"
             report = None if progress is None else progress(one.method, one.seed)
-            summary = run(one, interactions, out / name, resume=resume, keep=keep, progress=report)
-            windows[one.method, one.seed] = read_windows(out / name / "metrics.jsonl", summary)
-            summaries.append(summary)
-            results.append(
-                {"method": one.method, "seed": one.seed, "run": name}
-                | {key: summary[key] for key in (*STAGES, "seconds")}
+            where = out / _name(one.method, one.seed)
+            made[one.method, one.seed] = run(
+                one, interactions, where, resume=resume, keep=keep, progress=report
             )
-        options = summary["config"] | {"methods": list(methods), "seeds": list(seeds)}
-        comparison = {
-            "results": results,
-            "differences": differences(windows, methods, seeds),
-            "data": summary["data"],
-            "task": config.task,
-            "config": {k: v for k, v in options.items() if k not in ("method", "seed")},
-            "versions": versions_of(summaries),
-        }
+        comparison = _compared(made, out, methods, seeds)
         write_json(out / "compare.json", comparison)
     return comparison
+
+
+def _name(method: str, seed: int) -> str:
+    return f"{method}-seed{seed}"
+
+
+def _compared(
+    made: dict[tuple[str, int], dict[str, Any]],
+    out: Path,
+    methods: Sequence[str],
+    seeds: Sequence[int],
+) -> dict[str, Any]:
+    """Return the content of compare.json for the summaries of all runs."""
+    results, windows = [], {}
+    for (method, seed), summary in made.items():
+        name = _name(method, seed)
+        windows[method, seed] = read_windows(out / name / "metrics.jsonl", summary)
+        results.append(
+            {"method": method, "seed": seed, "run": name}
+            | {key: summary[key] for key in (*STAGES, "seconds")}
+        )
+    options = summary["config"] | {"methods": list(methods), "seeds": list(seeds)}
+    return {
+        "results": results,
+        "differences": differences(windows, methods, seeds),
+        "data": summary["data"],
+        "task": summary["task"],
+        "config": {k: v for k, v in options.items() if k not in ("method", "seed")},
+        "versions": versions_of(made.values()),
+    }
 
 
 def _check_names(methods: Sequence[str], seeds: Sequence[int]) -> None:

@@ -10,6 +10,8 @@ import sys
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -19,6 +21,7 @@ from autoemb.nn.mlp import mlp
 from autoemb.serving import ServedField, ServedModel, load_model
 from autoemb.streaming import checkpoint
 from autoemb.tasks import TASKS
+from tests.lab.test_saved import places_of
 
 D = 4
 
@@ -305,6 +308,35 @@ def test_a_small_file_that_promises_a_large_model_takes_neither_memory_nor_time(
     assert seconds < 20  # on a busy machine
 
 
+def test_no_other_value_anywhere_is_more_than_a_users_error(tmp_path):
+    make_model(linear=False).save(path := tmp_path / "model")
+    content = path.read_bytes()
+    others = [None, True, -1, 2**70, 0.5, float("nan"), "x", [], {}, [[1]], {"a": 1}, ["x"] * 40,
+              torch.zeros(3), torch.zeros(0, 2), torch.ones(4, 4), np.arange(2)]  # fmt: skip
+    served = 0
+
+    @settings(max_examples=200, deadline=None, derandomize=True)
+    @given(st.sampled_from([*places_of(checkpoint.load(path))]), st.sampled_from(others))
+    def check(place, other):
+        nonlocal served
+        path.write_bytes(content)
+        state = part = checkpoint.load(path)
+        for key in place[:-1]:
+            part = part[key]
+        part[place[-1]] = other
+        checkpoint.save(state, path)
+        try:
+            load_model(path).predict([USERS, ITEMS])
+            served += 1
+        except UserError as error:
+            said = str(error)
+            assert "\n" not in said
+            assert len(said) < len(str(path)) + 200
+
+    check()
+    assert served
+
+
 # Copies
 
 
@@ -345,3 +377,12 @@ def test_a_model_travels_to_the_workers_of_a_loader():
         Scored(model), batch_size=4, num_workers=1, multiprocessing_context="spawn"
     )
     torch.testing.assert_close(torch.cat([*loader]), model.logits([USERS, ITEMS]))
+
+
+def test_serving_needs_nothing_that_only_experiments_need():
+    code = "import sys, autoemb.serving; print(*sys.modules)"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    loaded = {*done.stdout.split()}
+    assert "autoemb.serving.export" in loaded
+    assert not loaded & {"autoemb.lab", "autoemb.data", "polars", "typer", "rich", "matplotlib"}
