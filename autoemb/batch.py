@@ -13,6 +13,9 @@ from torch import Tensor
 #: Raw ids: an int64 array, or a list of str.
 Ids = npt.NDArray[np.int64] | list[str]
 
+#: The id of an event that has none, where the others are integers; else it is the empty text.
+MISSING = -(2**63)
+
 
 class Bag(NamedTuple):
     """Several ids an event.

@@ -8,24 +8,22 @@ import sys
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
 
-from autoemb.data import Interactions, load, synthetic
+# Only what every command needs: polars, rich and matplotlib are imported by those that use them,
+# which takes 0.3 s off --help.
 from autoemb.errors import UserError
-from autoemb.files import make_folder_of, write_json
-from autoemb.lab import Interrupted, RunConfig, compare, run
-from autoemb.lab.config import CHOICES
-from autoemb.lab.evaluate import evaluate
-from autoemb.lab.folder import as_comparison
-from autoemb.lab.info import cores, info_lines
-from autoemb.lab.progress import ProgressDisplay
-from autoemb.lab.report import draw, table, wording
-from autoemb.lab.report.page import extra_missing
-from autoemb.lab.study import read_study, run_study
-from autoemb.lab.trained import export_lines, going_on, load_trained
-from autoemb.serving import Exporter, load_model
+from autoemb.lab.config import OPTIONS, RunConfig
+from autoemb.lab.sources import DataFlags, with_data_flags
+from autoemb.lab.stopping import Interrupted
+from autoemb.optim import OPTIMIZERS
+from autoemb.recipe import PRESETS, Recipe
+
+if TYPE_CHECKING:
+    from autoemb.lab.records import Comparison, Embeddings
 
 app = typer.Typer(
     help="Adaptive embedding sizes for recommenders on live streams.",
@@ -37,39 +35,46 @@ app = typer.Typer(
 
 INTERRUPTED = 130  # what a shell reports of a program that ctrl-C ended
 
-DataOption = Annotated[
-    Path | None,
-    typer.Option(
-        help="Folder or file of ratings: MovieLens, Netflix Prize, MovieTweetings, or CSV or "
-        "Parquet with user_id, item_id, rating, timestamp. Default: an embedded synthetic stream."
-    ),
-]
-ColumnsOption = Annotated[
-    str | None,
-    typer.Option(help="What the file calls our columns: user_id=uid,rating=stars", metavar="NAMES"),
-]
-SkipOption = Annotated[
-    bool, typer.Option("--skip-bad-rows", help="Count and leave out broken rows of the data.")
-]
 ResumeOption = Annotated[
     bool, typer.Option("--resume", help="Continue what --out holds, if anything.")
 ]
 
 
-def with_run_options(*left_out: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command the options of :class:`RunConfig`, but for some, as keyword arguments.
+#: Sections of the help, and which options they hold.
+_GROUPS = {
+    "Protocol": {*RunConfig.model_fields},
+    "Recipe": {*Recipe.model_fields},
+    "Data": {one.name for one in fields(DataFlags)},
+}
 
-    RunConfig stays the one list of options: their names, defaults and help come from there.
+
+class _Grouped(typer.core.TyperCommand):
+    """A command whose help tells data, protocol and recipe apart."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            name = parameter.name or ""
+            if record is not None:
+                titles = (title for title, names in _GROUPS.items() if name in names)
+                groups.setdefault(next(titles, "Options"), []).append(record)
+        for title, records in groups.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
+def with_run_options(*left_out: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the options of a run, but for some, as keyword arguments.
+
+    :class:`RunConfig` and :class:`Recipe` stay the one list of options: their names, kinds,
+    defaults and help come from there.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         signature = inspect.signature(command, eval_str=True)
         own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
-        shared = [
-            _parameter(field.name, field.default, str(field.type), field.metadata["help"])
-            for field in fields(RunConfig)
-            if field.name not in left_out
-        ]
+        shared = [_parameter(name) for name in OPTIONS if name not in left_out]
         parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*own, *shared)]
         command.__signature__ = signature.replace(  # type: ignore[attr-defined]
             parameters=parameters
@@ -80,42 +85,76 @@ def with_run_options(*left_out: str) -> Callable[[Callable[..., None]], Callable
     return decorate
 
 
-def _parameter(name: str, default: Any, annotation: str, text: str) -> inspect.Parameter:
-    kinds = {"int": int, "float": float, "str": str, "tuple[int, ...]": str}
-    kind: Any = kinds[annotation.removesuffix(" | None")]
-    metavar: str | None = "N,N,..." if annotation.startswith("tuple") else None
-    if name in CHOICES:
-        metavar = "NAME"
-        text += f" One of: {', '.join(filter(None, CHOICES[name]))}."
-    if isinstance(default, tuple):
-        default = ",".join(map(str, default))
-    if annotation.endswith("None"):
-        kind = kind | None
+def _parameter(name: str) -> inspect.Parameter:
+    """Return the flag of an option; None where it is not given, which leaves it to RunConfig."""
+    kind, metavar, choices = _kind(OPTIONS[name].annotation)
+    text = OPTIONS[name].description or ""
+    if choices:
+        text += f" One of: {', '.join(choices)}."
+    defaults = {"default": OPTIONS[name].default, **_preset_values(name)}
+    if defaults["default"] is not None:
+        said = (f"{who}: {_value_text(value)}" for who, value in defaults.items())
+        text += f" [{'; '.join(said)}]"
     return inspect.Parameter(
         name,
         inspect.Parameter.KEYWORD_ONLY,
-        default=default,
-        annotation=Annotated[kind, typer.Option(help=text, metavar=metavar)],
+        default=None,
+        annotation=Annotated[kind | None, typer.Option(help=text, metavar=metavar)],
     )
 
 
+def _preset_values(name: str) -> dict[str, Any]:
+    """Return an option's values by the optimizer and the preset that bring others."""
+    rates = {kind.name: kind.rates._asdict() for kind in OPTIMIZERS.values()}
+    return {who: values[name] for who, values in (rates | PRESETS).items() if name in values}
+
+
+def _kind(annotation: Any) -> tuple[Any, str | None, tuple[str, ...]]:
+    """Return what a flag's text is made into, how it is shown, and the choices."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _kind(arguments[0])
+    if origin in (Union, UnionType):
+        return _kind(next(kind for kind in arguments if kind is not NoneType))
+    if origin is Literal:
+        return str, "NAME", arguments
+    return (str, "N,N,...", ()) if origin is tuple else (annotation, None, ())
+
+
+def _value_text(value: object) -> str:
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options that were given, lists of numbers parsed."""
+    given = {name: value for name, value in options.items() if value is not None}
+    for name in given:
+        if get_origin(OPTIONS[name].annotation) is tuple:
+            given[name] = tuple(_integers(_flag(name), given[name]))
+    return given
+
+
 def _config(options: dict[str, Any]) -> RunConfig:
-    return RunConfig(**_parsed(options))
+    given = _given(options)
+    try:
+        return RunConfig(**given)
+    except UserError as error:
+        raise UserError(_flagged(str(error))) from None
 
 
-def _parsed(options: dict[str, Any]) -> dict[str, Any]:
-    if "dims" not in options:
-        return options
-    return options | {"dims": tuple(_integers("--dims", options["dims"]))}
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
-def _given(context: typer.Context, options: dict[str, Any]) -> dict[str, Any]:
-    """Return the options that stand on the command line."""
-    return {
-        name: value
-        for name, value in options.items()
-        if (source := context.get_parameter_source(name)) and source.name == "COMMANDLINE"
-    }
+def _flagged(message: str) -> str:
+    """Return an error about an option, which begins with its name, by its flag."""
+    found = re.match(r"(\w+)(?:\[(\d+)\])? ", message)
+    if found is None or found[1] not in OPTIONS:
+        return message
+    number = "" if found[2] is None else f", value {int(found[2]) + 1},"
+    return f"{_flag(found[1])}{number} {message[found.end() :]}"
 
 
 def _integers(option: str, text: str) -> list[int]:
@@ -128,34 +167,11 @@ def _names(text: str) -> list[str]:
     return [part.strip() for part in text.split(",")]
 
 
-def _columns(text: str | None) -> dict[str, str] | None:
-    if text is None:
-        return None
-    pairs = [part.partition("=") for part in text.split(",")]
-    if not all(ours.strip() and theirs.strip() for ours, _, theirs in pairs):
-        raise UserError(f"--columns is {text!r}; expected user_id=NAME,item_id=NAME,...")
-    return {ours.strip(): theirs.strip() for ours, _, theirs in pairs}
-
-
-def _interactions(data: Path | None, columns: str | None, skip: bool) -> Interactions:
-    if data is not None:
-        found = load(data, columns=_columns(columns), skip_bad_rows=skip)
-    elif columns is not None or skip:
-        raise UserError("--columns and --skip-bad-rows are about a file; name it with --data")
-    else:
-        found = synthetic()
-    if found.skipped_rows:
-        typer.echo(f"{found.name}: left out {found.skipped_rows:,} broken rows", err=True)
-    return found
-
-
-@app.command("run")
+@app.command("run", cls=_Grouped)
 @with_run_options()
+@with_data_flags
 def run_command(
-    context: typer.Context,
-    data: DataOption = None,
-    columns: ColumnsOption = None,
-    skip_bad_rows: SkipOption = False,
+    source: Callable[[], Any],
     out: Annotated[
         Path | None,
         typer.Option(help="Folder for summary.json, metrics.jsonl and the final state."),
@@ -186,18 +202,22 @@ def run_command(
     **options: Any,
 ) -> None:
     """Run one method over a stream: predict, record, learn."""
+    from autoemb.lab.progress import ProgressDisplay
+    from autoemb.lab.records import Summary
+    from autoemb.lab.report import wording
+    from autoemb.lab.report.recording import as_comparison
+    from autoemb.lab.run import run
+    from autoemb.lab.trained import going_on
+
     if resume and out is None:
         raise UserError("--resume continues what --out holds; name the folder with --out")
-    if from_ is None:
-        config = _config(options)
-    else:
-        config = going_on(from_, _parsed(_given(context, options)))
-    interactions = _interactions(data, columns, skip_bad_rows)
+    config = _config(options) if from_ is None else going_on(from_, _given(options))
+    dataset = source()
     with ProgressDisplay() as display:
-        progress = display.task(wording.display(config.method))
+        progress = display.task(wording.display(config.recipe.method))
         summary = run(
             config,
-            interactions,
+            dataset,
             out,
             resume=resume,
             keep=keep,
@@ -206,23 +226,24 @@ def run_command(
             origin=from_,
             progress=progress,
         )
-    _print_table(as_comparison(summary))
-    typer.echo(_embeddings_line(summary["embeddings"]))
+    record = Summary.parse(summary, "summary.json")
+    _print_table(as_comparison(record))
+    if record.embeddings is not None:
+        typer.echo(_embeddings_line(record.embeddings))
     if out is not None:
         typer.echo(f"recorded in {out}; draw its report with: autoemb report {out}")
 
 
-@app.command("compare")
+@app.command("compare", cls=_Grouped)
 @with_run_options("method", "seed")
+@with_data_flags
 def compare_command(
+    source: Callable[[], Any],
     out: Annotated[Path, typer.Option(help="Folder for the runs, compare.json and report.html.")],
     methods: Annotated[
         str, typer.Option(help="Methods to run; the last is compared with each other one.")
     ] = "fse,sam,darts,autoemb",
     seeds: Annotated[str, typer.Option(help="Seeds to run every method with.")] = "0,1,2",
-    data: DataOption = None,
-    columns: ColumnsOption = None,
-    skip_bad_rows: SkipOption = False,
     resume: ResumeOption = False,
     keep: Annotated[
         bool, typer.Option("--keep", help="Keep the final state of every run, for export.")
@@ -230,13 +251,18 @@ def compare_command(
     **options: Any,
 ) -> None:
     """Run methods x seeds on the same events and draw the paper's comparison."""
+    from autoemb.lab.compare import compare
+    from autoemb.lab.progress import ProgressDisplay
+    from autoemb.lab.records import Comparison
+    from autoemb.lab.report import draw, wording
+
     config, wanted, chosen = _config(options), _names(methods), _integers("--seeds", seeds)
-    interactions = _interactions(data, columns, skip_bad_rows)
+    dataset = source()
     runs = len(wanted) * len(chosen)
     with ProgressDisplay() as display:
         comparison = compare(
             config,
-            interactions,
+            dataset,
             out,
             methods=wanted,
             seeds=chosen,
@@ -246,7 +272,7 @@ def compare_command(
                 f"{wording.display(method)}, seed {seed}", runs
             ),
         )
-    _print_table(comparison)
+    _print_table(Comparison.parse(comparison, "compare.json"))
     try:
         typer.echo(f"report: {draw(out)}")
     except UserError as error:
@@ -265,6 +291,10 @@ def study_command(
     ] = None,
 ) -> None:
     """Make the runs of a study that --out does not hold yet, and draw its tables and figures."""
+    from autoemb.lab.info import cores
+    from autoemb.lab.progress import ProgressDisplay
+    from autoemb.lab.study import read_study, run_study
+
     study = read_study(file, data)
     workers = cores() if processes is None else processes
     with ProgressDisplay(unit="runs") as display:
@@ -277,11 +307,9 @@ def study_command(
 
         run_study(study, out, processes=workers, progress=progress)
     try:
-        from autoemb.lab.study.draw import draw_study
-    except ModuleNotFoundError as error:
-        typer.echo(f"recorded in {out}, without a report: {extra_missing(error)}", err=True)
-    else:
-        typer.echo(f"study: {draw_study(out)}")
+        typer.echo(f"study: {_drawn_study(out)}")
+    except UserError as error:
+        typer.echo(f"recorded in {out}, without a report: {error}", err=True)
 
 
 @app.command("export")
@@ -300,10 +328,14 @@ def export_command(
     ] = None,
 ) -> None:
     """Make a small model of a trained run: one row an id, as wide as it needs."""
+    from autoemb.files import make_folder_of
+    from autoemb.lab.trained import export_lines, load_trained
+    from autoemb.serving import Exporter
+
     trained = load_trained(run_)
     make_folder_of(out)
     chosen = None if widths is None else _integers("--widths", widths)
-    exporter = Exporter(trained.learner, trained.task, chosen, about=trained.about)
+    exporter = Exporter(trained.learner, trained.schema, trained.task, chosen, about=trained.about)
     model, kept = exporter.export(budget)
     model.save(out)
     for line in export_lines(trained, model, kept):
@@ -312,26 +344,30 @@ def export_command(
 
 
 @app.command("evaluate")
+@with_data_flags
 def evaluate_command(
+    source: Callable[..., Any],
     file: Annotated[Path, typer.Argument(metavar="FILE", help="What export wrote.")],
-    data: DataOption = None,
-    columns: ColumnsOption = None,
-    skip_bad_rows: SkipOption = False,
     every: Annotated[
         bool, typer.Option("--all", help="Score all events, also of other data.")
     ] = False,
     out: Annotated[Path | None, typer.Option(help="File for the scores, as JSON.")] = None,
 ) -> None:
     """Score an exported model on the events after those it was trained on."""
+    from autoemb.files import make_folder_of, write_json
+    from autoemb.lab.evaluate import evaluate
+    from autoemb.serving import load_model
+
     model = load_model(file)
     if out is not None:
         make_folder_of(out)
-    scores = evaluate(model, _interactions(data, columns, skip_bad_rows), every=every)
+    scores = evaluate(model, source(model.schema, model.task.name), every=every)
     if out is not None:
         write_json(out, scores | {"bytes": model.bytes(), "about": model.about})
+    metrics = [f"{name} {scores[name]:.4f}" for name in model.task.metrics if name in scores]
     typer.echo(
-        f"loss {scores['loss']:.4f}, accuracy {scores['accuracy']:.4f} over "
-        f"{scores['interactions']:,} events, {scores['interactions_per_second']:,.0f} a second"
+        f"{', '.join(metrics)} over {scores['interactions']:,} events, "
+        f"{scores['interactions_per_second']:,.0f} a second"
     )
 
 
@@ -340,31 +376,46 @@ def report_command(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="What --out named.")],
 ) -> None:
     """Draw report.html, or a study's study.md, and figures/*.svg again from the recorded files."""
-    if not (directory / "study.json").exists():
+    from autoemb.lab.report import draw
+
+    if (directory / "study.json").exists():
+        typer.echo(f"study: {_drawn_study(directory)}")
+    else:
         typer.echo(f"report: {draw(directory)}")
-        return
+
+
+def _drawn_study(directory: Path) -> Path:
+    from autoemb.lab.report.page import extra_missing
+
     try:
         from autoemb.lab.study.draw import draw_study
     except ModuleNotFoundError as error:
         raise extra_missing(error) from None
-    typer.echo(f"study: {draw_study(directory)}")
+    return draw_study(directory)
 
 
 @app.command("info")
 def info_command() -> None:
     """Show versions, what is compiled here, and devices."""
+    from autoemb.lab.info import info_lines
+
     for line in info_lines():
         typer.echo(line)
 
 
-def _embeddings_line(embeddings: dict[str, Any]) -> str:
-    widths = [f"{field} {w:.1f}" for field, w in embeddings.get("mean_width", {}).items()]
+def _embeddings_line(embeddings: Embeddings) -> str:
+    from autoemb.lab.report import wording
+
+    found = embeddings.mean_width.items()
+    widths = [f"{wording.feature(name)} {width:.1f}" for name, width in found]
     means = f"; mean width: {', '.join(widths)}" if widths else ""
-    return f"embeddings: {embeddings['bytes']:,} bytes{means}"
+    return f"embeddings: {embeddings.bytes:,} bytes{means}"
 
 
-def _print_table(comparison: dict[str, Any]) -> None:
+def _print_table(comparison: Comparison) -> None:
     from rich.console import Console
+
+    from autoemb.lab.report import table
 
     Console().print(table(comparison))
 

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from annotated_types import Ge, Gt, Le, Lt
+from annotated_types import Ge, Gt, Le
 from pydantic import Field, model_validator
 
-from autoemb.declared import Declared
+from autoemb.declared import Declared, shown
+from autoemb.errors import UserError
+from autoemb.optim import OPTIMIZERS
 
-Positive = Annotated[float, Gt(0), Lt(float("inf"))]
+Positive = Annotated[float, Gt(0), Field(allow_inf_nan=False)]
 Width = Annotated[int, Ge(1), Le(2**16)]
 
 
-def _option(text: str) -> Any:
+def _option(text: str, **checks: Any) -> Any:
     """Return a field whose help the command line shows."""
-    return Field(description=text)
+    return Field(description=text, **checks)
 
 
 class Recipe(Declared):
@@ -33,7 +35,7 @@ class Recipe(Declared):
     >>> Recipe(dims=(16, 2))
     Traceback (most recent call last):
         ...
-    autoemb.errors.UserError: dims is (16, 2); expected positive sizes in ascending order
+    autoemb.errors.UserError: dims is 16,2; expected positive sizes in ascending order
     """
 
     method: Annotated[
@@ -49,8 +51,15 @@ class Recipe(Declared):
     controller_hidden: Annotated[
         tuple[Width, ...], _option("Widths of the controller's hidden layers.")
     ] = (512, 512)
+    controller: Annotated[
+        Literal["separate", "shared"],
+        _option("Controller: a network for each table, or one for all that is told the table."),
+    ] = "separate"
+    model: Annotated[Literal["mlp"], _option("Network over the embeddings and dense features.")] = (
+        "mlp"
+    )
     optimizer: Annotated[
-        Literal["adagrad", "adam", "rowwise-adagrad", "sgd"],
+        Literal["adagrad", "adam", "ftrl", "rowwise-adagrad", "sgd"],
         _option("Of weights and controller."),
     ] = "adagrad"
     learning_rate: Annotated[Positive, _option("Of the weights.")] = 0.003
@@ -58,6 +67,9 @@ class Recipe(Declared):
     row_rate: Annotated[
         Positive, _option("Learning rate of the rows of tables, as a multiple of these.")
     ] = 16.0
+    row_weight_decay: Annotated[
+        float, Ge(0), Field(allow_inf_nan=False), _option("L2 penalty of the rows in a batch.")
+    ] = 0.0
     norm: Annotated[
         Literal["none", "batch", "running"],
         _option("Statistics that sizes are normalised with: none, the batch's, or those before."),
@@ -67,7 +79,9 @@ class Recipe(Declared):
         Literal["sum", "mean"], _option("Sum of the weighted sizes, or their mean (Eq. 7).")
     ] = "sum"
     init_std: Annotated[
-        float, Ge(0), Lt(float("inf")), _option("Standard deviation of new embeddings.")
+        float,
+        Ge(0),
+        _option("Standard deviation of new embeddings.", allow_inf_nan=False),
     ] = 0.1
     projection: Annotated[
         Literal["identity", "uniform"],
@@ -107,7 +121,9 @@ class Recipe(Declared):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if not self.dims or list(self.dims) != sorted(self.dims):
-            raise ValueError(f"dims is {self.dims}; expected positive sizes in ascending order")
+            raise ValueError(
+                f"dims is {shown(self.dims)}; expected positive sizes in ascending order"
+            )
         if self.budget is not None and self.method == "fse":
             raise ValueError(f"budget is {self.budget}; expected none with method fse: one size")
         if self.budget is not None and self.selection == "hard":
@@ -130,9 +146,13 @@ class Recipe(Declared):
         >>> Recipe.of("paper", norm="running").mix, Recipe.of(optimizer="sgd").learning_rate
         ('mean', 0.1)
         """
+        if preset not in PRESETS:
+            raise UserError(f"preset is {preset!r}; expected one of {', '.join(PRESETS)}")
         chosen = dict(PRESETS[preset])
         if preset == "default":
-            chosen |= RATES.get(options.get("optimizer") or "", {})
+            optimizer = options.get("optimizer")
+            if isinstance(optimizer, str) and optimizer in OPTIMIZERS:
+                chosen |= OPTIMIZERS[optimizer].rates._asdict()
             if options.get("budget") is not None:
                 chosen["start"] = "equal"
         return cls(**chosen | {name: v for name, v in options.items() if v is not None})
@@ -155,11 +175,4 @@ PRESETS: dict[str, dict[str, Any]] = {
         "start": "equal",
         "validation": "reservoir",
     },
-}
-
-#: Rates of other optimisers. Adam's are the better of two in docs/ablations.md; SGD's, a third of
-#: those there, are cautious.
-RATES: dict[str, dict[str, float]] = {
-    "adam": {"learning_rate": 0.0003, "controller_learning_rate": 0.0001, "row_rate": 300.0},
-    "sgd": {"learning_rate": 0.1, "controller_learning_rate": 0.1, "row_rate": 300.0},
 }

@@ -7,15 +7,13 @@ one a number. The ids of one or several features own a table: rows, optimiser st
 from __future__ import annotations
 
 import math
-import tomllib
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from autoemb.declared import Declared
-from autoemb.errors import UserError
+from autoemb.declared import Declared, read_toml
 
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
 
@@ -31,6 +29,9 @@ class Sparse(Declared):
         Whose rows the ids own; by default a table of their own, named like the column.
     counts : bool, default True
         Whether an event that holds an id is an event of that id: counted in its history.
+    missing : {"id", "refuse"}, default "id"
+        What an event without an id has: an id that all of these share
+        (:data:`autoemb.batch.MISSING`, or the empty text), or no place in the stream.
 
     Examples
     --------
@@ -41,6 +42,7 @@ class Sparse(Declared):
     column: Name
     table: str = ""
     counts: bool = True
+    missing: Literal["id", "refuse"] = "id"
 
     @model_validator(mode="after")
     def _fill(self) -> Self:
@@ -55,13 +57,13 @@ class Bag(Sparse):
     Attributes
     ----------
     column, table, counts
-        As of :class:`Sparse`.
+        As of :class:`Sparse`; a missing bag is an empty one.
     pooling : {"mean", "sum"}, default "mean"
         An empty bag gives zeros either way.
     separator : str, default "|"
         Between ids where the column is text; columns of lists need none.
     weights : str, optional
-        Column of a weight for each id, shaped like the ids. With "mean" the weighted sum is
+        Column of a weight from 0 for each id, shaped like the ids. With "mean" the weighted sum is
         divided by the sum of the weights.
 
     Examples
@@ -105,6 +107,16 @@ class Label(Declared):
         A rating above it is positive; by default 0.7 of the way up the scale (3.5 of 5 stars).
     classes : tuple of str, optional
         The classes in order, as the column has them. Needed for ``kind="classes"``.
+
+    Raises
+    ------
+    UserError
+        For a scale that does not ascend, classes that repeat, and what another kind needs.
+
+    Examples
+    --------
+    >>> Label(column="stars", kind="rating", scale=(1, 7), positive_above=5).scale
+    (1.0, 7.0)
     """
 
     column: Name
@@ -120,8 +132,12 @@ class Label(Declared):
         if self.scale and not -math.inf < self.scale[0] < self.scale[1] < math.inf:
             low, high = self.scale
             raise ValueError(f"scale is {low:g},{high:g}; expected two ascending numbers")
-        if self.positive_above is not None and not math.isfinite(self.positive_above):
-            raise ValueError(f"positive_above is {self.positive_above}; expected a number")
+        low, high = self.scale or (-math.inf, math.inf)
+        if self.positive_above is not None and not (
+            math.isfinite(self.positive_above) and low <= self.positive_above < high
+        ):
+            where = f"from {low:g} to below {high:g}, the scale" if self.scale else "a number"
+            raise ValueError(f"positive_above is {self.positive_above:g}; expected {where}")
         if (self.kind == "classes") != bool(self.classes):
             raise ValueError(
                 f"classes lists the classes of kind 'classes'; the kind is {self.kind}"
@@ -141,7 +157,8 @@ class Schema(Declared):
     bag : tuple of Bag
     dense : tuple of Dense
     timestamp : str or None, default "timestamp"
-        Column of the time of an event; None: the order of the rows is the order of time.
+        Column of the time of an event; None (in TOML "", which knows no None): the order of the
+        rows is the order of time.
     weight : str, optional
         Column of the weight of an event in the loss, from 0.
     event_id : str, optional
@@ -170,6 +187,11 @@ class Schema(Declared):
     timestamp: Name | None = "timestamp"
     weight: Name | None = None
     event_id: Name | None = None
+
+    @field_validator("timestamp", mode="before")
+    @classmethod
+    def _no_column(cls, name: object) -> object:
+        return None if name == "" else name
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -224,19 +246,14 @@ class Schema(Declared):
         return cls.parse(read_toml(Path(path)), str(path))
 
 
-def read_toml(path: Path) -> dict[str, object]:
-    """Return the content of a TOML file.
+#: A rating of up to five stars.
+STARS = Label(column="rating", kind="rating", scale=(0, 5))
 
-    Raises
-    ------
-    UserError
-        If it cannot be read or is not TOML.
-    """
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        # Brackets without end, numbers of thousands of digits: no traceback.
-        said = f"{error}".splitlines()[0][:200] if f"{error}" else type(error).__name__
-        raise UserError(f"{path} is not TOML: {said}") from None
+#: What the formats of rating sets bring: who rated what, how and when.
+RATINGS = Schema(
+    label=Label(column="rating", kind="rating"),
+    sparse=(
+        Sparse(column="user_id", missing="refuse"),
+        Sparse(column="item_id", missing="refuse"),
+    ),
+)

@@ -1,75 +1,251 @@
-"""The two tasks of the paper: what a rating becomes, how a prediction is scored."""
+"""What a label becomes, how a prediction of it is scored: a class a task."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from autoemb.errors import UserError
+from autoemb.schema import Label
+
 
 @dataclass(frozen=True)
 class Task:
-    """A prediction task over ratings.
+    """A prediction task over a label.
+
+    Parameters
+    ----------
+    label : Label
+        Of one of ``kinds``; a rating with its scale.
 
     Attributes
     ----------
     name : str
-    outputs : int
-        Width of the model's output.
-    target : callable
-        Stars [B] on a scale that ends at 5 -> targets [B].
-    loss : callable
-        (logits [B, outputs], targets [B]) -> loss of each event [B], differentiable.
-    correct : callable
-        (logits [B, outputs], targets [B]) -> whether each prediction is right [B], bool.
+    kinds : tuple of str
+        The kinds of labels it is for.
+    metrics : tuple of str
+        What :class:`autoemb.metrics.Metrics` reports of it.
+
+    Raises
+    ------
+    UserError
+        For a label of another kind, and a rating without a scale.
+    """
+
+    label: Label
+
+    name: ClassVar[str]
+    kinds: ClassVar[tuple[str, ...]]
+    metrics: ClassVar[tuple[str, ...]]
+
+    def __post_init__(self) -> None:
+        label = self.label
+        if label.kind not in self.kinds:
+            raise UserError(
+                f"task {self.name} does not fit the label {label.column!r} of kind {label.kind}; "
+                f"expected a label of kind {' or '.join(self.kinds)}"
+            )
+        if label.kind == "rating" and label.scale is None:
+            raise UserError(f"the rating {label.column!r} has no scale; expected scale=(low, high)")
+
+    @property
+    def outputs(self) -> int:
+        """Width of the model's output."""
+        return 1
+
+    def target(self, labels: Tensor) -> Tensor:
+        """Return what is to be predicted [B], of labels [B] as they stand in the data."""
+        raise NotImplementedError
+
+    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the loss of each event [B], differentiable, of logits [B, outputs]."""
+        raise NotImplementedError
+
+    def predict(self, logits: Tensor) -> Tensor:
+        """Return what logits [B, outputs] say: probabilities [B] or [B, classes], or values [B]."""
+        return torch.sigmoid(logits.squeeze(1))
+
+    def correct(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return whether each prediction is right [B], bool, where "accuracy" is a metric."""
+        return (logits.squeeze(1) > 0) == (target > 0.5)
+
+
+def _stars(label: Label, ratings: Tensor) -> Tensor:
+    """Return ratings on a scale from 0 to 5, in float32 whatever they come in."""
+    low, high = label.scale or (0.0, 5.0)
+    return (ratings.to(torch.float32) - low) * (5 / (high - low))
+
+
+class Regression(Task):
+    """The paper's first: squared error (Eq. 5) of the chance that a rating is positive.
 
     Examples
     --------
     >>> import torch
-    >>> stars = torch.tensor([0.5, 3.5, 4.0])
-    >>> TASKS["regression"].target(stars), TASKS["classification"].target(stars)
-    (tensor([0., 0., 1.]), tensor([0, 3, 3]))
+    >>> task = Regression(Label(column="rating", kind="rating", scale=(0, 5)))
+    >>> task.target(torch.tensor([0.5, 3.5, 4.0]))
+    tensor([0., 0., 1.])
     """
 
-    name: str
-    outputs: int
-    target: Callable[[Tensor], Tensor]
-    loss: Callable[[Tensor, Tensor], Tensor]
-    correct: Callable[[Tensor, Tensor], Tensor]
+    name = "regression"
+    kinds = ("rating",)
+    metrics = ("loss", "accuracy", "auc")
+
+    def target(self, labels: Tensor) -> Tensor:
+        """Return 1 for positive ratings and 0 for the others, float32."""
+        if self.label.positive_above is not None:
+            return (labels.to(torch.float32) > self.label.positive_above).to(torch.float32)
+        return (_stars(self.label, labels) > 3.5).to(torch.float32)
+
+    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the squared error of the sigmoid."""
+        return (torch.sigmoid(logits.squeeze(1)) - target).square()
 
 
-def _is_positive(stars: Tensor) -> Tensor:
-    return (stars > 3.5).to(torch.float32)
+class Classification(Task):
+    """Cross-entropy over classes; those of a rating are its five stars, rounded up.
+
+    Examples
+    --------
+    >>> import torch
+    >>> task = Classification(Label(column="rating", kind="rating", scale=(0, 5)))
+    >>> task.outputs, task.target(torch.tensor([0.5, 3.5, 4.0]))
+    (5, tensor([0, 3, 3]))
+    """
+
+    name = "classification"
+    kinds = ("rating", "classes")
+    metrics = ("loss", "accuracy")
+
+    @property
+    def outputs(self) -> int:
+        """Number of classes."""
+        return len(self.label.classes) or 5
+
+    def target(self, labels: Tensor) -> Tensor:
+        """Return the number of the class, int64; labels of kind "classes" are these numbers."""
+        if self.label.kind == "classes":
+            return labels.to(torch.int64)
+        return (_stars(self.label, labels).ceil().long() - 1).clamp(0, 4)
+
+    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the cross-entropy of the softmax."""
+        return functional.cross_entropy(logits, target, reduction="none")
+
+    def predict(self, logits: Tensor) -> Tensor:
+        """Return the probability of each class [B, outputs]."""
+        return logits.softmax(1)
+
+    def correct(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return whether the likeliest class is the right one."""
+        return logits.argmax(1) == target
 
 
-def _squared_error(logits: Tensor, target: Tensor) -> Tensor:
-    """Eq. 5: squared error of the sigmoid."""
-    return (torch.sigmoid(logits.squeeze(1)) - target).square()
+class Click(Task):
+    """Log loss of the chance of a 1.
+
+    Examples
+    --------
+    >>> import torch
+    >>> task = Click(Label(column="click", kind="click"))
+    >>> task.loss(torch.tensor([[0.0]]), task.target(torch.tensor([1])))
+    tensor([0.6931])
+    """
+
+    name = "click"
+    kinds = ("click",)
+    metrics = ("loss", "accuracy", "auc", "normalised_entropy", "calibration")
+
+    def target(self, labels: Tensor) -> Tensor:
+        """Return the labels, 0 or 1, in float32."""
+        return labels.to(torch.float32)
+
+    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the binary cross-entropy, exact for logits of any size."""
+        return functional.binary_cross_entropy_with_logits(
+            logits.squeeze(1), target.to(logits.dtype), reduction="none"
+        )
 
 
-def _right_side(logits: Tensor, target: Tensor) -> Tensor:
-    return (logits.squeeze(1) > 0) == (target > 0.5)
+class Value(Task):
+    """Squared error of a number.
+
+    Examples
+    --------
+    >>> import torch
+    >>> task = Value(Label(column="minutes", kind="value"))
+    >>> task.loss(torch.tensor([[2.0]]), task.target(torch.tensor([5])))
+    tensor([9.])
+    """
+
+    name = "value"
+    kinds = ("value",)
+    metrics = ("loss", "mae")
+
+    def target(self, labels: Tensor) -> Tensor:
+        """Return the labels in float32."""
+        return labels.to(torch.float32)
+
+    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the squared error of the output as it is."""
+        return (logits.squeeze(1) - target).square()
+
+    def predict(self, logits: Tensor) -> Tensor:
+        """Return the output as it is."""
+        return logits.squeeze(1)
+
+    def correct(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Raise ValueError: of a number, no prediction is right or wrong."""
+        raise ValueError("task value has no accuracy; its metrics are loss and mae")
 
 
-def _star_class(stars: Tensor) -> Tensor:
-    return (stars.ceil().long() - 1).clamp(0, 4)
-
-
-def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    return functional.cross_entropy(logits, target, reduction="none")
-
-
-def _right_class(logits: Tensor, target: Tensor) -> Tensor:
-    return logits.argmax(1) == target
-
-
-TASKS = {
-    task.name: task
-    for task in (
-        Task("regression", 1, _is_positive, _squared_error, _right_side),
-        Task("classification", 5, _star_class, _cross_entropy, _right_class),
-    )
+_TASKS: dict[str, type[Task]] = {
+    task.name: task for task in (Regression, Classification, Click, Value)
 }
+
+#: The names of all tasks.
+TASK_NAMES = tuple(_TASKS)
+
+_DEFAULTS = {
+    "rating": "regression",
+    "classes": "classification",
+    "click": "click",
+    "value": "value",
+}
+
+
+def task_for(name: str | None, label: Label) -> Task:
+    """Return the task of a name over a label.
+
+    Parameters
+    ----------
+    name : str or None
+        One of :data:`TASK_NAMES`. None: "regression" for a rating, "classification" for classes,
+        and for the other kinds the task named like the kind.
+    label : Label
+        A rating with its scale, as in the schema of a loaded data set.
+
+    Raises
+    ------
+    UserError
+        For a name that is no task, one that does not fit the label, a rating without a scale.
+
+    Examples
+    --------
+    >>> label = Label(column="click", kind="click")
+    >>> task_for(None, label).name
+    'click'
+    >>> task_for("regression", label)
+    Traceback (most recent call last):
+        ...
+    autoemb.errors.UserError: task regression does not fit the label 'click' of kind click; \
+expected a label of kind rating
+    """
+    name = _DEFAULTS[label.kind] if name is None else name
+    if name not in _TASKS:
+        raise UserError(f"task is {name!r}; expected one of {', '.join(TASK_NAMES)}")
+    return _TASKS[name](label)

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from autoemb import InteractionState, SoftEmbedding
-from autoemb.optim import ROW_OPTIMIZERS
+from autoemb.optim import OPTIMIZERS
 from bench.workloads import on_backend
 
 REGISTERS = Path(__file__).parents[1] / "csrc/kernels/registers.json"
@@ -50,8 +50,8 @@ def run(device: str) -> None:
                 torch.testing.assert_close(alone, grads[0])
         torch.set_float32_matmul_precision("highest")
         by_name = dict(zip([n for n, _ in module.named_parameters()], grads[1:], strict=True))
-        for optimizer in ROW_OPTIMIZERS.values():
-            update = optimizer(module.tables, lr=0.01).update
+        for kind in OPTIMIZERS.values():
+            update = kind.rows(module.tables, lr=0.01).update
             for name in module.row_fields:
                 sparse = by_name[name]
                 update(module.table(name), sparse._indices()[0], sparse._values())

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from autoemb import SoftEmbedding
-from autoemb.optim import ROW_OPTIMIZERS
+from autoemb.optim import OPTIMIZERS
 from bench.rivals import TableBatchedEmbedding
 from bench.workloads import batches
 
@@ -86,7 +86,7 @@ def make_update(
     tables.
     """
     if isinstance(module, SoftEmbedding | TableBatchedEmbedding):
-        rows = ROW_OPTIMIZERS[optimizer](tables)
+        rows = OPTIMIZERS[optimizer].rows(tables)
 
         def update_rows(grads: Sequence[Tensor]) -> None:
             for table, grad in zip(tables, grads, strict=True):

@@ -21,22 +21,19 @@ def naive_z(tables, ids, projection, bias, dims):
     ]
 
 
-def naive(tables, ids, weights, projection, bias, running, *, dims, eps, average, row_numbers=None):
-    """Eqs. 1, 2 and 7 with no distinct ids, over the events whose row number is not -1."""
+def naive(tables, ids, weights, projection, bias, running, *, dims, eps, average):
+    """Eqs. 1, 2 and 7 with no distinct ids."""
     shape = len(tables), len(dims), -1
-    ones = torch.ones(*shape[:2], len(ids), dtype=torch.bool)
-    has_row = ones if row_numbers is None else row_numbers >= 0
     fields, means, variances = [], [], []
     for f, sizes in enumerate(naive_z(tables, ids, projection, bias, dims)):
         total = torch.zeros_like(sizes[0])
         for n, z in enumerate(sizes):
-            present = has_row[f, n]
             if running is None:
-                mean, variance = z[present].mean(0), z[present].var(0, correction=0)
+                mean, variance = z.mean(0), z.var(0, correction=0)
             else:
                 mean, variance = running[0][f, n], running[1][f, n]
             y = (z - mean) * (variance + eps).rsqrt()
-            total = total + (weights[:, f, n] * present).unsqueeze(1) * torch.tanh(y)
+            total = total + weights[:, f, n].unsqueeze(1) * torch.tanh(y)
             means.append(mean)
             variances.append(variance)
         fields.append(total / len(dims) if average else total)
@@ -47,11 +44,11 @@ def naive(tables, ids, weights, projection, bias, running, *, dims, eps, average
     )
 
 
-def exact(sample, row_numbers=None):
+def exact(sample):
     """Results of both passes of the naive op in float64, by name."""
     sample = sample.to(torch.float64)
     positional, named = sample.arguments()
-    result = naive(*positional, **named, row_numbers=row_numbers)
+    result = naive(*positional, **named)
     *tables_grad, weights_grad, projection_grad, bias_grad = torch.autograd.grad(
         result.output, sample.leaves, sample.grad
     )
@@ -76,9 +73,9 @@ def tables_grad(sample, result):
     return grads
 
 
-def check(sample, result, assert_near, row_numbers=None, kinds=("values", "gradients")):
+def check(sample, result, assert_near, kinds=("values", "gradients")):
     """Compare results of kernels with the exact ones."""
-    expected = exact(sample, row_numbers)
+    expected = exact(sample)
     values, gradients = kinds
     for name in ("output", "mean", "variance"):
         assert_near(getattr(result, name), expected[name], values)

@@ -5,7 +5,21 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
+from autoemb.ops.native import takes_reference
+from autoemb.ops.problem import Problem
+from autoemb.optim import OPTIMIZERS
+
 EPS = 1e-5
+
+
+FORWARD = torch.ops.autoemb.soft_embedding
+BACKWARD = torch.ops.autoemb.soft_embedding_backward
+
+
+def overload(packet, sample, backend="auto"):
+    """Return the overload of a registered op that the public function takes for a sample."""
+    reference = takes_reference(backend, sample.tables, sample.weights)
+    return packet.reference if reference else packet.default
 
 
 @dataclass(frozen=True)
@@ -72,6 +86,24 @@ class Sample:
             self.running,
         )
         return positional, {"dims": self.dims, "eps": self.eps, "average": self.average}
+
+    def problem(self, mean=None, variance=None):
+        """Return what the registered ops take; for a backward pass with the forward's statistics."""
+        if self.running is not None and mean is None:
+            mean, variance = self.running
+        tensors = self.ids, self.weights, self.projection, self.bias, mean, variance
+        training = self.running is None
+        return Problem(*tensors, self.tables, self.dims, self.eps, self.average, training)
+
+    def detached(self):
+        """Return it with the same tensors, none of which requires a gradient."""
+        return replace(
+            self,
+            tables=[table.detach() for table in self.tables],
+            weights=self.weights.detach(),
+            projection=self.projection.detach(),
+            bias=self.bias.detach(),
+        )
 
     def to(self, dtype):
         """Return fresh leaves in another dtype; statistics stay at least float32."""
@@ -154,9 +186,13 @@ POPULATED = [
 ]
 
 
+#: Names of the optimisers whose row rule is a registered op with kernels.
+WITH_OP = [name for name, kind in OPTIMIZERS.items() if kind.op is not None]
+
+
 def update_op(name):
     """Return the name of the op that a row optimiser calls; both kinds of Adagrad share one."""
-    return f"update_{name.removeprefix('rowwise-')}"
+    return OPTIMIZERS[name].op
 
 
 def draw_update(name, rows=6, width=4, strided=False, device="cpu"):

@@ -1,6 +1,5 @@
 """The command line: what it prints, what it leaves behind, and how it ends."""
 
-import dataclasses
 import io
 import json
 import os
@@ -14,9 +13,11 @@ from rich.console import Console
 
 from autoemb import cli
 from autoemb.lab import RunConfig
+from autoemb.lab.config import OPTIONS
 from autoemb.lab.progress import ProgressDisplay
 
 SMALL = ["--limit", "1500", "--batch-size", "250", "--dims", "2,4"]
+SMALL += ["--hidden", "8", "--controller-hidden", "8"]
 
 
 @pytest.fixture
@@ -58,7 +59,7 @@ def test_run_shows_a_table_and_records(autoemb, tmp_path):
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [line["interactions"] for line in lines] == [1000, 1050, 1500]
     assert {"stage", "loss", "accuracy", "weights"} <= set(lines[0])
-    assert len(lines[0]["weights"]["user"]) == 2
+    assert len(lines[0]["weights"]["user_id"]) == 2
     assert sorted(file.name for file in out.iterdir()) == [
         "metrics.jsonl", "summary.json", "trained.safetensors"
     ]  # fmt: skip
@@ -86,7 +87,7 @@ def test_a_folder_that_cannot_be_made_is_told_before_the_work(autoemb, tmp_path,
     run, file = tmp_path / "run", tmp_path / "file"
     file.touch()
     assert autoemb("run", *SMALL, "--checkpoint-at", "0.7", "--out", run)[0] == 0
-    monkeypatch.setattr("autoemb.cli.Exporter", None)  # not reached
+    monkeypatch.setattr("autoemb.serving.export.Exporter", None)  # not reached
     code, said, error = autoemb("export", run, "--out", file / "model")
     assert (code, said, error.count("\n")) == (2, "", 1)
     assert f"{file} cannot be made" in error
@@ -98,8 +99,8 @@ def test_a_run_tells_the_bytes_of_its_embeddings(autoemb, tmp_path):
     found = json.loads((tmp_path / "run" / "summary.json").read_text())["embeddings"]
     widths = found["mean_width"]
     assert (
-        f"embeddings: {found['bytes']:,} bytes; mean width: user {widths['user']:.1f}, "
-        f"item {widths['item']:.1f}"
+        f"embeddings: {found['bytes']:,} bytes; mean width: user {widths['user_id']:.1f}, "
+        f"item {widths['item_id']:.1f}"
     ) in said.replace("\n", " ")
 
 
@@ -165,16 +166,27 @@ def test_same_options_give_the_same_numbers(autoemb, tmp_path):
         (["--dims", "16,2"], "--dims is 16,2; expected positive sizes in ascending order"),
         (["--dims", "a"], "--dims is 'a'; expected whole numbers"),
         (["--dims", ""], "--dims is ''; expected whole numbers"),
-        (["--method", "best"], "--method is best; expected one of fse, sam, darts, autoemb"),
-        (["--task", "ranking"], "--task is ranking"),
-        (["--order", "random"], "--order is random"),
-        (["--hypergradient", "second"], "--hypergradient is second"),
-        (["--preset", "mine"], "--preset is mine; expected one of paper"),
-        (["--batch-size", "1"], "--batch-size is 1; expected at least 2"),
+        (["--method", "best"], "--method is 'best'; expected one of autoemb, sam, darts, fse"),
+        (["--task", "ranking"], "--task is 'ranking'; expected one of regression, classification"),
+        (["--order", "random"], "--order is 'random'; expected one of chronological, shuffled"),
+        (
+            ["--hypergradient", "second"],
+            "--hypergradient is 'second'; expected one of first, fin",
+        ),
+        (["--preset", "mine"], "--preset is 'mine'; expected one of default, paper"),
+        (["--dims", "2,0"], "--dims, value 2, is 0; expected at least 1"),
+        (["--hidden", "0"], "--hidden, value 1, is 0; expected at least 1"),
+        (["--batch-size", "0"], "--batch-size is 0; expected at least 1"),
+        (
+            ["--batch-size", "1", "--norm", "batch"],
+            "--batch-size is 1; expected at least 2 with norm batch",
+        ),
+        (["--budget", "0.5", "--method", "fse"], "--budget is 0.5; expected none with method fse"),
+        (["--reservoir", "1"], "--reservoir is 1; expected at least 2"),
         (["--limit", "1"], "--limit is 1; expected at least 2"),
-        (["--seed", "-1"], "--seed is -1"),
-        (["--offline-fraction", "1.5"], "--offline-fraction is 1.5"),
-        (["--learning-rate", "nan"], "--learning-rate is nan"),
+        (["--seed", "-1"], "--seed is -1; expected at least 0"),
+        (["--offline-fraction", "1.5"], "--offline-fraction is 1.5; expected at most 1"),
+        (["--learning-rate", "nan"], "--learning-rate is nan; expected a finite number"),
         (["--columns", "user_id=u"], "--data"),
         (["--skip-bad-rows"], "--data"),
         (["--resume"], "--out"),
@@ -261,9 +273,79 @@ def test_help_names_every_option_of_a_run(autoemb):
     for name, left_out in (("run", set()), ("compare", {"method", "seed"})):
         code, said, _ = autoemb(name, "--help")
         assert code == 0
-        for field in dataclasses.fields(RunConfig):
-            flag = f"--{field.name.replace('_', '-')} "
-            assert (f"  {flag}" in said) is (field.name not in left_out), flag
+        for option in OPTIONS:
+            flag = f"--{option.replace('_', '-')} "
+            assert (f"  {flag}" in said) is (option not in left_out), flag
+
+
+def test_help_tells_kinds_choices_and_defaults_as_they_are_declared(autoemb):
+    said = " ".join(autoemb("run", "--help")[1].split())
+    for line in (
+        "--task NAME What is predicted; by default what suits the label. One of: regression, ",
+        "--order NAME Order of the stream. One of: chronological, shuffled. [default: chron",
+        "--seed <int> Of all random numbers. [default: 0]",
+        "--limit <int> Use only the first events of the ordered stream. --",
+        "--dims N,N,... Embedding sizes; fse takes one as wide as their sum. [default: 2,16,128]",
+        "[default: 16; adam: 300; ",
+        "--budget <float> Share",
+    ):
+        assert line in said
+    parts = {"Options": "--out", "Data": "--schema", "Protocol": "--seed", "Recipe": "--method"}
+    order = [said.index(f"{word} ") for part in parts.items() for word in (f"{part[0]}:", part[1])]
+    assert order == sorted(order)
+
+
+def test_help_loads_nothing_heavy():
+    code = (
+        "import sys\n"
+        "from autoemb import cli\n"
+        "sys.argv = ['autoemb', 'run', '--help']\n"
+        "try:\n    cli.main()\n"
+        "except SystemExit:\n    pass\n"
+        "print({'polars', 'rich', 'matplotlib', 'jinja2'} & {*sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "set()"
+
+
+def test_what_flags_give_is_what_code_gives(autoemb, tmp_path):
+    out = tmp_path / "run"
+    assert autoemb("run", *SMALL, "--optimizer", "sgd", "--row-rate", "2", "--out", out)[0] == 0
+    config = RunConfig(
+        limit=1500, batch_size=250, dims=(2, 4), hidden=(8,), controller_hidden=(8,),
+        optimizer="sgd", row_rate=2,
+    )  # fmt: skip
+    recorded = json.loads((out / "summary.json").read_text())["config"]
+    assert config.as_dict().items() <= recorded.items()
+
+
+def test_seeds_of_a_comparison_are_checked_before_anything_runs(autoemb, tmp_path):
+    out = tmp_path / "out"
+    for seeds in ("0,-1", f"0,{2**63}", "0,0"):
+        code, _, error = autoemb("compare", "--seeds", seeds, "--out", out)
+        assert (code, error.count("\n")) == (2, 1)
+        assert f"--seeds is '{seeds}'; expected" in error
+    assert not out.exists()
+
+
+def test_a_broken_study_is_one_line_that_names_file_and_key(autoemb, tmp_path):
+    file = tmp_path / "study.toml"
+    file.write_text("data = ['a.csv']\n[methods.narrow]\nbatch_size = 3\n")
+    code, said, error = autoemb("study", file, "--out", tmp_path / "out")
+    assert (code, said, error.count("\n")) == (2, "", 1)
+    assert f"{file}: methods.narrow.batch_size is 3; expected it in [options]" in error
+    file.write_text("data = [" + "[" * 10**5)
+    code, _, error = autoemb("study", file, "--out", tmp_path / "out")
+    assert (code, error.count("\n"), f"{file} is not TOML" in error) == (2, 1, True)
+
+
+@pytest.mark.parametrize("name", ["summary.json", "metrics.jsonl", "compare.json", "study.json"])
+def test_a_broken_record_is_one_line(autoemb, tmp_path, name):
+    (tmp_path / "summary.json").write_text("{}")
+    (tmp_path / name).write_text("[" * 10**5)
+    code, said, error = autoemb("report", tmp_path)
+    assert (code, said, error.count("\n")) == (2, "", 1)
+    assert str(tmp_path) in error
 
 
 def test_a_report_without_its_libraries_says_what_to_install(autoemb, tmp_path, monkeypatch):

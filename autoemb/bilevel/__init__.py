@@ -1,7 +1,8 @@
 """The bilevel problem: hypergradients and the trainer of Algorithm 1."""
 
 from autoemb.bilevel.hypergradient import hypergradient
-from autoemb.bilevel.trainer import BilevelTrainer, Outcome
-from autoemb.bilevel.working_set import Batch
+from autoemb.bilevel.outcome import Outcome
+from autoemb.bilevel.trainer import BilevelTrainer
+from autoemb.bilevel.working_set import Example
 
-__all__ = ["Batch", "BilevelTrainer", "Outcome", "hypergradient"]
+__all__ = ["BilevelTrainer", "Example", "Outcome", "hypergradient"]

@@ -1,90 +1,24 @@
-"""Algorithm 1 of the AutoEmb paper over any module that takes (ids, weights)."""
+"""Algorithm 1 of the AutoEmb paper over any module that takes (inputs, mix)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from autoemb.bilevel.hypergradient import KINDS, gradients, hypergradient, leaves_of
-from autoemb.bilevel.passes import evaluating, same_random_numbers
-from autoemb.bilevel.working_set import Batch, Features, Functional, View, views_of
-from autoemb.nn.controller import select_hard, spread
-from autoemb.ops import Plan
-from autoemb.optim import ROW_OPTIMIZERS, ROW_RATES, RowOptimizer
-from autoemb.optim.dense import DENSE_OPTIMIZERS
-
-
-class Outcome(NamedTuple):
-    """What one training step predicted, before it learnt.
-
-    Attributes
-    ----------
-    logits : Tensor[B, outputs]
-    losses : Tensor[B]
-        Loss of each event.
-    weights : list of F Tensor[U_f, N], or None
-        Mix given to each distinct id.
-    plans : list of F Plan
-        Distinct ids; ``plans[f].inverse`` spreads ``weights[f]`` over the events.
-    """
-
-    logits: Tensor
-    losses: Tensor
-    weights: list[Tensor] | None
-    plans: list[Plan]
-
-    @property
-    def rows(self) -> list[Tensor]:
-        """Row numbers [U_f] of the distinct ids of each field."""
-        return [plan.rows for plan in self.plans]
-
-
-class _Learner:
-    """A module with the optimisers of its dense and row parameters."""
-
-    def __init__(
-        self,
-        module: nn.Module,
-        optimizer: str,
-        learning_rate: float,
-        row_rate: float,
-    ) -> None:
-        self.function = Functional(module)
-        self.dense_optimizer: torch.optim.Optimizer | None = None
-        self.row_optimizer: RowOptimizer | None = None
-        if self.function.dense:
-            parameters: list[Tensor] = [*self.function.dense.values()]
-            self.dense_optimizer = DENSE_OPTIMIZERS[optimizer](parameters, learning_rate)
-        if stored := self.function.stored:
-            self.row_optimizer = ROW_OPTIMIZERS[optimizer](stored, lr=learning_rate * row_rate)
-
-    def apply(self, grads: Mapping[str, Tensor], rows: list[Tensor]) -> None:
-        """Step with gradients of dense parameters and of the rows in play."""
-        if self.dense_optimizer is not None:
-            for name, parameter in self.function.dense.items():
-                parameter.grad = grads[name]
-            self.dense_optimizer.step()
-            for parameter in self.function.dense.values():
-                parameter.grad = None
-        if self.row_optimizer is not None:
-            for name, (owner, own_name, field) in self.function.tables.items():
-                owner.update_rows(own_name, rows[field], grads[name], self.row_optimizer.update)
-
-    def state_dict(self) -> dict[str, Any]:
-        parts = {"dense": self.dense_optimizer, "rows": self.row_optimizer}
-        return {"module": self.function.module.state_dict()} | {
-            name: part.state_dict() for name, part in parts.items() if part is not None
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.function.module.load_state_dict(state["module"])
-        if self.dense_optimizer is not None:
-            self.dense_optimizer.load_state_dict(state["dense"])
-        if self.row_optimizer is not None:
-            self.row_optimizer.load_state_dict(state["rows"])
+from autoemb.bilevel.lock import Lock
+from autoemb.bilevel.outcome import Outcome, Update
+from autoemb.bilevel.part import Change, MakeOptimizer, MakeSchedule, Part, Updating
+from autoemb.bilevel.passes import same_random_numbers
+from autoemb.bilevel.reader import Reader
+from autoemb.bilevel.wiring import check_wiring
+from autoemb.bilevel.working_set import Example, Features, View, views_of
+from autoemb.nn.controller import select_hard
+from autoemb.nn.inputs import Inputs
+from autoemb.optim import OPTIMIZERS
 
 
 class BilevelTrainer:
@@ -93,52 +27,66 @@ class BilevelTrainer:
     Parameters
     ----------
     model : torch.nn.Module
-        ``model(ids [B, F], weights [B, F, N]) -> logits``. Tables that should cost what a batch
-        needs must belong to a :class:`autoemb.nn.rows.RowModule` (:class:`autoemb.SoftEmbedding`
-        does) and be looked up for ids of the batch alone; any other parameter is treated as dense.
-        Frozen parameters stay as they are. While the trainer works in one thread, no other may
-        call the model.
+        ``model(inputs, mix) -> logits``: :class:`autoemb.nn.Inputs`, and the mix [U, N] of the rows
+        by table, for :class:`autoemb.SoftEmbedding`. Tables that should cost what a batch needs
+        must belong to a :class:`autoemb.nn.RowModule` that names the features it reads; any other
+        parameter is treated as dense. Frozen parameters stay as they are. While the trainer works
+        in one thread, others may :meth:`predict`, but not call the model.
     controller : torch.nn.Module, optional
-        ``controller(ids, features) -> weights``, see :mod:`autoemb.nn.controller`. None trains the
-        model alone and calls it with ``weights=None``.
+        ``controller(rows, features) -> mix``, see :mod:`autoemb.nn.controller`. None trains the
+        model alone and calls it with ``mix=None``.
     loss : callable
-        (logits, target) -> loss of each event [B].
+        (logits, label) -> loss of each event [B].
     features : callable, optional
-        (field, rows [U]) -> controller input [U, C], such as ``InteractionState.features``.
+        Rows [U] by table -> controller input [U, C] by table, such as ``History.features``.
     joint : bool, default False
         Update the controller with the weights on the training batch (the baseline SAM) instead of
         by :meth:`controller_step`.
     hypergradient : {"first", "finite-difference", "exact"}, default "first"
-    learning_rate : float, default 0.001
-        Of the model.
-    controller_learning_rate : float, default 0.0001
-    xi : float, optional
-        Step size of the virtual weight step; the model's learning rate by default.
+    optimizer : str, default "adagrad"
+        One of :data:`autoemb.optim.OPTIMIZERS`: of dense parameters; tables take its row-sparse
+        variant.
+    learning_rate : float, optional
+        Of the model; this and the next two are by default those of the optimiser's record.
+    controller_learning_rate : float, optional
     row_rate : float, optional
         Learning rate of the rows of tables, as a multiple of the model's (controller's) learning
-        rate; by default the optimiser's in ``autoemb.optim.ROW_RATES``: 30 for adam, else 1. The
-        virtual step does not take it: ``xi`` is one for all weights.
-    optimizer : {"adam", "adagrad", "rowwise-adagrad", "sgd"}, default "adam"
-        Of dense parameters; tables take its row-sparse variant.
+        rate. The virtual step does not take it: ``xi`` is one for all weights.
+    row_weight_decay : float, default 0.0
+        L2 penalty of the model's rows in play.
+    dense_optimizer : callable, optional
+        The model's dense parameters -> torch.optim.Optimizer, in the place of ``optimizer``'s.
+    schedule : callable, optional
+        Optimiser of the model's dense parameters -> torch.optim.lr_scheduler.LRScheduler; stepped
+        after every batch.
+    max_grad_norm : float, optional
+        The model's dense gradients are scaled down to this norm together.
+    xi : float, optional
+        Step size of the virtual weight step; the model's learning rate by default.
     hard : bool, default False
         Score predictions with each id's largest size alone (Eq. 6); training stays soft.
 
     Raises
     ------
     ValueError
-        For an unknown hypergradient or optimizer.
+        For an unknown hypergradient or optimizer, and for modules that do not fit together; names
+        what and where.
 
     Examples
     --------
     >>> import torch
-    >>> from autoemb import BilevelTrainer, PerIdLogits, RatingModel, SoftEmbedding, TASKS
-    >>> from autoemb.bilevel import Batch
+    >>> from autoemb import MLP, BilevelTrainer, PerIdLogits, SoftEmbedding
+    >>> from autoemb.bilevel import Example
+    >>> from autoemb.nn import Inputs
     >>> _ = torch.manual_seed(0)
-    >>> model = RatingModel(SoftEmbedding([100, 50], (1, 4)), hidden=(8,))
-    >>> trainer = BilevelTrainer(model, PerIdLogits([100, 50], 2), loss=TASKS["regression"].loss)
-    >>> past = Batch(torch.tensor([[3, 7], [9, 0]]), torch.tensor([1.0, 0.0]))
+    >>> tables = ["user_id", "item_id"]
+    >>> model = MLP(SoftEmbedding([100, 50], (1, 4), features=tables), hidden=(8,))
+    >>> loss = lambda logits, label: (logits.squeeze(1) - label).square()
+    >>> trainer = BilevelTrainer(model, PerIdLogits(tables, [100, 50], 2), loss=loss)
+    >>> ids = {"user_id": torch.tensor([3, 9]), "item_id": torch.tensor([7, 0])}
+    >>> past = Example(Inputs(ids), torch.tensor([1.0, 0.0]))
     >>> trainer.controller_step(validation=past, training=past)
-    >>> trainer.step(Batch(torch.tensor([[3, 0], [4, 7]]), torch.tensor([0.0, 1.0]))).losses.shape
+    >>> trainer.step(past).losses.shape
     torch.Size([2])
     """
 
@@ -151,76 +99,111 @@ class BilevelTrainer:
         features: Features | None = None,
         joint: bool = False,
         hypergradient: str = "first",
-        learning_rate: float = 0.001,
-        controller_learning_rate: float = 0.0001,
-        xi: float | None = None,
+        optimizer: str = "adagrad",
+        learning_rate: float | None = None,
+        controller_learning_rate: float | None = None,
         row_rate: float | None = None,
-        optimizer: str = "adam",
+        row_weight_decay: float = 0.0,
+        dense_optimizer: MakeOptimizer | None = None,
+        schedule: MakeSchedule | None = None,
+        max_grad_norm: float | None = None,
+        xi: float | None = None,
         hard: bool = False,
     ) -> None:
-        if hypergradient not in KINDS:
-            raise ValueError(
-                f"hypergradient must be one of {', '.join(KINDS)}; got {hypergradient!r}"
-            )
-        if optimizer not in DENSE_OPTIMIZERS:
-            raise ValueError(
-                f"optimizer must be one of {', '.join(DENSE_OPTIMIZERS)}; got {optimizer!r}"
-            )
+        for name, value, known in (
+            ("hypergradient", hypergradient, KINDS),
+            ("optimizer", optimizer, tuple(OPTIMIZERS)),
+        ):
+            if value not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}; got {value!r}")
+        self.reads = check_wiring(model, controller)
         self.loss, self.features = loss, features
         self.joint, self.hard, self.hypergradient = joint, hard, hypergradient
-        self.xi = learning_rate if xi is None else xi
-        row_rate = ROW_RATES[optimizer] if row_rate is None else row_rate
-        self._model = _Learner(model, optimizer, learning_rate, row_rate)
-        self._controller = (
+        rates = OPTIMIZERS[optimizer].rates
+        rate = rates.learning_rate if learning_rate is None else learning_rate
+        slow = (
+            rates.controller_learning_rate
+            if controller_learning_rate is None
+            else controller_learning_rate
+        )
+        rows = rates.row_rate if row_rate is None else row_rate
+        self.xi = rate if xi is None else xi
+        own = row_weight_decay, dense_optimizer, schedule, max_grad_norm
+        self.lock = Lock()
+        self.model = Part(model, Updating(optimizer, rate, rows, *own), self.lock)
+        self.controller = (
             None
             if controller is None
-            else _Learner(controller, optimizer, controller_learning_rate, row_rate)
+            else Part(controller, Updating(optimizer, slow, rows), self.lock)
         )
+        self.reader = Reader(model, controller, self.lock)
 
     @property
     def bilevel(self) -> bool:
         """Whether the controller learns by :meth:`controller_step`."""
-        return self._controller is not None and not self.joint
+        return self.controller is not None and not self.joint
 
-    def _views(self, batches: Sequence[Batch]) -> list[View]:
-        learners = [self._model, *([self._controller] if self._controller else [])]
-        tables: dict[int, int] = {}
-        for function in (learner.function for learner in learners):
-            for owner, _, field in function.tables.values():
-                rows = owner.num_rows(field)
-                tables[field] = min(rows, tables.get(field, rows))
-        fields = range(batches[0].ids.shape[1])
-        known = all(field in tables for field in fields)
-        return views_of(batches, self.features, [tables[f] for f in fields] if known else None)
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """The tables whose rows the model reads, in the order in which features name them."""
+        return tuple(dict.fromkeys(feature.table for feature in self.reads.values()))
+
+    def num_rows(self) -> dict[str, int]:
+        """Return how many rows the tables have."""
+        found: dict[str, int] = {}
+        for part in filter(None, (self.model, self.controller)):
+            for row in part.function.rows.values():
+                rows = row.owner.num_rows(row.table)
+                found[row.table] = min(rows, found.get(row.table, rows))
+        return found
+
+    def views(self, *examples: Example) -> list[View]:
+        """View batches over the rows that they need together."""
+        return views_of(examples, self.reads, self.num_rows(), self.features)
 
     def _mix(
-        self, parameters: Mapping[str, Tensor], view: View, frozen: bool
-    ) -> list[Tensor] | None:
-        if self._controller is None:
-            return None
-        ids = [plan.rows for plan in view.plans]
-        function = self._controller.function
-        weights: Any = function(parameters, view.rows, ids, view.features, frozen=frozen)
-        return list(weights)
+        self, parameters: Mapping[str, Tensor], view: View
+    ) -> tuple[dict[str, Tensor] | None, dict[str, Tensor]]:
+        if self.controller is None:
+            return None, {}
+        function = self.controller.function
+        mix, buffers = function(parameters, view.play, view.play.rows, view.features)
+        for table, given in mix.items():
+            rows = view.play.rows.get(table)
+            if rows is not None and len(given) != len(rows):
+                raise ValueError(
+                    f"the controller's mix of table {table!r} has shape {list(given.shape)}; "
+                    f"expected {len(rows)} rows, one a distinct id"
+                )
+        return dict(mix), buffers
 
-    def _logits(
-        self,
-        parameters: Mapping[str, Tensor],
-        weights: list[Tensor] | None,
-        view: View,
-        frozen: bool,
-    ) -> Tensor:
-        mixed = None if weights is None else spread(weights, view.plans)
-        return self._model.function(parameters, view.rows, view.ids, mixed, frozen=frozen)
+    def _losses(self, logits: Tensor, example: Example) -> Tensor:
+        losses = self.loss(logits, example.label)
+        if losses.shape != (len(example.label),):
+            raise ValueError(
+                f"the loss of {len(example.label)} events has shape {list(losses.shape)}; expected "
+                f"one number an event: [{len(example.label)}]"
+            )
+        return losses
 
-    def controller_step(self, validation: Batch, training: Batch | None = None) -> None:
+    def _mean(self, losses: Tensor, example: Example) -> Tensor:
+        if example.weight is None:
+            return losses.mean()
+        if example.weight.shape != losses.shape:
+            raise ValueError(
+                f"weight has shape {list(example.weight.shape)}; expected {list(losses.shape)}, "
+                "one an event"
+            )
+        return (losses * example.weight).mean()
+
+    def controller_step(self, validation: Example, training: Example | None = None) -> None:
         """Update the controller on past events; the model, its optimiser and statistics stay.
 
         Parameters
         ----------
-        validation : Batch
+        validation : Example
             Past events that give the outer loss.
-        training : Batch, optional
+        training : Example, optional
             The previous training batch, for the virtual weight step; not used by
             ``hypergradient="first"``.
 
@@ -231,28 +214,25 @@ class BilevelTrainer:
         ValueError
             If the hypergradient needs a training batch and there is none.
         """
-        if self._controller is None or self.joint:
-            raise RuntimeError("there is no controller that learns from past events")
-        self._controller.apply(*self._hypergradient(validation, training))
+        self.apply_controller(self.compute_controller(validation, training))
 
-    def _hypergradient(
-        self, validation: Batch, training: Batch | None
-    ) -> tuple[dict[str, Tensor], list[Tensor]]:
-        """Return the controller's gradient, and the rows in play that it is over."""
-        assert self._controller is not None
+    def compute_controller(self, validation: Example, training: Example | None = None) -> Change:
+        """Compute what :meth:`controller_step` applies; nothing changes."""
+        if self.controller is None or self.joint:
+            raise RuntimeError("there is no controller that learns from past events")
         first = self.hypergradient == "first"
         if not first and training is None:
             raise ValueError(f"hypergradient={self.hypergradient!r} needs a training batch")
-        batches = [validation] if first or training is None else [validation, training]
-        views = self._views(batches)
-        rows = views[0].rows
+        views = self.views(*([validation] if first or training is None else [validation, training]))
+        rows = views[0].play.rows
 
         def loss_of(view: View) -> Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], Tensor]:
             def loss(weights: Mapping[str, Tensor], controller: Mapping[str, Tensor]) -> Tensor:
-                with same_random_numbers(view.ids.device):
-                    mix = self._mix(controller, view, frozen=True)
-                    logits = self._logits(weights, mix, view, frozen=True)
-                    return self.loss(logits, view.target).mean()
+                with same_random_numbers(view.example.label.device):
+                    mix, _ = self._mix(controller, view)
+                    inputs = view.example.inputs
+                    logits, _ = self.model.function(weights, view.play, inputs, mix)
+                    return self._mean(self._losses(logits, view.example), view.example)
 
             return loss
 
@@ -260,14 +240,20 @@ class BilevelTrainer:
             self.hypergradient,
             loss_of(views[-1]),
             loss_of(views[0]),
-            self._model.function.parameters(rows),
-            self._controller.function.parameters(rows),
+            self.model.function.parameters(rows),
+            self.controller.function.parameters(rows),
             self.xi,
         )
-        return grads, rows
+        return Change(grads, rows)
+
+    def apply_controller(self, change: Change) -> None:
+        """Apply what :meth:`compute_controller` computed."""
+        if self.controller is not None:
+            with self.lock:
+                self.controller.apply(change)
 
     def step(
-        self, batch: Batch, *, validates: bool = False, previous: Batch | None = None
+        self, example: Example, *, validates: bool = False, previous: Example | None = None
     ) -> Outcome:
         """Predict a new batch, then learn from it.
 
@@ -276,13 +262,13 @@ class BilevelTrainer:
 
         Parameters
         ----------
-        batch : Batch
+        example : Example
             At least two events, if the model takes batch statistics.
         validates : bool, default False
             Let a controller that does not learn jointly learn from this batch, too, as it is before
             the weights learn it. For ``hypergradient="first"`` the one backward pass of the weight
             step gives both gradients: that is joint training.
-        previous : Batch, optional
+        previous : Example, optional
             The training batch before, for the virtual weight step of the other hypergradients; the
             controller waits while there is none.
 
@@ -290,90 +276,97 @@ class BilevelTrainer:
         -------
         Outcome
         """
+        update = self.compute(example, validates=validates, previous=previous)
+        self.apply(update)
+        return update.outcome
+
+    def compute(
+        self, example: Example, *, validates: bool = False, previous: Example | None = None
+    ) -> Update:
+        """Compute what :meth:`step` applies; nothing changes but the random numbers drawn."""
         first = self.hypergradient == "first"
-        joint = self._controller is not None and (self.joint or (validates and first))
+        joint = self.controller is not None and (self.joint or (validates and first))
         later = None
         if validates and self.bilevel and not first and previous is not None:
-            later = self._hypergradient(batch, previous)
-        (view,) = self._views([batch])
-        rows = view.rows
-        values = leaves_of(self._model.function.gather(rows))
-        leaves: dict[str, Tensor] = {**self._model.function.dense, **values}
+            later = self.compute_controller(example, previous)
+        (view,) = self.views(example)
+        rows = view.play.rows
+        values = leaves_of(self.model.function.gather(rows))
+        leaves: dict[str, Tensor] = {**self.model.function.dense, **values}
         mix_leaves: dict[str, Tensor] = {}
-        if self._controller is not None:
-            gathered = self._controller.function.gather(rows)
+        gathered: dict[str, Tensor] = {}
+        if self.controller is not None:
+            gathered = self.controller.function.gather(rows)
             if joint:
                 gathered = leaves_of(gathered)
-                mix_leaves = {**self._controller.function.dense, **gathered}
-            with torch.set_grad_enabled(joint):
-                weights = self._mix(gathered, view, frozen=False)
-        else:
-            weights = None
-        scored = None
-        if self.hard and weights is not None:
-            scored = self._score_hard(values, weights, view)
-        logits = self._logits(values, weights, view, frozen=False)
-        losses = self.loss(logits, view.target)
-        grads, mix_grads = gradients(losses.mean(), leaves, mix_leaves)
-        self._model.apply(grads, rows)
-        if self._controller is not None:
-            if joint:
-                self._controller.apply(mix_grads, rows)
-            elif later is not None:
-                self._controller.apply(*later)
+                mix_leaves = {**self.controller.function.dense, **gathered}
+        with torch.set_grad_enabled(joint):
+            mix, mix_buffers = self._mix(gathered, view)
+        scored = self._score_hard(values, mix, view) if self.hard and mix is not None else None
+        inputs = view.example.inputs
+        logits, buffers = self.model.function(values, view.play, inputs, mix)
+        losses = self._losses(logits, view.example)
+        grads, mix_grads = gradients(self._mean(losses, view.example), leaves, mix_leaves)
         if scored is not None:
-            logits, losses = scored, self.loss(scored, view.target)
-        if weights is not None:
-            weights = [value.detach() for value in weights]
-        return Outcome(logits.detach(), losses.detach(), weights, view.plans)
+            logits, losses = scored, self._losses(scored, view.example)
+        kept = None if mix is None else {table: value.detach() for table, value in mix.items()}
+        outcome = Outcome(logits.detach(), losses.detach(), kept, view.plans, view.places)
+        change = Change(mix_grads, rows) if joint else later
+        return Update(outcome, Change(grads, rows), change, (buffers, mix_buffers))
+
+    def apply(self, update: Update) -> None:
+        """Apply what :meth:`compute` computed."""
+        with self.lock:
+            self.model.keep(update.buffers[0])
+            self.model.apply(update.model)
+            if self.controller is not None:
+                self.controller.keep(update.buffers[1])
+                if update.controller is not None:
+                    self.controller.apply(update.controller)
 
     @torch.no_grad()
     def _score_hard(
-        self, values: Mapping[str, Tensor], weights: list[Tensor], view: View
+        self, values: Mapping[str, Tensor], mix: Mapping[str, Tensor], view: View
     ) -> Tensor:
-        hard = [select_hard(value.detach()) for value in weights]
-        with same_random_numbers(view.ids.device):
-            return self._logits(values, hard, view, frozen=True)
+        hard = {table: select_hard(value.detach()) for table, value in mix.items()}
+        with same_random_numbers(view.example.label.device):
+            logits: Tensor
+            logits, _ = self.model.function(values, view.play, view.example.inputs, hard)
+            return logits
 
-    @torch.no_grad()
-    def predict(self, ids: Tensor, *, hard: bool = False) -> Tensor:
-        """Return logits in eval mode; nothing changes.
+    def predict(self, inputs: Inputs, *, hard: bool = False) -> Tensor:
+        """Return logits [B, outputs] in eval mode; nothing changes.
+
+        May run in other threads while one trains: it sees the state between two steps.
 
         Parameters
         ----------
-        ids : Tensor[B, F], int64
+        inputs : Inputs
             Row numbers.
         hard : bool, default False
             Use each id's largest size alone (Eq. 6).
-
-        Returns
-        -------
-        Tensor[B, outputs]
         """
-        (view,) = self._views([Batch(ids, ids)])
-        model = self._model.function
-        modules, gathered = [model.module], {}
-        if self._controller is not None:
-            modules.append(self._controller.function.module)
-            gathered = self._controller.function.gather(view.rows)
-        with evaluating(modules):
-            weights = self._mix(gathered, view, frozen=True)
-            if hard and weights is not None:
-                weights = [select_hard(value) for value in weights]
-            return self._logits(model.gather(view.rows), weights, view, frozen=True)
+        with self.lock:
+            (view,) = self.views(Example(inputs, torch.empty(0)))
+            rows = view.play.rows
+            controller = {} if self.controller is None else self.controller.function.gather(rows)
+            snapshot = self.reader.take(view, self.model.function.gather(rows), controller)
+            if self.reader.shares:
+                return self.reader.logits(snapshot, hard=hard)
+        return self.reader.logits(snapshot, hard=hard)
 
     def reset_rows(self, parameter: nn.Parameter, rows: Tensor) -> None:
         """Forget what the optimiser keeps of rows of a table of the model: they change hands."""
-        if self._model.row_optimizer is not None:
-            self._model.row_optimizer.reset(parameter, rows)
+        if self.model.row_optimizer is not None:
+            self.model.row_optimizer.reset(parameter, rows)
 
     def state_dict(self) -> dict[str, Any]:
         """Return parameters, running statistics and optimiser state of model and controller."""
-        controller = {} if self._controller is None else self._controller.state_dict()
-        return {"model": self._model.state_dict(), "controller": controller}
+        controller = {} if self.controller is None else self.controller.state_dict()
+        return {"model": self.model.state_dict(), "controller": controller}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore :meth:`state_dict`; tables must have the rows they were saved with."""
-        self._model.load_state_dict(state["model"])
-        if self._controller is not None:
-            self._controller.load_state_dict(state["controller"])
+        self.model.load_state_dict(state["model"])
+        if self.controller is not None:
+            self.controller.load_state_dict(state["controller"])

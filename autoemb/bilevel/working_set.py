@@ -6,31 +6,40 @@ or updates has the size of a batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from autoemb.nn.rows import gather, in_play, row_tables
-from autoemb.ops import Plan, distinct, distinct_columns, rows_of
+from autoemb.batch import Bag
+from autoemb.bilevel.lock import Lock
+from autoemb.nn.inputs import Inputs
+from autoemb.nn.reading import check_named
+from autoemb.nn.rows import InPlay, find_rows, gather, in_play, row_parameters
+from autoemb.ops import Plan, distinct, distinct_columns
+from autoemb.schema import Bag as BagFeature
+from autoemb.schema import Sparse
 
-#: (field, rows [U]) -> controller input [U, C]
-Features = Callable[[int, Tensor], Tensor]
+#: Rows [U] by table -> the controller's input [U, C] by table.
+Features = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
 
 
-class Batch(NamedTuple):
-    """Events whose ids are already row numbers.
+class Example(NamedTuple):
+    """Events whose ids are row numbers already, where a trainer can use them.
 
     Attributes
     ----------
-    ids : Tensor[B, F], int64
-    target : Tensor[B]
+    inputs : Inputs
+    label : Tensor[B]
+    weight : Tensor[B], optional
+        Of each event in the loss.
     """
 
-    ids: Tensor
-    target: Tensor
+    inputs: Inputs
+    label: Tensor
+    weight: Tensor | None = None
 
 
 class View(NamedTuple):
@@ -38,21 +47,33 @@ class View(NamedTuple):
 
     Attributes
     ----------
-    rows : list of F Tensor[U_f]
-        Rows in play: the distinct ids of this batch and of those viewed with it, ascending.
-    plans : list of F Plan
-        Distinct ids of this batch.
-    ids : Tensor[B, F]
-    features : list of F Tensor[U_f, C]
-        Controller input of each distinct id, or empty tensors where no controller reads it.
-    target : Tensor[B]
+    play : InPlay
+        Rows in play: the distinct ids of this batch and of those viewed with it.
+    plans : dict of str to Plan
+        Distinct ids of this batch, by table.
+    places : dict of str to Tensor[B], int64
+        Of each sparse feature: where its ids are in the plan of their table.
+    features : mapping of str to Tensor[U, C]
+        Controller input of the rows in play, by table.
+    example : Example
     """
 
-    rows: list[Tensor]
-    plans: list[Plan]
-    ids: Tensor
-    features: list[Tensor]
-    target: Tensor
+    play: InPlay
+    plans: dict[str, Plan]
+    places: dict[str, Tensor]
+    features: Mapping[str, Tensor]
+    example: Example
+
+
+class _Probe(nn.Module):
+    """A module that also returns its buffers as they are when it is through."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, *args: Any) -> tuple[Any, dict[str, Tensor]]:
+        return self.inner(*args), dict(self.inner.named_buffers())
 
 
 class Functional:
@@ -61,6 +82,9 @@ class Functional:
     Parameters
     ----------
     module : torch.nn.Module
+    lock : Lock, optional
+        Held while rows in play are in the module, and while its tables are read; by default one of
+        its own.
 
     Raises
     ------
@@ -69,105 +93,227 @@ class Functional:
 
     Attributes
     ----------
-    tables : dict of str to Table
-        By the name that a parameter of the module has.
-    fields : dict of str to int
-        The same names, and the field that indexes each table.
+    rows : dict of str to RowParameter
+        By the name that a parameter has in the module.
 
     Examples
     --------
     >>> from autoemb import SoftEmbedding
-    >>> function = Functional(SoftEmbedding([1000, 500], (1, 2)))
-    >>> sorted(function.dense), function.fields
-    (['bias', 'projection'], {'table_0': 0, 'table_1': 1})
+    >>> function = Functional(SoftEmbedding([1000], (1, 2), features=["user_id"]))
+    >>> sorted(function.dense), {name: row.table for name, row in function.rows.items()}
+    (['bias', 'projection'], {'table_0': 'user_id'})
     """
 
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
-        self.tables = row_tables(module)
-        self.fields = {name: table.field for name, table in self.tables.items()}
-        for name, table in self.tables.items():
-            if not all(stored.requires_grad for stored in table.owner.stored(table.name)):
+    def __init__(self, module: nn.Module, lock: Lock | None = None) -> None:
+        self.module, self._probe = module, _Probe(module)
+        self.lock = Lock() if lock is None else lock
+        self.rows = row_parameters(module)
+        for name, row in self.rows.items():
+            if not all(stored.requires_grad for stored in row.owner.stored(row.name)):
                 raise ValueError(f"table {name} is frozen; a RowModule's tables are trained")
-        kept = {id(p) for p in self.stored} | {id(module.get_parameter(n)) for n in self.tables}
+        kept = {id(p) for p in self.stored} | {id(module.get_parameter(n)) for n in self.rows}
         self._dense = {n: p for n, p in module.named_parameters() if id(p) not in kept}
 
     @property
     def stored(self) -> list[nn.Parameter]:
         """The parameters that hold the rows of all tables."""
-        return [p for table in self.tables.values() for p in table.owner.stored(table.name)]
+        return [p for row in self.rows.values() for p in row.owner.stored(row.name)]
 
     @property
     def dense(self) -> dict[str, nn.Parameter]:
         """Parameters that are neither tables nor frozen."""
         return {name: p for name, p in self._dense.items() if p.requires_grad}
 
-    def gather(self, rows: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Return the tables' rows in play, detached."""
-        return gather(self.tables, rows)
+    def gather(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the tables' rows in play, detached, by the name of the parameter."""
+        with self.lock:
+            return gather(self.rows, rows)
 
-    def parameters(self, rows: Sequence[Tensor]) -> dict[str, Tensor]:
+    def parameters(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return all parameters, the tables cut down to ``rows``, detached."""
         return {n: p.detach() for n, p in self.dense.items()} | self.gather(rows)
 
     def __call__(
-        self,
-        parameters: Mapping[str, Tensor],
-        rows: Sequence[Tensor],
-        *args: object,
-        frozen: bool,
-    ) -> Tensor:
-        """Call the module with some parameters replaced, the tables by ``rows`` of them.
+        self, parameters: Mapping[str, Tensor], play: InPlay, *args: object
+    ) -> tuple[Any, dict[str, Tensor]]:
+        """Call the module with some parameters replaced, the tables by their rows in play.
 
-        ``frozen`` also replaces every buffer by a copy, so that running statistics stay as they
-        are whatever the module does to them.
+        Returns
+        -------
+        result
+        dict of str to Tensor
+            The buffers after the call; those of the module stay as they are.
         """
-        replaced = dict(parameters)
-        if frozen:
-            replaced |= {name: buffer.clone() for name, buffer in self.module.named_buffers()}
-        with in_play(self.module, rows):
-            result: Tensor = functional_call(self.module, replaced, args)
+        with self.lock, in_play(self.module, play):
+            replaced = {name: buffer.clone() for name, buffer in self.module.named_buffers()}
+            replaced |= parameters
+            named = {f"inner.{name}": value for name, value in replaced.items()}
+            result: tuple[Any, dict[str, Tensor]] = functional_call(self._probe, named, args)
         return result
 
 
+def read_by(module: nn.Module) -> dict[str, Sparse]:
+    """Return the features that the row modules inside a module read, by name.
+
+    Raises
+    ------
+    ValueError
+        For two modules that read one feature from different tables, and for one that owns rows but
+        names no feature.
+
+    Examples
+    --------
+    >>> from autoemb import SoftEmbedding
+    >>> towers = nn.ModuleList(SoftEmbedding([9], features=[n]) for n in ("user_id", "item_id"))
+    >>> list(read_by(towers))
+    ['user_id', 'item_id']
+    """
+    found: dict[str, Sparse] = {}
+    owners = {id(row.owner): (path, row.owner) for path, row in row_parameters(module).items()}
+    for path, owner in owners.values():
+        named = {feature.table for feature in owner.features}
+        if not set(owner.row_tables.values()) <= named:
+            raise ValueError(
+                f"{type(owner).__name__} ({path}) does not say which features it reads; give it "
+                "features=[...], so that it gets their rows and no others"
+            )
+        for feature in owner.features:
+            known = found.setdefault(feature.column, feature)
+            if known.table != feature.table or type(known) is not type(feature):
+                raise ValueError(
+                    f"feature {feature.column!r} is read from table {known.table!r} and from "
+                    f"{feature.table!r}; expected one"
+                )
+    return found
+
+
+def _values(column: Tensor | Bag) -> Tensor:
+    values: Tensor = column.values if isinstance(column, Bag) else column
+    return values
+
+
+class _Planned(NamedTuple):
+    """Inputs whose ids are inside their tables, with the distinct ids of each table.
+
+    Attributes
+    ----------
+    inputs : Inputs
+        Features that no row module reads are as they were.
+    plans : dict of str to Plan
+        By table.
+    places : dict of str to Tensor
+        Of each feature: where its ids are in the plan of their table.
+    """
+
+    inputs: Inputs
+    plans: dict[str, Plan]
+    places: dict[str, Tensor]
+
+
+def _planned(
+    inputs: Inputs, features: Mapping[str, Sparse], num_rows: Mapping[str, int]
+) -> _Planned:
+    if features:
+        check_named(inputs.ids, [*features.values()])
+    readers: dict[str, list[str]] = {}
+    for name, feature in features.items():
+        readers.setdefault(feature.table, []).append(name)
+    alone = {
+        table: names[0]
+        for table, names in readers.items()
+        if len(names) == 1 and not isinstance(features[names[0]], BagFeature)
+    }
+    ids: dict[str, Tensor | Bag] = dict(inputs.ids)
+    plans: dict[str, Plan] = {}
+    places: dict[str, Tensor] = {}
+    if alone:  # in one call: on a GPU one launch for all tables
+        columns = torch.stack([_values(inputs.ids[name]) for name in alone.values()], 1)
+        rows = find_rows(columns, {table: num_rows[table] for table in alone})
+        ids |= dict(zip(alone.values(), rows.unbind(1), strict=True))
+        plans |= dict(zip(alone, distinct_columns(rows), strict=True))
+        places |= {name: plans[table].inverse for table, name in alone.items()}
+    for table, names in readers.items():
+        if table in alone:
+            continue
+        parts = [inputs.ids[name] for name in names]
+        lengths = [len(_values(part)) for part in parts]
+        flat = torch.cat([_values(part) for part in parts]).unsqueeze(1)
+        rows = find_rows(flat, {table: num_rows[table]}).squeeze(1)
+        plans[table] = plan = distinct(rows)
+        for name, part, own in zip(names, parts, rows.split_with_sizes(lengths), strict=True):
+            ids[name] = part._replace(values=own) if isinstance(part, Bag) else own
+        places |= dict(zip(names, plan.inverse.split_with_sizes(lengths), strict=True))
+    return _Planned(inputs._replace(ids=ids), plans, places)
+
+
 def views_of(
-    batches: Sequence[Batch], features: Features | None, num_rows: Sequence[int] | None = None
+    examples: Sequence[Example],
+    features: Mapping[str, Sparse],
+    num_rows: Mapping[str, int],
+    history: Features | None = None,
 ) -> list[View]:
     """View some batches over the rows that they need together.
 
     Parameters
     ----------
-    batches : sequence of Batch
-    features : callable, optional
-        (field, rows [U]) -> controller input [U, C].
-    num_rows : sequence of int, optional
-        Of each field's tables. On a GPU an id beyond them is told by a later call; until then its
-        event has no row of that field.
+    examples : sequence of Example
+    features : mapping of str to Sparse
+        What is read, by name.
+    num_rows : mapping of str to int
+        Of each table. On a GPU an id beyond them is told by a later call; until then its event has
+        no row of that table.
+    history : callable, optional
+        Rows by table -> controller input by table.
 
     Raises
     ------
     IndexError
-        For an id beyond the tables; names the field.
+        For an id beyond its table.
+    ValueError
+        For a feature that is missing.
 
     Examples
     --------
-    >>> batches = [Batch(torch.tensor([[i, 5], [30, 5]]), torch.zeros(2)) for i in (70, 10)]
-    >>> views = views_of(batches, None)
-    >>> views[0].rows, views[0].plans[0].rows
-    ([tensor([10, 30, 70]), tensor([5])], tensor([30, 70]))
+    >>> features = {name: Sparse(column=name) for name in ("user_id", "item_id")}
+    >>> examples = [
+    ...     Example(Inputs({"user_id": torch.tensor([i, 30]), "item_id": torch.tensor([5, 5])}),
+    ...             torch.zeros(2))
+    ...     for i in (70, 10)
+    ... ]
+    >>> views = views_of(examples, features, {"user_id": 100, "item_id": 9})
+    >>> views[0].play.rows["user_id"], views[0].plans["user_id"].rows
+    (tensor([10, 30, 70]), tensor([30, 70]))
     """
-    if num_rows is not None:
-        batches = [batch._replace(ids=rows_of(batch.ids, num_rows)) for batch in batches]
-    plans = [distinct_columns(batch.ids) for batch in batches]
-    rows = [plan.rows for plan in plans[0]]
-    for others in plans[1:]:
-        pairs = zip(rows, others, strict=True)
-        rows = [distinct(torch.cat([mine, plan.rows])).rows for mine, plan in pairs]
+    planned = [_planned(example.inputs, features, num_rows) for example in examples]
+    rows = {table: plan.rows for table, plan in planned[0].plans.items()}
+    for other in planned[1:]:
+        rows = {
+            table: distinct(torch.cat([own, other.plans[table].rows])).rows
+            for table, own in rows.items()
+        }
+    inputs_of_history = {} if history is None else history(rows)
     views = []
-    for batch, own in zip(batches, plans, strict=True):
-        inputs = [
-            batch.ids.new_empty(0) if features is None else features(field, plan.rows)
-            for field, plan in enumerate(own)
-        ]
-        views.append(View(rows, own, batch.ids, inputs, batch.target))
+    for example, one in zip(examples, planned, strict=True):
+        play = InPlay(rows, _placed(one, features, rows, alone=len(examples) == 1))
+        sparse = {
+            name: place
+            for name, place in one.places.items()
+            if not isinstance(features[name], BagFeature)
+        }
+        example = example._replace(inputs=one.inputs)
+        views.append(View(play, one.plans, sparse, inputs_of_history, example))
     return views
+
+
+def _placed(
+    planned: _Planned, features: Mapping[str, Sparse], rows: Mapping[str, Tensor], alone: bool
+) -> Iterable[tuple[str, Tensor, Tensor]]:
+    """Yield table, ids and their positions among the rows in play, feature by feature."""
+    moved = {}
+    if not alone:  # rows in play are those of other batches, too
+        moved = {t: torch.searchsorted(rows[t], plan.rows) for t, plan in planned.plans.items()}
+    for name, feature in features.items():
+        place = planned.places[name]
+        if not alone:
+            place = moved[feature.table].index_select(0, place)
+        yield feature.table, _values(planned.inputs.ids[name]), place

@@ -6,171 +6,178 @@ is bad. Why it is bad is worked out for one row only, the one the message is abo
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import polars as pl
 
+from autoemb.data.ids import Kinds, id_columns, kinds_of, read_ids
 from autoemb.data.message import printable
-from autoemb.data.table import COLUMNS, Table, refuse
+from autoemb.data.numbers import (
+    read_bag_weights,
+    read_dense,
+    read_label,
+    read_timestamp,
+    read_weight,
+)
+from autoemb.data.reading import Reading
+from autoemb.data.table import Table, refuse
 from autoemb.errors import UserError
+from autoemb.schema import Schema
 
-_SAMPLE = 1_000  # rows that decide how the values of a column of text are written
-_INTEGER = r"^[+-]?[0-9]+$"
-_NUMBER = r"^[+-]?[0-9]*\.?[0-9]*([eE][+-]?[0-9]+)?$"
-_DATE = r"^[0-9]+-[0-9]+-[0-9]+$"
-_NOT_TEXT = r"[\x00-\x1f\x7f\x{fffd}]"
-_TOP = 100.0  # of the largest rating scale
+_SAMPLE = 1_000  # rows that tell how times are written, and how ids seem to be
 
 
-@dataclass(frozen=True)
-class _Column:
-    """How a column is read: `value` is null where the raw value is unusable, `reason` says why."""
+@dataclass
+class _Rows:
+    """The rows of a table, their columns named c0, c1, ... in the order of the schema.
 
-    value: pl.Expr
-    reason: Callable[[Any], str]
+    Names of the file's own could be those of the other columns: ``row``, ``text``, ``problem``.
+    """
+
+    table: Table
+    schema: Schema
+    raw: dict[str, str]
+    frame: pl.LazyFrame
+    sample: pl.DataFrame
+
+    def dtype(self, name: str) -> pl.DataType:
+        return self.sample.schema[self.raw[name]]
 
 
-def clean(table: Table, skip_bad_rows: bool) -> tuple[pl.DataFrame, int]:
+def clean(table: Table, schema: Schema, skip_bad_rows: bool) -> tuple[pl.DataFrame, int]:
     """Return the usable rows, typed, in the order of the file, and how many others there are.
 
     Raises
     ------
     UserError
-        At the first bad row, or with `skip_bad_rows` where all rows are bad; where there are none.
+        At the first bad row, or with `skip_bad_rows` where all rows are bad; where there are none;
+        for a column of the wrong type, and an event id that repeats.
     """
-    sample = table.rows.head(_SAMPLE).collect(engine="streaming")
-    columns = {
-        "user_id": _id(table, "user_id", sample),
-        "item_id": _id(table, "item_id", sample),
-        "rating": _rating(table, sample),
-        "timestamp": _timestamp(table, sample),
+    picked = table.pick(schema)
+    raw = {name: f"c{at}" for at, name in enumerate(schema.columns)}
+    frame = table.scan({raw[ours]: theirs for ours, theirs in picked.items()})
+    sample = frame.head(_SAMPLE).collect(engine="streaming")
+    rows = _Rows(table, schema, raw, frame, sample)
+    kinds = kinds_of(table, schema, raw, sample)
+    readings = _readings(rows, kinds)
+    judged = _judge(rows, readings)
+    if judged["bad"].any() and kinds.open and (text := _found_text(rows, readings, kinds)):
+        kinds.text |= text
+        readings = _readings(rows, kinds)
+        judged = _judge(rows, readings)
+    if judged.is_empty():
+        raise refuse(table.path, "holds no events")
+    skipped = int(judged["bad"].sum())
+    if skipped and not (skip_bad_rows and skipped < len(judged)):
+        raise _first_error(rows, readings, all_bad=skip_bad_rows)
+    found = judged.filter(~pl.col("bad")) if skipped else judged
+    found, repeated = _once(rows, found, skip_bad_rows)
+    found = found.select(raw.values())
+    return found.rename({theirs: ours for ours, theirs in raw.items()}), skipped + repeated
+
+
+def _readings(rows: _Rows, kinds: Kinds) -> dict[str, Reading]:
+    """Return how each column of the schema is read."""
+    schema, raw, path = rows.schema, rows.raw, rows.table.path
+    found = {
+        feature.column: read_ids(
+            rows.table, feature, raw[feature.column], rows.dtype(feature.column), kinds
+        )
+        for feature in id_columns(schema)
     }
-    values = [columns[name].value.alias(name) for name in COLUMNS]
-    judged = table.rows.select(*values, "problem").select(
-        *COLUMNS,
-        bad=pl.any_horizontal(pl.col(COLUMNS).is_null()) | pl.col("problem").is_not_null(),
+    for bag in schema.bag:
+        if (name := bag.weights) is not None:
+            ids = found[bag.column].value
+            found[name] = read_bag_weights(bag, raw[name], rows.dtype(name), ids, path)
+    for dense in schema.dense:
+        name = dense.column
+        found[name] = read_dense(name, raw[name], rows.dtype(name), path)
+    name = schema.label.column
+    found[name] = read_label(schema.label, raw[name], rows.dtype(name), path)
+    if (name := schema.timestamp) is not None:
+        found[name] = read_timestamp(name, raw[name], rows.sample[raw[name]], path)
+    if (name := schema.weight) is not None:
+        found[name] = read_weight(name, raw[name], rows.dtype(name), path)
+    return {name: found[name] for name in schema.columns}
+
+
+def _judge(rows: _Rows, readings: dict[str, Reading]) -> pl.DataFrame:
+    """Return the values of all rows, ``bad``, and ``row`` where event ids may have to be named."""
+    values = [reading.value.alias(rows.raw[name]) for name, reading in readings.items()]
+    row = ["row"] if rows.schema.event_id is not None else []
+    names = list(rows.raw.values())
+    judged = rows.frame.select(*values, "problem", *row).select(
+        *names,
+        *row,
+        bad=pl.any_horizontal(pl.col(names).is_null()) | pl.col("problem").is_not_null(),
     )
-    frame = judged.collect(engine="streaming")
-    if frame.is_empty():
-        raise refuse(table.path, "holds no interactions")
-    skipped = int(frame["bad"].sum())
-    if skipped == 0:
-        return frame.drop("bad"), 0
-    if skip_bad_rows and skipped < len(frame):
-        return frame.filter(~pl.col("bad")).drop("bad"), skipped
-    raise _first_error(table, columns, all_bad=skip_bad_rows)
+    return judged.collect(engine="streaming")
 
 
-def _first_error(table: Table, columns: dict[str, _Column], all_bad: bool) -> UserError:
+def _found_text(rows: _Rows, readings: dict[str, Reading], kinds: Kinds) -> set[str]:
+    """Return the tables, integers so far, that hold other ids in rows that are sound but for ids.
+
+    Broken rows decide nothing: their fields may stand in the wrong columns.
+    """
+    open_columns = {f.column: f.table for f in id_columns(rows.schema) if f.table in kinds.open}
+    # The weights of a bag are usable only where its ids are.
+    open_columns |= {
+        bag.weights: bag.table
+        for bag in rows.schema.bag
+        if bag.weights is not None and bag.table in kinds.open
+    }
+    others = [reading.value for name, reading in readings.items() if name not in open_columns]
+    as_text = _readings(rows, Kinds(kinds.text | kinds.open, set()))
+    usable = [as_text[name].value for name in open_columns]
+    sound = pl.all_horizontal(
+        *(value.is_not_null() for value in (*others, *usable)), pl.col("problem").is_null()
+    )
+    counts = (
+        rows.frame.filter(sound)
+        .select(readings[name].value.is_null().any().alias(rows.raw[name]) for name in open_columns)
+        .collect(engine="streaming")
+        .row(0, named=True)
+    )
+    return {table for name, table in open_columns.items() if counts[rows.raw[name]]}
+
+
+def _first_error(rows: _Rows, readings: dict[str, Reading], all_bad: bool) -> UserError:
     """Return the error that describes the first bad row."""
-    usable = {f"{name} usable": columns[name].value.is_not_null() for name in COLUMNS}
+    usable = {
+        f"{rows.raw[name]} usable": reading.value.is_not_null()
+        for name, reading in readings.items()
+    }
     sound = pl.all_horizontal(*usable) & pl.col("problem").is_null()
-    row = table.rows.with_columns(**usable).filter(~sound).head(1).collect().row(0, named=True)
+    row = rows.frame.with_columns(**usable).filter(~sound).head(1).collect().row(0, named=True)
     reason = row["problem"]
     if reason is None:
-        name = next(name for name in COLUMNS if not row[f"{name} usable"])
-        raw = row[name]
+        name = next(name for name in readings if not row[f"{rows.raw[name]} usable"])
+        raw, shown = row[rows.raw[name]], printable(name)
         missing = raw is None or raw == ""
-        fault = "is missing" if missing else columns[name].reason(raw)
-        reason = f"{name} {fault}" if missing else f"{name} '{printable(raw, 40)}' {fault}"
+        fault = "is missing" if missing else readings[name].reason(raw)
+        reason = f"{shown} {fault}" if missing else f"{shown} '{printable(raw, 40)}' {fault}"
     line = "" if row["text"] is None else f"; the line is '{printable(row['text'])}'"
     every = "no usable row; the first: " if all_bad else ""
-    return UserError(f"{table.where(row['row'])}: {every}{reason}{line}")
+    return UserError(f"{rows.table.where(row['row'])}: {every}{reason}{line}")
 
 
-def _id(table: Table, name: str, sample: pl.DataFrame) -> _Column:
-    raw, dtype = pl.col(name), sample.schema[name]
-    if dtype.is_integer() or (not table.typed and _share(sample[name], _INTEGER) >= 0.5):
-        number = raw.cast(pl.Int64, strict=False)
-        return _Column(pl.when(number >= 0).then(number), _why_not_integer)
-    if dtype in (pl.String, pl.Categorical, pl.Enum):
-        text = raw.cast(pl.String)
-        sound = (text != "") & ~text.str.contains(_NOT_TEXT)
-        return _Column(
-            pl.when(sound).then(text), lambda _: "holds characters that are not UTF-8 text"
-        )
-    raise refuse(table.path, f"column {name} is of type {dtype}; expected integers or text")
-
-
-def _why_not_integer(raw: object) -> str:
-    text = str(raw)
-    if not re.match(_INTEGER, text):
-        return "is not an integer"
-    return "is negative" if text.startswith("-") else "is past the largest 64-bit integer"
-
-
-def _rating(table: Table, sample: pl.DataFrame) -> _Column:
-    dtype = sample.schema["rating"]
-    if not (dtype.is_numeric() or dtype in (pl.String, pl.Boolean)):
-        raise refuse(table.path, f"column rating is of type {dtype}; expected numbers")
-    number = pl.col("rating").cast(pl.Float64, strict=False)
-    value = pl.when(number.is_between(0, _TOP)).then(number).cast(pl.Float32)
-    return _Column(value, _why_no_rating)
-
-
-def _why_no_rating(raw: object) -> str:
-    try:
-        number = float(str(raw))
-    except ValueError:
-        return "is not a number"
-    if not math.isfinite(number):
-        return "is not finite"
-    if number < 0:
-        return "is below 0"
-    if number > _TOP:
-        return f"is above {_TOP:.0f}, the top of the largest scale"
-    return "is not a number"
-
-
-def _timestamp(table: Table, sample: pl.DataFrame) -> _Column:
-    raw, dtype = pl.col("timestamp"), sample.schema["timestamp"]
-    if dtype.is_integer():
-        seconds = raw.cast(pl.Int64, strict=False)
-    elif dtype.is_float():
-        seconds = raw.floor().cast(pl.Int64, strict=False)
-    elif dtype == pl.Date or isinstance(dtype, pl.Datetime):
-        seconds = raw.dt.epoch("s")
-    elif dtype != pl.String:
-        raise refuse(
-            table.path, f"column timestamp is of type {dtype}; expected seconds, dates or datetimes"
-        )
-    elif _share(sample["timestamp"], _NUMBER) >= 0.5:
-        fraction = raw.cast(pl.Float64, strict=False).floor()
-        seconds = pl.coalesce(
-            raw.cast(pl.Int64, strict=False), fraction.cast(pl.Int64, strict=False)
-        )
-    elif _share(sample["timestamp"], _DATE) >= 0.5:
-        seconds = raw.str.to_date("%Y-%m-%d", strict=False).dt.epoch("s")
-    else:
-        seconds = _from_iso(raw)
-    return _Column(pl.when(seconds >= 0).then(seconds), _why_no_timestamp)
-
-
-def _from_iso(raw: pl.Expr) -> pl.Expr:
-    """Return the seconds of an ISO 8601 date and time; without an offset it is read as UTC."""
-    text = raw.str.replace("T", " ", literal=True).str.replace("Z$", "+00:00")
-    moment = "%Y-%m-%d %H:%M:%S%.f"
-    return pl.coalesce(
-        text.str.to_datetime(moment, time_unit="us", strict=False).dt.epoch("s"),
-        text.str.to_datetime(f"{moment}%z", time_unit="us", time_zone="UTC", strict=False).dt.epoch(
-            "s"
-        ),
-        text.str.to_date("%Y-%m-%d", strict=False).dt.epoch("s"),
+def _once(rows: _Rows, found: pl.DataFrame, skip_bad_rows: bool) -> tuple[pl.DataFrame, int]:
+    """Return the rows whose event id is new, and how many others there are, or refuse those."""
+    if rows.schema.event_id is None:
+        return found, 0
+    name = rows.raw[rows.schema.event_id]
+    first = found[name].is_first_distinct()
+    if first.all():
+        return found, 0
+    if skip_bad_rows:
+        return found.filter(first), int((~first).sum())
+    value, row = found.filter(~first).select(name, "row").row(0)
+    earlier = found.filter(pl.col(name) == value)["row"][0]
+    raise UserError(
+        f"{rows.table.where(row)}: {printable(rows.schema.event_id)} '{printable(value, 40)}' "
+        f"repeats that of {_short(rows.table.where(earlier))}; expected a new one for each event"
     )
 
 
-def _why_no_timestamp(raw: object) -> str:
-    text = str(raw)
-    if text.startswith("-") or re.match(r"^(0|1[0-8]|19[0-6])\d*-", text):
-        return "is before 1970"
-    return "is neither seconds since 1970 nor an ISO 8601 date or datetime"
-
-
-def _share(values: pl.Series, pattern: str) -> float:
-    """Return the share of the values that match, of those that are there."""
-    there = values.drop_nulls().filter(values.drop_nulls() != "")
-    return int(there.str.contains(pattern).sum()) / len(there) if len(there) else 1.0
+def _short(where: str) -> str:
+    return where.rpartition(": ")[2]

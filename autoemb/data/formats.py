@@ -4,29 +4,37 @@ from __future__ import annotations
 
 import os
 import re
+import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
 
 from autoemb.data.clean import clean
+from autoemb.data.dataset import Dataset
+from autoemb.data.file import File, files_at, is_collection
 from autoemb.data.head import read_head
-from autoemb.data.interactions import Interactions
-from autoemb.data.layouts import double_colons, netflix, netflix_files, separated, tabs
+from autoemb.data.jsonl import json_lines
+from autoemb.data.layouts import double_colons, headless, netflix, netflix_files, separated, tabs
 from autoemb.data.message import printable
+from autoemb.data.notes import notes_of
 from autoemb.data.parquet import parquet
-from autoemb.data.table import COLUMNS, Table, refuse
+from autoemb.data.table import Table, refuse
 from autoemb.errors import UserError
+from autoemb.schema import RATINGS, Label, Schema
 
-_WITHOUT_HEADER = (netflix, double_colons, tabs)
+_LAYOUTS = (json_lines, netflix, double_colons, tabs)
 # polars panics, with an exception of its own, over about one in a hundred damaged Parquet files.
 _READ_ERRORS = (
     OSError,
     EOFError,
     UnicodeError,
     zlib.error,
+    zipfile.BadZipFile,
+    NotImplementedError,  # a way of packing that Python's zipfile does not know
     pl.exceptions.PolarsError,
     pl.exceptions.PanicException,
 )
@@ -40,14 +48,16 @@ _KNOWN_NAME = re.compile(
 def load(
     path: str | os.PathLike[str],
     *,
-    columns: Mapping[str, str] | None = None,
+    schema: Schema | None = None,
+    columns: Sequence[str] | None = None,
     skip_bad_rows: bool = False,
-) -> Interactions:
-    r"""Read a file or folder of ratings, in whichever known format, sorted by time.
+) -> Dataset:
+    r"""Read a file or folder of events, in whichever known format, sorted by time.
 
     The format is recognised by content: MovieLens 100K (``u.data``), 1M and 10M (``ratings.dat``),
-    20M, 25M, 32M and latest (``ratings.csv``), MovieTweetings, both layouts of the Netflix Prize,
-    and CSV, TSV or Parquet with the columns user_id, item_id, rating and timestamp.
+    20M, 25M, 32M and latest (``ratings.csv``), MovieTweetings, both layouts of the Netflix Prize;
+    Parquet; JSON lines; CSV with a comma, a semicolon or a tab between fields, with or without a
+    header. Text may be compressed with gzip, and any of them be in a ZIP archive.
 
     Rows are sorted by timestamp; rows of the same second keep the order of the file. A row that
     occurs twice is two events and both are kept. Blank lines are no rows.
@@ -55,29 +65,38 @@ def load(
     Parameters
     ----------
     path : str or path
-        The file, or the folder that holds the data set.
-    columns : mapping of str to str, optional
-        What a CSV or Parquet file calls our columns, where it differs: ``{"user_id": "uid"}``.
+        The file, or the folder or ZIP archive that holds the data set.
+    schema : Schema, optional
+        What the columns are. By default those of :data:`autoemb.schema.RATINGS` (user_id, item_id,
+        rating, timestamp), which the rating sets bring and another file must have.
+    columns : sequence of str, optional
+        The names of all columns of a text file without a header, in their order.
     skip_bad_rows : bool, default False
         Leave out the rows that are unusable, and count them in ``skipped_rows``, instead of
         refusing the file.
 
     Returns
     -------
-    Interactions
-        Ids are Int64 where the file's are integers and String otherwise. Timestamps are whole
-        seconds: fractions are cut off, and dates and datetimes without an offset are UTC.
-        ``max_rating`` is the least of 1, 5, 10 and 100 that no rating exceeds, and at least 5 for
-        the formats whose scale is known.
+    Dataset
+        Ids are Int64 where all of a table's are integers and String otherwise: a single id that is
+        none (``x7``, ``007``, digits past 64 bits) makes all of them text, and 007 is not 7. Only
+        in the sets whose publishers number users and items (MovieLens without a header,
+        MovieTweetings, Netflix) 007 is 7. Text in Parquet and JSON stays text. Negative integers
+        are ids like others. Where the schema lets an id be missing, these events share one.
+        Timestamps are whole seconds: fractions are cut off, and dates and datetimes without an
+        offset are UTC. The scale of a rating is the schema's; else from 0 to the least of 1, 5, 10
+        and 100 that no rating exceeds, and at least 5 for the formats whose scale is known.
 
     Raises
     ------
     UserError
         Where there is no such file, nothing in it is recognised, a folder holds several data sets,
-        or a row is unusable: a field missing or too many; an id that is negative, past int64 or, in
-        a column of integers, no integer; a rating that is not between 0 and 100; a timestamp that
-        is neither seconds nor an ISO 8601 date, or before 1970. The message names file, row
-        (1-based, the line of a text file) and reason.
+        a column of the schema is not there, twice there, or of a type that cannot be it (lists for
+        one id, text for numbers), or a row is unusable: a field missing or too many; an id missing
+        where none may be; a label outside its kind, scale or classes (a rating without a scale:
+        outside 0 to 100); a number that is none; an event id that repeats; a timestamp that is
+        neither seconds nor an ISO 8601 date, or before 1970. The message names file, row (1-based,
+        the line of a text file), column and reason.
 
     Examples
     --------
@@ -87,31 +106,45 @@ def load(
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     file = Path(folder, "ratings.dat")
     ...     _ = file.write_text("1::1193::5::978300760\n1::661::3::978302109\n2::661::4::97\n")
-    ...     stream = load(folder)
-    >>> stream.format, stream.user.to_list(), stream.rating.to_list(), stream.max_rating
-    ('MovieLens 1M', [2, 1, 1], [4.0, 5.0, 3.0], 5.0)
+    ...     data = load(folder)
+    >>> data.format, data.frame["user_id"].to_list(), data.schema.label.scale
+    ('MovieLens 1M', [2, 1, 1], (0.0, 5.0))
     """
-    names = _checked_columns(columns)
     if str(path) == "":
         raise UserError("the path of the data is empty; expected a file or a folder")
-    source = Path(path)
+    source, wanted = Path(path), RATINGS if schema is None else schema
     with _reading(source):
-        table = _find(source, names)
+        table = _find(source, wanted, _checked(columns))
     with _reading(table.path):
-        frame, skipped = clean(table, skip_bad_rows)
-    frame = frame.lazy().sort("timestamp", maintain_order=True).collect(engine="streaming")
-    rating = frame["rating"]
-    top = max(table.scale, float(rating.max() or 0.0))  # type: ignore[arg-type]
-    return Interactions(
+        frame, skipped = clean(table, wanted, skip_bad_rows)
+    if (time := wanted.timestamp) is not None and not frame[time].is_sorted():
+        frame = frame.lazy().sort(time, maintain_order=True).collect(engine="streaming")
+    labels = frame[wanted.label.column]
+    label = _with_scale(wanted.label, labels, table.scale)
+    found = Dataset(
         name=printable(source.resolve().name or source),
-        user=frame["user_id"].alias("user"),
-        item=frame["item_id"].alias("item"),
-        rating=rating,
-        timestamp=frame["timestamp"],
-        max_rating=next(scale for scale in _SCALES if scale >= top),
-        format=table.format if isinstance(table.format, str) else table.format(rating),
+        format=table.format if isinstance(table.format, str) else table.format(labels),
+        schema=wanted.model_copy(update={"label": label}),
+        frame=frame,
         skipped_rows=skipped,
+        unused=tuple(name for name in table.columns if name not in table.pick(wanted).values()),
     )
+    guessed = wanted.label.scale is None and table.scale == 1.0
+    return replace(found, notes=notes_of(found, guessed))
+
+
+def _with_scale(label: Label, labels: pl.Series, least: float) -> Label:
+    """Return a label with its scale, that of a rating from 0 to as far as the ratings go."""
+    if label.kind != "rating" or label.scale is not None:
+        return label
+    top = max(least, float(labels.max() or 0.0))  # type: ignore[arg-type]
+    high = next(scale for scale in _SCALES if scale >= top)
+    if label.positive_above is not None and label.positive_above >= high:
+        raise UserError(
+            f"positive_above is {label.positive_above:g}, and ratings are read on a scale of 0 to "
+            f"{high:g}; expected less, or another scale"
+        )
+    return label.model_copy(update={"scale": (0.0, high)})
 
 
 @contextmanager
@@ -124,69 +157,68 @@ def _reading(path: Path) -> Iterator[None]:
         raise refuse(path, f"cannot be read: {printable(said, 200)}") from None
 
 
-def _checked_columns(columns: Mapping[str, str] | None) -> dict[str, str]:
-    names = dict(columns or {})
-    for ours in names:
-        if ours not in COLUMNS:
-            raise UserError(
-                f"columns renames '{printable(ours)}'; expected some of {', '.join(COLUMNS)}"
-            )
+def _checked(columns: Sequence[str] | None) -> tuple[str, ...]:
+    names = tuple(columns or ())
+    for name in names:
+        if names.count(name) > 1 or not name:
+            fault = "twice" if name else "empty"
+            raise UserError(f"columns names '{printable(name)}' {fault}; expected different names")
     return names
 
 
-def _find(path: Path, columns: dict[str, str]) -> Table:
+def _find(path: Path, schema: Schema, columns: tuple[str, ...]) -> Table:
     """Return the one data set at `path`."""
     if not path.exists():
         raise refuse(path, "there is no such file or folder")
-    if not path.is_dir():
-        return _recognise(path, columns)
-    files = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
-    if (path / "training_set").is_dir():
-        files += sorted((path / "training_set").iterdir())
-    files = [file for file in files if file.is_file()]
-    known = [file for file in files if _KNOWN_NAME.fullmatch(file.name)]
+    if not is_collection(path):
+        return _recognise(File(path), columns)
+    files = files_at(path)
+    known = [file for file in files if _KNOWN_NAME.fullmatch(file.path.name)]
     candidates = known or files
     if len(candidates) == 1:
         return _recognise(candidates[0], columns)
     tables = []
     for file in candidates:
         try:
-            tables.append(_recognise(file, columns))
+            table = _recognise(file, columns)
+            table.pick(schema)
+            tables.append((file, table))
         except UserError:
             if known:
                 raise
-    return _only_one(path, tables, files)
+    return _only_one(path, tables, [file.path for file in files])
 
 
-def _only_one(path: Path, tables: list[Table], files: list[Path]) -> Table:
-    if tables and all(table.format == "Netflix Prize" for table in tables):
-        return netflix_files(path, sorted((table.path for table in tables), key=_natural))
+def _only_one(path: Path, tables: list[tuple[File, Table]], files: list[Path]) -> Table:
+    if tables and all(table.format == "Netflix Prize" for _, table in tables):
+        parts = sorted((file for file, _ in tables), key=lambda file: _natural(file.path))
+        return netflix_files(path, parts)
     if len(tables) == 1:
-        return tables[0]
+        return tables[0][1]
     if tables:
         raise refuse(
             path,
-            f"holds several data sets ({_listed([table.path for table in tables])}); "
+            f"holds several data sets ({_listed([file.path for file, _ in tables])}); "
             "give the path of one",
         )
     found = f"it holds {_listed(files)}" if files else "it holds no files"
-    raise refuse(path, f"holds no ratings in a known format; {found}")
+    raise refuse(path, f"holds no events in a known format; {found}")
 
 
-def _recognise(path: Path, columns: dict[str, str]) -> Table:
+def _recognise(file: File, columns: tuple[str, ...]) -> Table:
     """Return the data set in one file, or refuse it."""
-    with _reading(path):
-        head = read_head(path)
-        table = parquet(head, columns)
-    if table:
-        return table
-    for layout in _WITHOUT_HEADER:
-        table = layout(head)
-        if table and columns:
-            raise refuse(path, "has no header, so columns cannot rename its columns")
-        if table:
-            return table
-    return separated(head, columns)
+    with _reading(file.path):
+        head = read_head(file)
+        table = parquet(head)
+    if table is None and columns:
+        return headless(head, columns)
+    if table is None:
+        table = next((found for layout in _LAYOUTS if (found := layout(head))), None)
+    if table is None:
+        return separated(head)
+    if columns:
+        raise refuse(file.path, "has names for its columns; columns is for text without a header")
+    return table
 
 
 def _listed(paths: list[Path], most: int = 5) -> str:

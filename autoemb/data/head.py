@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from dataclasses import dataclass
-from pathlib import Path
 
+from autoemb.data.file import ZIP_MAGIC, File
 from autoemb.data.table import refuse
 
 _BYTES = 1 << 16
-GZIP_MAGIC = b"\x1f\x8b"
-_ZIP = b"PK\x03\x04"
 PARQUET_MAGIC = b"PAR1"
 BYTE_ORDER_MARK = "\ufeff"
 
@@ -22,39 +18,29 @@ class Head:
 
     Parameters
     ----------
-    path : Path
-        The file.
+    file : File
     start : bytes
         Its first 64 KiB, decompressed.
     lines : list of (int, str)
         Number (1-based) and text of the lines in there that are not blank.
-    compressed : bool
-        Whether the file is compressed with gzip.
     """
 
-    path: Path
+    file: File
     start: bytes
     lines: list[tuple[int, str]]
-    compressed: bool
 
 
-def read_head(path: Path) -> Head:
+def read_head(file: File) -> Head:
     """Read the start of a file, and refuse what is neither text nor Parquet."""
-    if not path.is_file():  # a pipe or a device could keep us waiting for ever
+    path = file.path
+    if file.archive is None and not path.is_file():  # a pipe or a device could keep us waiting
         raise refuse(path, "is not a regular file")
-    with path.open("rb") as file:
-        start = file.read(_BYTES)
-    compressed = start.startswith(GZIP_MAGIC)
-    if compressed:
-        try:
-            with gzip.open(path) as file:
-                start = file.read(_BYTES)
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise refuse(path, f"is not a whole gzip file ({error})") from None
+    with file.open() as stream:
+        start = stream.read(_BYTES)
     if start.startswith(PARQUET_MAGIC):
-        return Head(path, start, [], compressed)
-    if start.startswith(_ZIP):
-        raise refuse(path, "is a ZIP archive; unpack it first")
+        return Head(file, start, [])
+    if start.startswith(ZIP_MAGIC):
+        raise refuse(path, "is a ZIP archive in another or in a folder; give its own path")
     if b"\0" in start:
         raise refuse(path, "is binary; expected text in UTF-8 or Parquet")
     texts = start.decode("utf-8", errors="replace").removeprefix(BYTE_ORDER_MARK).split("\n")
@@ -63,4 +49,4 @@ def read_head(path: Path) -> Head:
     lines = [(number, text.rstrip("\r")) for number, text in enumerate(texts, 1) if text.strip()]
     if not lines:
         raise refuse(path, "is empty")
-    return Head(path, start, lines, compressed)
+    return Head(file, start, lines)

@@ -6,8 +6,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from autoemb.data.interactions import Interactions
+from autoemb.data.dataset import Dataset
 from autoemb.errors import UserError
+from autoemb.schema import RATINGS, STARS
 
 _Integers = NDArray[np.int64]
 _Floats = NDArray[np.float64]
@@ -35,7 +36,7 @@ def synthetic(
     *,
     num_users: int | None = None,
     num_items: int = 2_000,
-) -> Interactions:
+) -> Dataset:
     """Make up a stream of ratings that only the arguments decide, byte for byte.
 
     Users come in sittings of some twenty ratings, so that 500 events in a row hold about 20 users.
@@ -58,8 +59,9 @@ def synthetic(
 
     Returns
     -------
-    Interactions
-        Int64 ids that are not consecutive; ratings 1 to 5, of which half are above 3.5.
+    Dataset
+        The columns of :data:`autoemb.schema.RATINGS`: Int64 ids that are not consecutive; ratings
+        1 to 5, of which half are above 3.5.
 
     Raises
     ------
@@ -70,8 +72,8 @@ def synthetic(
     --------
     >>> from autoemb.data import synthetic
     >>> stream = synthetic(1_000, seed=3)
-    >>> len(stream), stream.max_rating, stream.timestamp.is_sorted()
-    (1000, 5.0, True)
+    >>> len(stream), stream.schema.label.scale, stream.frame["timestamp"].is_sorted()
+    (1000, (0.0, 5.0), True)
     """
     users = max(1, num_interactions // 40) if num_users is None else num_users
     least = {"num_interactions": 1, "num_users": 1, "num_items": 1, "seed": 0}
@@ -89,15 +91,16 @@ def synthetic(
     time = _START + _seconds(rng, length)
     rating = _ratings(rng, user, item)
     order = np.argsort(time, kind="stable")[:num_interactions]
-    return Interactions(
-        name="synthetic",
-        user=pl.Series("user", _raw_ids(rng, user)[order]),
-        item=pl.Series("item", _raw_ids(rng, item)[order]),
-        rating=pl.Series("rating", rating[order]),
-        timestamp=pl.Series("timestamp", time[order].astype(np.int64)),
-        max_rating=5.0,
-        format="synthetic",
+    frame = pl.DataFrame(
+        {
+            "user_id": _raw_ids(rng, user)[order],
+            "item_id": _raw_ids(rng, item)[order],
+            "rating": rating[order],
+            "timestamp": time[order].astype(np.int64),
+        }
     )
+    schema = RATINGS.model_copy(update={"label": STARS})
+    return Dataset("synthetic", "synthetic", schema, frame.select(schema.columns))
 
 
 def _sittings(

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import polars as pl
 
 from autoemb.data.message import printable
 from autoemb.errors import UserError
+from autoemb.schema import RATINGS, Schema
 
+#: The columns of a rating set, in the order in which formats without a header have them.
 COLUMNS = ("user_id", "item_id", "rating", "timestamp")
 
 
@@ -21,16 +22,23 @@ class Table:
 
     Parameters
     ----------
-    format : str, or a function from the ratings to a str
+    format : str, or a function from the labels to a str
         Name of the layout. A function where sets share a layout and only the ratings tell.
     path : Path
         The file, or the folder that holds the files.
-    scan : function without arguments, to a polars.LazyFrame
-        Opens the data: the four `COLUMNS`; ``row`` (1-based, the line of a text file); ``text``
-        (the line, or null); ``problem`` (why the row as a whole is unusable, or null). Formats are
-        recognised without it, so that looking through a folder of many files is quick.
+    columns : tuple of str
+        What the file calls its columns, in its order.
+    scan : function of a mapping of str to str, to a polars.LazyFrame
+        Opens the data. The mapping gives the name that a column is to have and its name in
+        ``columns``. Besides these, the frame has ``row`` (1-based, the line of a text file);
+        ``text`` (the line, or null); ``problem`` (why the row as a whole is unusable, or null).
+        Formats are recognised without it, so that looking through a folder of many files is quick.
     typed : bool
-        Whether the columns' types are the file's own (Parquet) or everything is text.
+        Whether the columns' types are the file's own or everything is text.
+    integers : bool, default False
+        Whether the publisher's ids are integers: 007 is then 7, and other text a broken row.
+    aliases : mapping of str to str
+        Our name of a column -> the file's.
     scale : float, default 1
         The least top that the rating scale of this format can have.
     locate : function of a row to (path, row in that file), optional
@@ -39,48 +47,46 @@ class Table:
 
     format: str | Callable[[pl.Series], str]
     path: Path
-    scan: Callable[[], pl.LazyFrame]
+    columns: tuple[str, ...]
+    scan: Callable[[Mapping[str, str]], pl.LazyFrame]
     typed: bool
+    integers: bool = False
+    aliases: Mapping[str, str] = field(default_factory=dict)
     scale: float = 1.0
     locate: Callable[[int], tuple[Path, int]] | None = None
-
-    @cached_property
-    def rows(self) -> pl.LazyFrame:
-        """What `scan` gives."""
-        return self.scan()
 
     def where(self, row: int) -> str:
         """Return the file and row to print for a value of the column ``row``."""
         path, row = self.locate(row) if self.locate else (self.path, row)
         return f"{printable(path, 300)}: row {row}"
 
+    def pick(self, schema: Schema) -> dict[str, str]:
+        """Return the file's name of each column of a schema.
+
+        Raises
+        ------
+        UserError
+            Where the file has no such column, or several.
+        """
+        picked = {}
+        for ours in schema.columns:
+            theirs = ours if ours in self.columns else self.aliases.get(ours, ours)
+            if self.columns.count(theirs) != 1:
+                count = "no column" if theirs not in self.columns else "several columns"
+                ask = (
+                    f"{', '.join(COLUMNS)}, or others named by a schema"
+                    if schema.columns == RATINGS.columns
+                    else "the columns that the schema names"
+                )
+                raise refuse(
+                    self.path,
+                    f"has {count} '{printable(theirs)}'; its columns are: "
+                    f"{printable(', '.join(self.columns), 200)} (expected {ask})",
+                )
+            picked[ours] = theirs
+        return picked
+
 
 def refuse(path: Path, reason: str) -> UserError:
     """Return the error that says, in one line, why a file or folder cannot be used."""
     return UserError(f"{printable(path, 300)}: {reason}")
-
-
-def pick_columns(path: Path, found: list[str], columns: dict[str, str]) -> dict[str, str]:
-    """Return the file's name for each of `COLUMNS`, or refuse the file where one is missing.
-
-    Parameters
-    ----------
-    path : Path
-        The file, for the message.
-    found : list of str
-        The names its header or schema has.
-    columns : dict
-        Our names to theirs, where they differ.
-    """
-    names = {ours: columns.get(ours, ours) for ours in COLUMNS}
-    listed = printable(", ".join(found), 200)
-    for ours, theirs in names.items():
-        if found.count(theirs) != 1:
-            count = "no column" if theirs not in found else "several columns"
-            called = "" if ours == theirs else f" for {ours}"
-            raise refuse(
-                path,
-                f"has {count} '{printable(theirs)}'{called}; its columns are: {listed} "
-                f"(expected {', '.join(COLUMNS)}, or other names given in columns)",
-            )
-    return names

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,18 +10,18 @@ from autoemb.errors import UserError
 from autoemb.files import sole_writer, write_json
 from autoemb.lab.config import RunConfig
 from autoemb.lab.differences import differences, read_windows
-from autoemb.lab.methods import METHODS
 from autoemb.lab.recorder import STAGES
 from autoemb.lab.run import Progress, run
 from autoemb.lab.summary import versions_of
+from autoemb.learners import METHODS
 
 if TYPE_CHECKING:  # polars, which the rest of the package does without
-    from autoemb.data import Interactions
+    from autoemb.data import Dataset
 
 
 def compare(
     config: RunConfig,
-    interactions: Interactions,
+    interactions: Dataset,
     out: Path,
     *,
     methods: Sequence[str] = ("fse", "sam", "darts", "autoemb"),
@@ -37,7 +36,7 @@ def compare(
     ----------
     config : RunConfig
         Options of every run but method and seed.
-    interactions : Interactions
+    interactions : Dataset
     out : Path
         Gets a folder for every run, and ``compare.json`` when all are complete.
     methods, seeds : sequence
@@ -69,7 +68,7 @@ def compare(
     [('fse', 0), ('darts', 0)]
     """
     _check_names(methods, seeds)
-    configs = [replace(config, method=m, seed=s) for m in methods for s in seeds]
+    configs = [config.but(method=m, seed=s) for m in methods for s in seeds]
     with sole_writer(out):
         if (out / "compare.json").exists() and not resume:
             raise UserError(
@@ -77,9 +76,10 @@ def compare(
             )
         made = {}
         for one in configs:
-            report = None if progress is None else progress(one.method, one.seed)
-            where = out / _name(one.method, one.seed)
-            made[one.method, one.seed] = run(
+            method: str = one.recipe.method
+            report = None if progress is None else progress(method, one.seed)
+            where = out / _name(method, one.seed)
+            made[method, one.seed] = run(
                 one, interactions, where, resume=resume, keep=keep, progress=report
             )
         comparison = _compared(made, out, methods, seeds)
@@ -122,7 +122,6 @@ def _check_names(methods: Sequence[str], seeds: Sequence[int]) -> None:
         if not values or len(set(values)) != len(values):
             given = ",".join(map(str, values))
             raise UserError(f"{name} is {given!r}; expected different values separated by commas")
-    for method in methods:
-        if method not in METHODS:
-            known = ", ".join(METHODS)
-            raise UserError(f"--methods names {method}; expected some of {known}")
+    for name in methods:
+        if name not in METHODS:
+            raise UserError(f"--methods names {name}; expected some of {', '.join(METHODS)}")

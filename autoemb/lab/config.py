@@ -1,169 +1,60 @@
-"""The options of a run, checked once."""
+"""The options of a run: its protocol, declared here, and its recipe, declared there."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeAlias
 
 import torch
+from annotated_types import Ge, Le
+from pydantic import ConfigDict, Field, model_validator
 
-from autoemb.bilevel.hypergradient import KINDS
-from autoemb.errors import UserError
-from autoemb.lab.methods import METHODS
-from autoemb.nn.soft import NORMS, PROJECTIONS
+from autoemb.declared import Declared
 from autoemb.ops import cpu
 from autoemb.ops.native import kernels_for
-from autoemb.optim.dense import DENSE_OPTIMIZERS
-from autoemb.streaming.learner import VALIDATION_SOURCES
-from autoemb.tasks import TASKS
+from autoemb.recipe import PRESETS, Recipe
+from autoemb.tasks import TASK_NAMES
 
-
-class Recipe(NamedTuple):
-    """What a preset decides; an option that is given goes before it.
-
-    Attributes
-    ----------
-    optimizer : {"adam", "adagrad", "rowwise-adagrad", "sgd"}
-    learning_rate, controller_learning_rate : float
-    row_rate : float
-    norm : {"batch", "running", "none"}
-    norm_eps : float
-    mix : {"sum", "mean"}
-    init_std : float
-    projection : {"uniform", "identity"}
-    start : {"equal", "popularity"}
-    validation : {"reservoir", "last-batch", "new-events"}
-    """
-
-    optimizer: str
-    learning_rate: float
-    controller_learning_rate: float
-    row_rate: float
-    norm: str
-    norm_eps: float
-    mix: str
-    init_std: float
-    projection: str
-    start: str
-    validation: str
-
-
-#: docs/study.md tells how the first was chosen; the paper names no optimiser.
-PRESETS: dict[str | None, Recipe] = {
-    None: Recipe(
-        optimizer="adagrad",
-        learning_rate=0.003,
-        controller_learning_rate=0.002,
-        row_rate=16.0,
-        norm="none",
-        norm_eps=1.0,
-        mix="sum",
-        init_std=0.1,
-        projection="identity",
-        start="popularity",
-        validation="new-events",
-    ),
-    "paper": Recipe(
-        optimizer="adam",
-        learning_rate=0.01,
-        controller_learning_rate=0.001,
-        row_rate=1.0,
-        norm="batch",
-        norm_eps=1e-5,
-        mix="mean",
-        init_std=1.0,
-        projection="uniform",
-        start="equal",
-        validation="reservoir",
-    ),
-}
-
-#: Network's and controller's learning rate and the row rate of other optimisers, without a preset.
-#: Adam's are the better of two in docs/ablations.md; SGD's, a third of those there, are cautious.
-RATES = {"adam": (0.0003, 0.0001, 300.0), "sgd": (0.1, 0.1, 300.0)}
+if TYPE_CHECKING:
+    TaskName: TypeAlias = str
+    PresetName: TypeAlias = str
+else:
+    TaskName = Literal[TASK_NAMES]
+    PresetName = Literal[tuple(PRESETS)]
 
 #: Larger values are a slip, and past what an index can count.
-LARGEST = 2**40
-LARGEST_DIM = 2**16
-
-CHOICES = {
-    "method": tuple(METHODS),
-    "task": tuple(TASKS),
-    "order": ("chronological", "shuffled"),
-    "hypergradient": KINDS,
-    "preset": tuple(PRESETS),
-    "norm": (None, *NORMS),
-    "mix": (None, "sum", "mean"),
-    "projection": (None, *PROJECTIONS),
-    "start": (None, "equal", "popularity"),
-    "validation": (None, *VALIDATION_SOURCES),
-    "optimizer": (None, *DENSE_OPTIMIZERS),
-    "selection": ("soft", "hard"),
-    "device": ("auto", "cpu", "cuda"),
-}
+Count = Annotated[int, Le(2**40)]
 
 
-def _option(default: Any, text: str) -> Any:
+def _option(text: str) -> Any:
     """Return a field whose help the command line shows."""
-    return field(default=default, metadata={"help": text})
+    return Field(description=text)
 
 
-@dataclass(frozen=True)
-class RunConfig:
+class RunConfig(Declared):
     """Every option that changes the numbers of a run.
+
+    Beside the attributes, every option of :class:`autoemb.recipe.Recipe` is taken by its name. One
+    that is given goes before the preset's; ``recipe`` is what comes of both.
 
     Attributes
     ----------
-    method : {"autoemb", "sam", "darts", "fse"}
-    task : {"regression", "classification"}
+    task : {"regression", "classification", "click", "value"}, optional
+        What is predicted; by default what suits the label.
     order : {"chronological", "shuffled"}
-    hypergradient : {"first", "finite-difference", "exact"}
-    preset : {None, "paper"}
-        "paper" takes the paper's learning rates, BatchNorm and initial embeddings, and Adam.
-    dims : tuple of int
-        Embedding sizes; fse takes one embedding as wide as their sum.
-    batch_size : int
-        Events of a training batch and of a validation batch.
-    offline_fraction : float
+    batch_size : int, default 500
+        Events of a training batch and of a validation batch; 1 only without batch statistics.
+    offline_fraction : float, default 0.7
         Share of the stream that is the offline stage.
-    seed : int
-    limit : int or None
+    seed : int, default 0
+    limit : int, optional
         Use only the first events of the ordered stream.
-    window : int
+    window : int, default 1000
         Events of one line of metrics.jsonl.
-    validation : {None, "reservoir", "last-batch", "new-events"}
-        What the controller learns from; None takes the preset's.
-    reservoir : int
-        Past events kept to draw validation batches from.
-    optimizer : {None, "adam", "adagrad", "rowwise-adagrad", "sgd"}
-        None takes the preset's.
-    learning_rate, controller_learning_rate : float or None
-        None takes the preset's; without a preset, the optimiser's.
-    row_rate : float or None
-        Learning rate of the rows of tables as a multiple of the rates above; None as there.
-    norm : {None, "batch", "running", "none"}
-        What :class:`autoemb.SoftEmbedding` normalises sizes with; None takes the preset's.
-    norm_eps : float or None
-        What it adds to their variances: sizes that vary much less stay as small as they are.
-        None takes the preset's.
-    mix : {None, "sum", "mean"}
-        Whether sizes are added up by their weights, or that divided by their number (Eq. 7).
-        None takes the preset's.
-    init_std : float or None
-        Standard deviation of the embeddings of ids never seen; None takes the preset's.
-    projection : {None, "uniform", "identity"}
-        How the projections of sizes start; None takes the preset's.
-    start : {None, "equal", "popularity"}
-        Weights of sizes that ids start with: equal ones (the paper), or more of the widest the more
-        popular they are (:meth:`autoemb.InteractionState.popularity_prior`). Of autoemb and sam;
-        None takes the preset's, and equal ones within a budget.
-    budget : float or None
-        Share of the floats of all sizes of all ids seen that rows may take; ids own rows only in
-        the sizes that they are granted. None: every id owns all sizes. On the CPU, with soft
-        selection, not for fse.
-    selection : {"soft", "hard"}
-        How predictions are scored; "hard" takes each id's largest size alone (Eq. 6).
     device : {"auto", "cpu", "cuda"}
+    preset : {"default", "paper"}
+        The recipe to start from; "paper" has the paper's learning rates, BatchNorm and initial
+        embeddings, and Adam.
 
     Raises
     ------
@@ -172,122 +63,78 @@ class RunConfig:
 
     Examples
     --------
-    >>> RunConfig(method="sam", preset="paper", norm="running").recipe[1:]
-    (0.01, 0.001, 1.0, 'running', 1e-05, 'mean', 1.0, 'uniform', 'equal', 'reservoir')
+    >>> config = RunConfig(method="sam", preset="paper", norm="running")
+    >>> config.recipe.norm, config.recipe.optimizer
+    ('running', 'adam')
     >>> RunConfig(dims=(16, 2))
     Traceback (most recent call last):
         ...
-    autoemb.errors.UserError: --dims is 16,2; expected positive sizes in ascending order
+    autoemb.errors.UserError: dims is 16,2; expected positive sizes in ascending order
     """
 
-    method: str = _option("autoemb", "Method to run.")
-    task: str = _option("regression", "Predict a rating above 3.5 stars, or the stars.")
-    order: str = _option("chronological", "Order of the stream.")
-    hypergradient: str = _option("first", "How the controller sees the weights' own step.")
-    preset: str | None = _option(None, "The recipe of the paper.")
-    dims: tuple[int, ...] = _option((2, 16, 128), "Embedding sizes; fse is as wide as their sum.")
-    batch_size: int = _option(500, "Events of a batch.")
-    offline_fraction: float = _option(0.7, "Share of the stream that is the offline stage.")
-    seed: int = _option(0, "Of all random numbers.")
-    limit: int | None = _option(None, "Use only the first events of the ordered stream.")
-    window: int = _option(1000, "Events of one line of metrics.jsonl.")
-    validation: str | None = _option(
-        None,
-        "What the controller learns from: a sample of the past, the last batch, or events that the "
-        "weights have not learnt yet; by default the preset's.",
-    )
-    reservoir: int = _option(100_000, "Past events kept to sample from.")
-    optimizer: str | None = _option(
-        None, "Of weights and controller; by default adagrad, or adam with the paper's preset."
-    )
-    learning_rate: float | None = _option(
-        None, "Of the weights; by default the preset's or the optimiser's."
-    )
-    controller_learning_rate: float | None = _option(
-        None, "Of the controller; by default the preset's or the optimiser's."
-    )
-    row_rate: float | None = _option(
-        None,
-        "Of the rows of tables, as a multiple of these; by default 1 with the paper's preset, else "
-        "16 for adagrad and 300 for adam and sgd.",
-    )
-    norm: str | None = _option(
-        None,
-        "Statistics that sizes are normalised with: the batch's, those of batches before, or none; "
-        "by default the preset's.",
-    )
-    norm_eps: float | None = _option(
-        None, "What is added to the variances of sizes; by default the preset's."
-    )
-    mix: str | None = _option(
-        None, "Sum of the weighted sizes, or their mean, as in the paper; by default the preset's."
-    )
-    init_std: float | None = _option(
-        None, "Standard deviation of new embeddings; by default the preset's."
-    )
-    projection: str | None = _option(
-        None,
-        "How projections of sizes start: at random, or the widest as the identity; by default the "
-        "preset's.",
-    )
-    start: str | None = _option(
-        None,
-        "Weights that ids start with: equal, or more of the widest size by popularity; by default "
-        "the preset's, and equal within a budget.",
-    )
-    budget: float | None = _option(
-        None, "Share of the floats of all sizes that rows may take; ids are granted sizes by worth."
-    )
-    selection: str = _option("soft", "How predictions are scored; hard: the largest size alone.")
-    device: str = _option("auto", "Where to compute.")
+    model_config = ConfigDict(extra="allow")  # the recipe's options, which Recipe checks
 
-    def __post_init__(self) -> None:
-        for name, choices in CHOICES.items():
-            if (value := getattr(self, name)) not in choices:
-                known = ", ".join(str(choice) for choice in choices if choice is not None)
-                raise UserError(f"{_flag(name)} is {value}; expected one of {known}")
-        given = ",".join(map(str, self.dims))
-        if not self.dims or min(self.dims) < 1 or list(self.dims) != sorted(self.dims):
-            raise UserError(f"--dims is {given}; expected positive sizes in ascending order")
-        if max(self.dims) > LARGEST_DIM:
-            raise UserError(f"--dims is {given}; expected sizes of at most {LARGEST_DIM}")
-        for name, least in (("batch_size", 2), ("window", 1), ("reservoir", 2), ("limit", 2)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise UserError(f"{_flag(name)} is {value}; expected at least {least}")
-            if value is not None and value > LARGEST:
-                raise UserError(f"{_flag(name)} is {value}; expected at most {LARGEST}")
-        if not 0 <= self.seed < 2**63:
-            raise UserError(f"--seed is {self.seed}; expected 0 to 2^63 - 1")
-        if not 0 <= self.offline_fraction <= 1:
-            raise UserError(f"--offline-fraction is {self.offline_fraction}; expected 0 to 1")
-        for name in ("learning_rate", "controller_learning_rate", "row_rate", "norm_eps"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < float("inf"):
-                raise UserError(f"{_flag(name)} is {value}; expected a positive number")
-        if self.init_std is not None and not 0 <= self.init_std < float("inf"):
-            raise UserError(f"--init-std is {self.init_std}; expected a number from 0")
-        if self.budget is not None:
-            if not 0 < self.budget <= 1:
-                raise UserError(f"--budget is {self.budget}; expected a share above 0, at most 1")
-            if METHODS[self.method].controller is None:
-                raise UserError(
-                    f"--budget is {self.budget}; expected none with --method {self.method}, which "
-                    "has one size"
-                )
-            if self.selection == "hard":
-                raise UserError(
-                    f"--budget is {self.budget}; expected none with --selection hard, as an id may "
-                    "not own its largest size"
-                )
-            if self.torch_device.type != "cpu":
-                raise UserError(f"--budget is {self.budget}; expected --device cpu with it")
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise UserError("--device is cuda; this machine or this torch has no usable GPU")
+    task: Annotated[
+        TaskName | None, _option("What is predicted; by default what suits the label.")
+    ] = None
+    order: Annotated[Literal["chronological", "shuffled"], _option("Order of the stream.")] = (
+        "chronological"
+    )
+    batch_size: Annotated[Count, Ge(1), _option("Events of a batch.")] = 500
+    offline_fraction: Annotated[
+        float, Ge(0), Le(1), _option("Share of the stream that is the offline stage.")
+    ] = 0.7
+    seed: Annotated[int, Ge(0), Le(2**63 - 1), _option("Of all random numbers.")] = 0
+    limit: Annotated[
+        Count | None, Ge(2), _option("Use only the first events of the ordered stream.")
+    ] = None
+    window: Annotated[Count, Ge(1), _option("Events of one line of metrics.jsonl.")] = 1000
+    device: Annotated[Literal["auto", "cpu", "cuda"], _option("Where to compute.")] = "auto"
+    preset: Annotated[
+        PresetName, _option("The recipe that the options below change; paper: the paper's.")
+    ] = "default"
+
+    if TYPE_CHECKING:
+
+        def __init__(self, /, **values: Any) -> None: ...
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        recipe, device = self.recipe, self.torch_device.type
+        if self.batch_size < 2 and recipe.norm == "batch":
+            raise ValueError(
+                f"batch_size is {self.batch_size}; expected at least 2 with norm batch"
+            )
+        if recipe.budget is not None and device != "cpu":
+            raise ValueError(f"budget is {recipe.budget}; expected device cpu with it")
+        if device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("device is cuda; this machine or this torch has no usable GPU")
         try:
             self.kernels  # noqa: B018
-        except (RuntimeError, ValueError) as error:  # what AUTOEMB_BACKEND asks for
-            raise UserError(str(error)) from None
+        except RuntimeError as error:  # what AUTOEMB_BACKEND asks for
+            raise ValueError(str(error)) from None
+        return self
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The options of the recipe that were given."""
+        return {k: v for k, v in (self.model_extra or {}).items() if v is not None}
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """The preset's recipe with the options that were given."""
+        return Recipe.of(self.preset, **self.given)
+
+    def but(self, **changes: Any) -> RunConfig:
+        """Return these options with some changed; the recipe is resolved anew.
+
+        Examples
+        --------
+        >>> RunConfig(method="fse", seed=1).but(seed=2).recipe.method
+        'fse'
+        """
+        own = {name: getattr(self, name) for name in type(self).model_fields}
+        return RunConfig(**own | self.given | changes)
 
     def offline_events(self, events: int) -> int:
         """Return how many of a stream's events are its offline stage.
@@ -299,22 +146,6 @@ class RunConfig:
         """
         # 0.7 x 90 is 62.99999999999999 in floating point.
         return int(self.offline_fraction * events + 1e-6)
-
-    @property
-    def recipe(self) -> Recipe:
-        """The preset's recipe with the options that were given."""
-        recipe = PRESETS[self.preset]
-        if self.preset is None and self.optimizer in RATES:
-            network, controller, rows = RATES[self.optimizer]
-            recipe = recipe._replace(
-                learning_rate=network, controller_learning_rate=controller, row_rate=rows
-            )
-        if self.budget is not None:
-            # Up to 0.6 % better than a start by popularity with a quarter of the floats
-            # (docs/study.md).
-            recipe = recipe._replace(start="equal")
-        given = {name: getattr(self, name) for name in Recipe._fields}
-        return recipe._replace(**{k: v for k, v in given.items() if v is not None})
 
     @property
     def torch_device(self) -> torch.device:
@@ -332,9 +163,9 @@ class RunConfig:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the options as they are recorded, recipe and device resolved."""
-        own = {"dims": list(self.dims), "device": self.torch_device.type}
-        return asdict(self) | self.recipe._asdict() | own
+        own = {name: getattr(self, name) for name in type(self).model_fields}
+        return own | {"device": self.torch_device.type} | self.recipe.model_dump(mode="json")
 
 
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
+#: Every option of a run by name, the protocol's first.
+OPTIONS = {**RunConfig.model_fields, **Recipe.model_fields}

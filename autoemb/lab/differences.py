@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,18 @@ import numpy as np
 import numpy.typing as npt
 
 from autoemb.errors import UserError
-from autoemb.lab.json_object import JsonObject, read_lines
+from autoemb.lab import records
 from autoemb.lab.recorder import STAGES
+from autoemb.lab.records import Window
 
 CONFIDENCE = 0.95
 RESAMPLES = 4000
 
+#: Metrics that are means over events: those of windows make up that of a stage.
+MEANS = ("loss", "accuracy", "mae", "recall@10", "ndcg@10", "mrr")
 
-def read_windows(path: Path, summary: dict[str, Any]) -> list[JsonObject]:
+
+def read_windows(path: Path, summary: Mapping[str, Any]) -> list[Window]:
     """Return the lines of a run's ``metrics.jsonl``.
 
     Raises
@@ -25,8 +30,8 @@ def read_windows(path: Path, summary: dict[str, Any]) -> list[JsonObject]:
     UserError
         If they do not cover the events of the run's ``summary.json``.
     """
-    lines = [*read_lines(path)]
-    covered = sum(line.count("window") for line in lines)
+    lines = [*records.read_windows(path)]
+    covered = sum(line.window for line in lines)
     events = sum(summary[stage]["interactions"] for stage in STAGES)
     if covered != events:
         raise UserError(f"{path} covers {covered:,} events; the run beside it had {events:,}")
@@ -34,7 +39,7 @@ def read_windows(path: Path, summary: dict[str, Any]) -> list[JsonObject]:
 
 
 def differences(
-    windows: dict[tuple[str, int], list[JsonObject]], methods: Sequence[str], seeds: Sequence[int]
+    windows: dict[tuple[str, int], list[Window]], methods: Sequence[str], seeds: Sequence[int]
 ) -> list[dict[str, Any]]:
     """Return the paired differences between the last method and each other one, by stage.
 
@@ -52,29 +57,33 @@ def differences(
     *baselines, method = methods
     rows: list[dict[str, Any]] = []
     for stage in STAGES:
-        lines = {key: [w for w in run if w.text("stage") == stage] for key, run in windows.items()}
-        events = np.array([w.count("window") for w in lines[method, seeds[0]]], dtype=np.float64)
-        for baseline in baselines if len(events) else []:
-            for metric in ("loss", "accuracy"):
-                ours, theirs = (
-                    np.array([[w.number(metric) for w in lines[m, seed]] for seed in seeds])
-                    for m in (method, baseline)
-                )  # [seeds, windows]: of one seed, both methods saw the same events
-                mean, low, high = block_bootstrap(ours - theirs, events)
-                rows.append(
-                    {
-                        "method": method,
-                        "baseline": baseline,
-                        "stage": stage,
-                        "metric": metric,
-                        "mean": mean,
-                        "low": low,
-                        "high": high,
-                        "confidence": CONFIDENCE,
-                        "windows": len(events),
-                        "seeds": len(seeds),
-                    }
-                )
+        lines = {key: [w for w in run if w.stage == stage] for key, run in windows.items()}
+        cuts = {tuple((w.interactions, w.window) for w in run) for run in lines.values()}
+        if len(cuts) > 1:
+            raise UserError(f"the runs' windows of the {stage} stage differ; expected the same")
+        events = np.array([window for _, window in cuts.pop()], dtype=np.float64)
+        every = [window.metrics for run in lines.values() for window in run]
+        metrics = [name for name in MEANS if every and all(name in found for found in every)]
+        for baseline, metric in product(baselines, metrics):
+            mine, theirs = (
+                np.array([[w.metrics[metric] for w in lines[m, seed]] for seed in seeds])
+                for m in (method, baseline)
+            )  # [seeds, windows]: of one seed, both methods saw the same events
+            mean, low, high = block_bootstrap(mine - theirs, events)
+            rows.append(
+                {
+                    "method": method,
+                    "baseline": baseline,
+                    "stage": stage,
+                    "metric": metric,
+                    "mean": mean,
+                    "low": low,
+                    "high": high,
+                    "confidence": CONFIDENCE,
+                    "windows": len(events),
+                    "seeds": len(seeds),
+                }
+            )
     return rows
 
 

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import ConfigDict
 
-from autoemb.data import Interactions
 from autoemb.declared import Declared
 from autoemb.errors import UserError
 from autoemb.lab import RunConfig
-from autoemb.lab.events import describe, ordered, stream_of
+from autoemb.lab.events import ordered, stream_of
 from autoemb.lab.saved import Count
-from autoemb.serving.model import ServedModel
+from autoemb.serving import ServedModel
+from autoemb.streaming import Stream
+from autoemb.tasks import Task, task_for
+
+if TYPE_CHECKING:  # polars, which the rest of the package does without
+    from autoemb.data import Dataset
 
 #: Events of one prediction.
 BATCH = 4096
@@ -55,16 +58,14 @@ def _about(model: ServedModel) -> _About:
         ) from None
 
 
-def evaluate(
-    model: ServedModel, interactions: Interactions, *, every: bool = False
-) -> dict[str, Any]:
+def evaluate(model: ServedModel, dataset: Dataset, *, every: bool = False) -> dict[str, Any]:
     """Score predictions of events that the model has not seen; nothing is learnt.
 
     Parameters
     ----------
     model : ServedModel
-    interactions : Interactions
-        As loaded; ordered here as the run was.
+    dataset : Dataset
+        As loaded; ordered here as the run was. Its label may have another scale than the model's.
     every : bool, default False
         Score all events, of whatever data. By default they must be the run's, and those after
         its position are scored.
@@ -72,19 +73,22 @@ def evaluate(
     Returns
     -------
     dict
-        ``loss``, ``accuracy``, ``interactions``, ``seconds``, ``interactions_per_second``.
+        ``loss``, ``accuracy`` where the task has one, ``interactions``, ``seconds``,
+        ``interactions_per_second``.
 
     Raises
     ------
     UserError
-        If the events are not those of the run, or none are left, or the model tells of no run.
+        If the data lack features of the model, if the events are not those of the run, or none are
+        left, or the model tells of no run.
     """
-    config = RunConfig(task=model.task.name, batch_size=BATCH, device="cpu")
+    task = _task(model, dataset)
+    config = RunConfig(task=task.name, batch_size=BATCH, device="cpu")
     about = None if every else _about(model)
     if about is not None:
-        config = replace(config, **dict(about.config))
-    events = ordered(interactions, config)
-    if about is not None and describe(events)["digest"] != about.data.digest:
+        config = config.but(**dict(about.config))
+    events = ordered(dataset, config)
+    if about is not None and events.describe()["digest"] != about.data.digest:
         raise UserError(
             f"{events.name}: these are not the events that the model was trained on; "
             "--all scores all of them"
@@ -96,18 +100,51 @@ def evaluate(
             f"{events.name}: no events follow those that the model was trained on; --all scores "
             "all of them"
         )
-    losses, right, count = 0.0, 0, 0
     start = time.perf_counter()
-    for batch in stream:
-        logits = model.logits(batch.ids)
-        losses += float(model.task.loss(logits, batch.label).sum(dtype=torch.float64))
-        right += int(model.task.correct(logits, batch.label).sum())
-        count += len(batch.label)
+    scores = _scores(model, task, stream)
     seconds = time.perf_counter() - start
-    return {
-        "loss": losses / count,
-        "accuracy": right / count,
-        "interactions": count,
-        "seconds": seconds,
-        "interactions_per_second": count / seconds,
-    }
+    count = scores["interactions"]
+    return scores | {"seconds": seconds, "interactions_per_second": count / seconds}
+
+
+def _scores(model: ServedModel, task: Task, stream: Stream) -> dict[str, Any]:
+    loss, right, count = 0.0, 0, 0
+    for batch in stream:
+        assert batch.label is not None  # of a data set
+        logits = model.logits(batch)
+        loss += float(task.loss(logits, batch.label).sum(dtype=torch.float64))
+        if "accuracy" in task.metrics:
+            right += int(task.correct(logits, batch.label).sum())
+        count += len(batch)
+    accuracy = {"accuracy": right / count} if "accuracy" in task.metrics else {}
+    return {"loss": loss / count, **accuracy, "interactions": count}
+
+
+def _task(model: ServedModel, dataset: Dataset) -> Task:
+    """Return the model's task over the labels of a data set that has the model's features.
+
+    Raises
+    ------
+    UserError
+        Names what differs.
+    """
+    own, other = model.schema, dataset.schema
+    for kind, wanted, found in (
+        ("sparse", own.sparse, other.sparse),
+        ("bag", own.bag, other.bag),
+        ("dense", own.dense, other.dense),
+    ):
+        names, there = ([feature.column for feature in part] for part in (wanted, found))
+        missing = [name for name in names if name not in there]
+        # Numbers come side by side, without their names.
+        if missing or (kind == "dense" and names != there):
+            raise UserError(
+                f"{dataset.name}: the {kind} features are {', '.join(there) or 'none'}; the model "
+                f"reads {', '.join(names) or 'none'}"
+            )
+    if own.label.classes != other.label.classes:
+        raise UserError(
+            f"{dataset.name}: the classes are {', '.join(other.label.classes) or 'none'}; the "
+            f"model knows {', '.join(own.label.classes) or 'none'}"
+        )
+    return task_for(model.task.name, other.label)

@@ -9,7 +9,7 @@ from typing import Any
 
 from autoemb.errors import UserError
 from autoemb.files import exists, remove_unfinished, sole_writer
-from autoemb.lab.json_object import read_object
+from autoemb.lab.records import Summary, read_json
 from autoemb.lab.saved import SavedRun, read_saved
 
 
@@ -82,10 +82,11 @@ class RunFolder:
         """
         if not exists(self.summary):
             return None
-        summary = read_object(self.summary).value
+        summary = read_json(self.summary)
         began = summary.get("from")
         origin = began.get("state") if isinstance(began, dict) else None
         self._check(summary | {"origin": origin}, self.summary)
+        Summary.parse(summary, str(self.summary))
         return summary
 
     def _start(self) -> None:
@@ -121,9 +122,3 @@ class RunFolder:
                         f"{self.path} holds a run with {part} {name} = {found.get(name)}, not "
                         f"{value}; choose another --out"
                     )
-
-
-def as_comparison(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a single run's summary in the form of ``compare.json``, for the same tables."""
-    shared = {key: summary[key] for key in ("data", "task", "config", "versions")}
-    return {"results": [summary], "differences": [], **shared}

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from autoemb.errors import UserError
 from autoemb.files import is_folder, make_folder_of, replacing
-from autoemb.serving.model import predictions_of
 from autoemb.streaming import Step
 from autoemb.streaming.transfer import Download
 from autoemb.tasks import Task
@@ -82,7 +81,7 @@ class Predictions:
     def add(self, step: Step, timestamp: npt.NDArray[np.int64] | None) -> None:
         """Take in one batch: at once, or when it has arrived from a GPU."""
         self._timestamps.append(_NO_TIME if timestamp is None else timestamp)
-        self._steps.add((step.outcome.logits, step.target))
+        self._steps.add((step.outcome.logits, step.label))
         self._take_arrived()
 
     def _take_arrived(self, wait: bool = False) -> None:
@@ -91,7 +90,7 @@ class Predictions:
                 records = np.empty(len(target), self._dtype)
                 records["timestamp"] = self._timestamps.popleft()
                 records["label"] = target
-                records["prediction"] = predictions_of(self.task, logits).view(len(target), -1)
+                records["prediction"] = self.task.predict(logits).view(len(target), -1)
                 self._file.write(records.data)
                 self.events += len(records)
         except OSError as error:

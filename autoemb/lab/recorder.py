@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from autoemb.errors import UserError
 from autoemb.files import json_text
 from autoemb.streaming import Step
-from autoemb.streaming.state import POPULARITY_WIDTH, popularity_bucket
+from autoemb.streaming.history import POPULARITY_WIDTH, popularity_bucket
 from autoemb.streaming.transfer import Download
 
 STAGES = ("offline", "online")
@@ -23,8 +23,8 @@ class Recorder:
 
     Parameters
     ----------
-    fields : list of str
-        Names of the fields.
+    features : mapping of str to str
+        Sparse features, and the table of each.
     sizes : int
         N, or 0 for a method without weights.
     correct : callable
@@ -40,22 +40,22 @@ class Recorder:
 
     def __init__(
         self,
-        fields: list[str],
+        features: Mapping[str, str],
         sizes: int,
         correct: Callable[[Tensor, Tensor], Tensor],
         offline: int,
         window: int,
         path: Path | None = None,
     ) -> None:
-        self.fields, self.sizes, self.correct = fields, sizes, correct
+        self.features, self.sizes, self.correct = dict(features), sizes, correct
         self.offline, self.window, self.path = offline, window, path
         self.events = 0
         self._steps: Download[Step] = Download()
         # Last dimension of every sum: events, loss, correct predictions, weights of the N sizes.
         width = 3 + sizes
-        self._window = torch.zeros(len(fields), width, dtype=torch.float64)
+        self._window = torch.zeros(len(features), width, dtype=torch.float64)
         self._stages = torch.zeros(
-            len(STAGES), len(fields), POPULARITY_WIDTH, width, dtype=torch.float64
+            len(STAGES), len(features), POPULARITY_WIDTH, width, dtype=torch.float64
         )
 
     def add(self, step: Step) -> None:
@@ -73,7 +73,7 @@ class Recorder:
             [
                 torch.ones_like(outcome.losses),
                 outcome.losses,
-                self.correct(outcome.logits, step.target).to(outcome.losses.dtype),
+                self.correct(outcome.logits, step.label).to(outcome.losses.dtype),
             ],
             1,
         )
@@ -82,15 +82,15 @@ class Recorder:
         for part, stage in ((slice(0, cut), 0), (slice(cut, events), 1)):
             if part.start == part.stop:
                 continue
-            for field in range(len(self.fields)):
+            for number, (feature, table) in enumerate(self.features.items()):
                 values = scores[part]
-                if outcome.weights is not None:
-                    mixed = outcome.weights[field][outcome.plans[field].inverse[part]]
+                if outcome.mix is not None:
+                    mixed = outcome.mix[table][outcome.places[feature][part]]
                     values = torch.cat([values, mixed], 1)
                 values = values.to(torch.float64)
-                bucket = popularity_bucket(step.popularity[field][part])
-                self._stages[stage, field].index_add_(0, bucket, values)
-                self._window[field] += values.sum(0)
+                bucket = popularity_bucket(step.popularity[feature][part])
+                self._stages[stage, number].index_add_(0, bucket, values)
+                self._window[number] += values.sum(0)
             self.events += part.stop - part.start
             if self._window[0, 0] >= self.window or self.events == self.offline:
                 self._write_window()
@@ -124,7 +124,7 @@ class Recorder:
         if self.sizes == 0:
             return None
         means = (sums[:, 3:] / sums[:, :1]).tolist()
-        return dict(zip(self.fields, means, strict=True))
+        return dict(zip(self.features, means, strict=True))
 
     def stage(self, name: str) -> dict[str, float | int | None]:
         """Return loss, accuracy and number of events of a stage; None where there were none."""
@@ -137,17 +137,18 @@ class Recorder:
         }
 
     def by_popularity(self, name: str) -> list[dict[str, Any]]:
-        """Return a stage's figures for each field and octave of popularity that occurred."""
+        """Return a stage's figures for each feature and octave of popularity that occurred."""
         self._take_arrived(wait=True)
         rows = []
-        for field, buckets in zip(self.fields, self._stages[STAGES.index(name)], strict=True):
+        found = self._stages[STAGES.index(name)]
+        for feature, buckets in zip(self.features, found, strict=True):
             for octave, sums in enumerate(buckets.tolist()):
                 events, loss, correct, *weights = sums
                 if events == 0:
                     continue
                 rows.append(
                     {
-                        "field": field,
+                        "feature": feature,
                         "low": 2**octave - 1,
                         "high": 2 ** (octave + 1) - 2,
                         "interactions": int(events),

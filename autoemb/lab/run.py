@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from autoemb.errors import UserError
 from autoemb.files import exists, sync, write_json
 from autoemb.lab.config import RunConfig
-from autoemb.lab.events import FIELDS, describe, ordered, stream_of
+from autoemb.lab.events import ordered, stream_of, task_of
 from autoemb.lab.folder import RunFolder
-from autoemb.lab.methods import METHODS, build_learner
 from autoemb.lab.predictions import Predictions
 from autoemb.lab.recorder import STAGES, Recorder
 from autoemb.lab.saved import SavedRun, check_alike, read_saved
@@ -26,15 +25,18 @@ from autoemb.lab.trained import (
     digest_of,
     kept_file,
     learner_for,
+    learner_of,
     no_such_state,
     restore_learner,
+    schema_of,
 )
+from autoemb.learners import METHODS
 from autoemb.ops import check_ids
 from autoemb.streaming import checkpoint
-from autoemb.tasks import TASKS
+from autoemb.tasks import Task
 
 if TYPE_CHECKING:  # polars, which the rest of the package does without
-    from autoemb.data import Interactions
+    from autoemb.data import Dataset
 
 #: Seconds between checkpoints; a killed run loses at most this much work.
 CHECKPOINT_SECONDS = 60.0
@@ -62,7 +64,7 @@ class Origin(NamedTuple):
 
 def run(
     config: RunConfig,
-    interactions: Interactions,
+    interactions: Dataset,
     out: Path | None = None,
     *,
     resume: bool = False,
@@ -77,7 +79,7 @@ def run(
     Parameters
     ----------
     config : RunConfig
-    interactions : Interactions
+    interactions : Dataset
         As loaded; ordered and limited here.
     out : Path, optional
         Folder for ``metrics.jsonl``, ``summary.json`` (only when complete), ``trained.safetensors``
@@ -119,8 +121,10 @@ def run(
     >>> summary["online"]["interactions"]
     300
     """
-    begun = None if origin is None else _origin(config, origin)
-    this = _Run(config, ordered(interactions, config), out, begun)
+    events = ordered(interactions, config)
+    config = config.but(task=task_of(events, config).name)
+    begun = None if origin is None else _origin(config, events, origin)
+    this = _Run(config, events, out, begun)
     this.keep_at = _event_at(checkpoint_at, len(this.stream), this.folder, keep)
     this.keep_end = keep and checkpoint_at is None
     with nullcontext() if this.folder is None else this.folder.lock():
@@ -130,7 +134,7 @@ def run(
             return summary
         saved = None if this.folder is None else this.folder.open(resume)
         this.build()
-        with _writing(predictions, config, this.folder is not None) as this.predictions:
+        with _writing(predictions, this.task, this.folder is not None) as this.predictions:
             this.restore(saved)
             return this.go(progress)
 
@@ -141,15 +145,16 @@ class _Run:
     def __init__(
         self,
         config: RunConfig,
-        events: Interactions,
+        events: Dataset,
         out: Path | None,
         origin: Origin | None,
     ) -> None:
         self.config, self.origin = config, origin
         self.stream = stream_of(events, config)
+        self.schema, self.task = events.schema, task_of(events, config)
         self.identity = {
-            "config": config.as_dict() | {"fields": FIELDS},
-            "data": describe(events),
+            "config": config.as_dict() | {"schema": events.schema.model_dump(mode="json")},
+            "data": events.describe(),
             "origin": None if origin is None else origin.digest,
         }
         self.folder = None if out is None else RunFolder(out, self.identity)
@@ -174,13 +179,13 @@ class _Run:
         """Make the learner and the recorder as they are before the first event."""
         config = self.config
         if self.origin is None:
-            self.learner = build_learner(config, len(FIELDS))
+            self.learner = learner_of(config, self.schema)
         else:
-            self.learner = learner_for(config, len(FIELDS), self.origin.file)
+            self.learner = learner_for(config, self.schema, self.origin.file)
         self.recorder = Recorder(
-            FIELDS,
-            len(config.dims) if METHODS[config.method].controller else 0,
-            TASKS[config.task].correct,
+            {feature.column: feature.table for feature in self.schema.sparse},
+            len(config.recipe.dims) if METHODS[config.recipe.method].controller else 0,
+            self.task.correct,
             offline=config.offline_events(len(self.stream)),
             window=config.window,
             path=None if self.folder is None else self.folder.metrics,
@@ -281,7 +286,7 @@ class _Run:
 
     def _summary(self) -> dict[str, Any]:
         return {
-            "method": self.config.method,
+            "method": self.config.recipe.method,
             "task": self.config.task,
             "data": self.identity["data"],
             "seed": self.config.seed,
@@ -290,7 +295,7 @@ class _Run:
             "interactions_per_second": len(self.stream) / self.seconds,
             "config": self.identity["config"],
             "versions": versions() | {"kernels": self.config.kernels},
-            "embeddings": embeddings_of(self.learner, FIELDS),
+            "embeddings": embeddings_of(self.learner),
             "by_popularity": {stage: self.recorder.by_popularity(stage) for stage in STAGES},
         } | ({} if self.began is None else {"from": self.began})
 
@@ -321,23 +326,26 @@ def _event_at(share: float | None, events: int, folder: RunFolder | None, keep: 
     return max(1, round(share * events))
 
 
-def _origin(config: RunConfig, path: Path) -> Origin:
+def _origin(config: RunConfig, events: Dataset, path: Path) -> Origin:
     """Return the state that a run begins with, if its options leave the learner as it is."""
     file = kept_file(path)
     saved = read_saved(file)
     check_goes_on(config, config_of(saved, file), file)
-    if saved.config.get("fields") != FIELDS:
-        raise UserError(f"{file} was trained on {saved.config.get('fields')}; expected {FIELDS}")
+    schema = schema_of(saved, file)
+    for part in ("sparse", "bag", "dense"):
+        if getattr(schema, part) != getattr(events.schema, part):
+            known = ", ".join(feature.column for feature in getattr(schema, part)) or "none"
+            raise UserError(f"{file} was trained on other {part} features: {known}")
     return Origin(saved, file, digest_of(file))
 
 
 @contextmanager
-def _writing(path: Path | None, config: RunConfig, resumable: bool) -> Iterator[Predictions | None]:
+def _writing(path: Path | None, task: Task, resumable: bool) -> Iterator[Predictions | None]:
     """Yield what writes predictions, if wanted; a run that nobody can resume leaves no records."""
     if path is None:
         yield None
         return
-    predictions = Predictions(path, TASKS[config.task])
+    predictions = Predictions(path, task)
     try:
         yield predictions
     finally:

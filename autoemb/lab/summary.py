@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -14,31 +14,31 @@ from autoemb.nn.granted import GrantedEmbedding
 from autoemb.streaming import StreamLearner
 
 
-def embeddings_of(learner: StreamLearner, fields: Sequence[str]) -> dict[str, Any]:
+def embeddings_of(learner: StreamLearner) -> dict[str, Any]:
     """Return what the ids own at the end, and who owns it."""
-    embedding: Any = learner.modules[0].embedding
-    ids = [len(table) for table in learner.id_tables]
-    if not isinstance(embedding, GrantedEmbedding):
-        width = sum(
-            table.shape[1]
-            for name, table in embedding.named_parameters()
-            if name in embedding.row_fields
-        ) // len(ids)
-        return {"bytes": 4 * sum(ids) * width}
+    num_ids = learner.num_ids()
+    found = [m for m in learner.modules[0].modules() if isinstance(m, GrantedEmbedding)]
+    if not found:
+        rows = learner.trainer.model.function.rows.values()
+        floats = sum(num_ids[row.table] * row.owner.table(row.name)[:1].numel() for row in rows)
+        return {"bytes": 4 * floats}
+    (embedding,) = found
+    tables = embedding.reading.tables
+    ids = [num_ids[table] for table in tables]
     widths = [
         ((embedding.slots(field)[:n] > 0) * torch.tensor(embedding.embedding_dims)).sum(1)
         for field, n in enumerate(ids)
     ]
-    counts = [state.count[:n] for state, n in zip(learner.state.fields, ids, strict=True)]
+    counts = [learner.history.tables[t].count[:n] for t, n in zip(tables, ids, strict=True)]
     slots = sum(ids) * len(embedding.embedding_dims)
     return {
         "bytes": 4 * (embedding.floats + slots),
         "capacity_bytes": 4 * (embedding.capacity + slots),
-        "mean_width": {f: float(w.double().mean()) for f, w in zip(fields, widths, strict=True)},
+        "mean_width": {t: float(w.double().mean()) for t, w in zip(tables, widths, strict=True)},
         "rank_correlation": {
             # Undefined where all own the same.
-            f: rank_correlation(count, width) if bool((width != width[0]).any()) else None
-            for f, count, width in zip(fields, counts, widths, strict=True)
+            t: rank_correlation(count, width) if bool((width != width[0]).any()) else None
+            for t, count, width in zip(tables, counts, widths, strict=True)
         },
     }
 

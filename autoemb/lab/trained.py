@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,15 @@ from torch import Tensor
 from autoemb.errors import UserError
 from autoemb.files import is_folder
 from autoemb.lab.allowance import Allowance
-from autoemb.lab.config import RunConfig
+from autoemb.lab.config import OPTIONS, RunConfig
 from autoemb.lab.folder import RunFolder
-from autoemb.lab.methods import build_learner
 from autoemb.lab.ranks import rank_correlation
 from autoemb.lab.saved import SavedRun, read_saved
+from autoemb.learners import build_learner
+from autoemb.schema import Schema
 from autoemb.serving import ServedModel
 from autoemb.streaming import StreamLearner
-from autoemb.tasks import TASKS, Task
+from autoemb.tasks import Task, task_for
 
 #: What a state may be refused by that was tampered with, or is of another version.
 NO_SUCH_STATE = (AttributeError, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError)
@@ -38,19 +39,33 @@ class Trained:
     Attributes
     ----------
     config : RunConfig
+    schema : Schema
     learner : StreamLearner
     about : dict
         ``config`` and ``data`` as recorded, and ``position``: events seen.
     """
 
     config: RunConfig
+    schema: Schema
     learner: StreamLearner
     about: dict[str, Any]
 
     @property
     def task(self) -> Task:
         """What it predicts."""
-        return TASKS[self.config.task]
+        return task_for(self.config.task, self.schema.label)
+
+
+def learner_of(config: RunConfig, schema: Schema) -> StreamLearner:
+    """Return the untrained learner of a run."""
+    return build_learner(
+        schema,
+        task_for(config.task, schema.label),
+        config.recipe,
+        seed=config.seed,
+        device=config.torch_device,
+        batch_size=config.batch_size,
+    )
 
 
 def load_trained(path: Path) -> Trained:
@@ -69,13 +84,14 @@ def load_trained(path: Path) -> Trained:
     file = kept_file(path)
     saved = read_saved(file)
     config = config_of(saved, file)
-    learner = learner_for(config, len(_fields(saved, file)), file)
+    schema = schema_of(saved, file)
+    learner = learner_for(config, schema, file)
     restore_learner(learner, saved, file)
     about = {"config": saved.config, "data": saved.data, "position": saved.stream.position}
-    return Trained(config, learner, about)
+    return Trained(config, schema, learner, about)
 
 
-def learner_for(config: RunConfig, fields: int, file: Path) -> StreamLearner:
+def learner_for(config: RunConfig, schema: Schema, file: Path) -> StreamLearner:
     """Return an untrained learner that is to have the state of a file.
 
     Raises
@@ -85,7 +101,7 @@ def learner_for(config: RunConfig, fields: int, file: Path) -> StreamLearner:
     """
     try:
         with Allowance(file):
-            return build_learner(config, fields)
+            return learner_of(config, schema)
     except UserError:
         raise
     except NO_SUCH_STATE as error:
@@ -166,8 +182,8 @@ def going_on(path: Path, given: Mapping[str, Any]) -> RunConfig:
     """
     file = kept_file(path)
     before = config_of(read_saved(file), file)
-    defaults = {f.name: f.default for f in fields(RunConfig) if f.name in OF_THE_STREAM}
-    wanted = replace(before, **{**defaults, **given})
+    defaults = {name: OPTIONS[name].default for name in OF_THE_STREAM}
+    wanted = before.but(**{**defaults, **given})
     check_goes_on(wanted, before, file)
     return wanted
 
@@ -201,37 +217,46 @@ def config_of(saved: SavedRun, file: Path) -> RunConfig:
     UserError
         If they are none of a run.
     """
-    names = {field.name for field in fields(RunConfig)}
-    options: dict[str, Any] = {n: v for n, v in saved.config.items() if n in names}
-    try:
-        return RunConfig(**options | {"dims": tuple(options["dims"]), "device": "cpu"})
-    except UserError as error:
-        raise UserError(f"{file}: {error}") from None
-    except NO_SUCH_STATE as error:
-        raise no_such_state(file, error) from None
+    options: dict[str, Any] = {n: v for n, v in saved.config.items() if n in OPTIONS}
+    return RunConfig.parse(options | {"device": "cpu"}, str(file))
 
 
-def _fields(saved: SavedRun, file: Path) -> list[Any]:
-    found = saved.config.get("fields")
-    if not isinstance(found, list) or not 0 < len(found) < 1000:
-        raise UserError(f"{file}: config.fields is {found!r:.100}; expected a list of names")
-    return found
+def schema_of(saved: SavedRun, file: Path) -> Schema:
+    """Return what the columns were that a state was made with.
+
+    Raises
+    ------
+    UserError
+        If it does not say.
+    """
+    return Schema.parse(saved.config.get("schema"), f"{file}: config.schema")
 
 
-def export_lines(trained: Trained, model: ServedModel, kept: Sequence[Tensor]) -> list[str]:
-    """Say what an export kept: ids by width, mean width by popularity, bytes."""
+def export_lines(trained: Trained, model: ServedModel, kept: Mapping[str, Tensor]) -> list[str]:
+    """Say what an export kept: ids by width, mean width by popularity, bytes.
+
+    Parameters
+    ----------
+    trained : Trained
+    model : ServedModel
+    kept : mapping of str to Tensor[V]
+        Width of each id, by table.
+    """
     lines = []
-    names = trained.about["config"]["fields"]
-    before = 4 * sum(map(len, kept)) * sum(trained.config.dims)
-    for name, widths, state in zip(names, kept, trained.learner.state.fields, strict=True):
+    before = 4 * sum(map(len, kept.values())) * sum(trained.config.recipe.dims)
+    for name, widths in kept.items():
+        if len(widths) == 0:
+            lines.append(f"{name}: no ids")
+            continue
         values, numbers = torch.unique(widths, return_counts=True)
         parts = [
             f"{int(number):,} of {'none' if value == 0 else f'width {int(value)}'}"
             for value, number in zip(values, numbers, strict=True)
         ]
-        line = f"{name}s: {', '.join(parts)}; mean {widths.double().mean():.1f}"
-        if len(values) > 1:
-            correlation = rank_correlation(state.count[: len(widths)], widths)
+        line = f"{name}: {', '.join(parts)}; mean {widths.double().mean():.1f}"
+        count = trained.learner.history.tables[name].count[: len(widths)]
+        if len(values) > 1 and bool((count != count[0]).any()):
+            correlation = rank_correlation(count, widths)
             line += f", rank correlation with popularity {correlation:.2f}"
         lines.append(line)
     parts_of = model.bytes()

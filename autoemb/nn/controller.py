@@ -1,43 +1,45 @@
 """Controllers: which mix of embedding sizes an id gets.
 
-A controller maps distinct ids and their features to weights, field by field::
+A controller maps distinct ids and their history to the mix, table by table::
 
-    controller(ids, features) -> weights        # F tensors each: [U_f], [U_f, C] -> [U_f, N]
+    controller(rows, features) -> mix       # by table: [U], [U, C] -> [U, N]
 
-The weights depend on the id alone, so they are computed once per distinct id of a batch and
-spread over its events by :func:`spread`.
+The mix depends on the id alone, so it is computed once for each distinct id of a batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from autoemb.nn.mlp import mlp
+from autoemb.nn.draws import Keys
+from autoemb.nn.layers import mlp
 from autoemb.nn.rows import RowModule
-from autoemb.ops import Plan
 
 
 class Controller(nn.Module):
-    """One network a field, from popularity and recent loss to weights of the sizes (Eqs. 3 and 4).
+    """A network from popularity and recent loss to the mix of sizes (Eqs. 3 and 4).
 
     Parameters
     ----------
-    fields : int
-        F, the number of fields; each has a network of its own.
+    tables : sequence of str
+        Whose ids get a mix.
     sizes : int
         N, the number of embedding sizes.
     num_features : int
-        C, width of the input: ``InteractionState.num_features``, 38 for three sizes.
+        C, width of the input: ``History.num_features``, 38 for three sizes.
     hidden : sequence of int, default (512, 512)
         Widths of the hidden layers.
     prior : Tensor[C, N], optional
-        ``features @ prior`` is added to the logits: the weights that an id starts with, which the
-        networks learn to change; :meth:`autoemb.InteractionState.popularity_prior`, for example.
+        ``features @ prior`` is added to the logits: the mix that an id starts with, which the
+        networks learn to change; :meth:`autoemb.History.popularity_prior`, for example.
         By default every id starts with equal weights.
+    shared : bool, default False
+        One network for all tables, told the table beside an id's history, instead of one each: its
+        cost hardly grows with the number of tables.
 
     Notes
     -----
@@ -46,10 +48,11 @@ class Controller(nn.Module):
     Examples
     --------
     >>> import torch
-    >>> controller = Controller(fields=2, sizes=3, num_features=38)
-    >>> users, items = controller([torch.arange(5), torch.arange(9)],
-    ...                           [torch.rand(5, 38), torch.rand(9, 38)])
-    >>> items.shape, items[0]
+    >>> controller = Controller(["user_id", "item_id"], sizes=3, num_features=38)
+    >>> rows = {"user_id": torch.arange(5), "item_id": torch.arange(9)}
+    >>> history = {"user_id": torch.rand(5, 38), "item_id": torch.rand(9, 38)}
+    >>> mix = controller(rows, history)["item_id"]
+    >>> mix.shape, mix[0]
     (torch.Size([9, 3]), tensor([0.3333, 0.3333, 0.3333], grad_fn=<SelectBackward0>))
     """
 
@@ -57,27 +60,54 @@ class Controller(nn.Module):
 
     def __init__(
         self,
-        fields: int,
+        tables: Sequence[str],
         sizes: int,
         num_features: int,
         hidden: Sequence[int] = (512, 512),
         prior: Tensor | None = None,
+        shared: bool = False,
     ) -> None:
         super().__init__()
-        networks = [mlp(num_features, hidden, sizes) for _ in range(fields)]
+        self.tables, self.sizes, self.shared = tuple(tables), sizes, shared
+        if shared:
+            networks = [mlp(num_features + len(self.tables), hidden, sizes)]
+        else:
+            networks = [mlp(num_features, hidden, sizes) for _ in self.tables]
         for network in networks:
             for parameter in network[-1].parameters():
                 nn.init.zeros_(parameter)
         self.networks = nn.ModuleList(networks)
         self.register_buffer("prior", prior, persistent=False)
 
-    def forward(self, ids: Sequence[Tensor], features: Sequence[Tensor]) -> list[Tensor]:
-        """Return the weights [U_f, N] of each field's distinct ids; ``ids`` is not used."""
-        pairs = zip(self.networks, features, strict=True)
-        return [torch.softmax(self._logits(network, inputs), 1) for network, inputs in pairs]
+    def forward(
+        self, rows: Mapping[str, Tensor], features: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Return the mix [U, N] of each table's distinct ids; ``rows`` is not used."""
+        logits = self.logits(features)
+        return {table: torch.softmax(values, 1) for table, values in logits.items()}
 
-    def _logits(self, network: nn.Module, inputs: Tensor) -> Tensor:
-        logits: Tensor = network(_padded(inputs))[: inputs.shape[0]]
+    def logits(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the logits [U, N] of each table's mix."""
+        inputs = [features[table] for table in self.tables]
+        found: Sequence[Tensor]
+        if self.shared:
+            found = self._shared_logits(inputs)
+        else:
+            pairs = zip(self.networks, inputs, strict=True)
+            found = [self._with_prior(network(_padded(x))[: len(x)], x) for network, x in pairs]
+        return dict(zip(self.tables, found, strict=True))
+
+    def _shared_logits(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        lengths = [len(x) for x in inputs]
+        history = torch.cat([*inputs])
+        number = torch.cat(
+            [x.new_full((len(x),), t, dtype=torch.int64) for t, x in enumerate(inputs)]
+        )
+        told = functional.one_hot(number, len(self.tables)).to(history.dtype)
+        logits = self.networks[0](_padded(torch.cat([history, told], 1)))[: len(history)]
+        return self._with_prior(logits, history).split_with_sizes(lengths)
+
+    def _with_prior(self, logits: Tensor, inputs: Tensor) -> Tensor:
         return logits if self.prior is None else torch.addmm(logits, inputs, self.prior)
 
 
@@ -94,54 +124,44 @@ class PerIdLogits(RowModule):
 
     Parameters
     ----------
+    tables : sequence of str
+        Whose ids get a mix.
     num_embeddings : sequence of int
-        Rows of each field's table.
+        Rows of each table.
     sizes : int
         N, the number of embedding sizes.
 
     Examples
     --------
     >>> import torch
-    >>> logits = PerIdLogits([10, 20], sizes=2)
-    >>> users, items = logits([torch.tensor([3]), torch.tensor([19, 0])], [None, None])
-    >>> items
+    >>> logits = PerIdLogits(["user_id", "item_id"], [10, 20], sizes=2)
+    >>> logits({"user_id": torch.tensor([3]), "item_id": torch.tensor([19, 0])}, {})["item_id"]
     tensor([[0.5000, 0.5000],
             [0.5000, 0.5000]], grad_fn=<SoftmaxBackward0>)
     """
 
-    def __init__(self, num_embeddings: Sequence[int], sizes: int) -> None:
+    def __init__(self, tables: Sequence[str], num_embeddings: Sequence[int], sizes: int) -> None:
         super().__init__()
-        for field, rows in enumerate(num_embeddings):
-            self.register_rows(f"logits_{field}", field, torch.empty(rows, sizes))
+        self.tables, self.sizes = tuple(tables), sizes
+        for number, (table, rows) in enumerate(zip(tables, num_embeddings, strict=True)):
+            self.register_rows(f"logits_{number}", table, torch.empty(rows, sizes))
+
+    def new_rows(self, name: str, keys: Keys) -> Tensor:
+        """Start new ids with equal weights."""
+        return self.table(name).new_zeros(len(keys), self.sizes)
 
     def init_rows(self, name: str, rows: Tensor) -> None:
-        """Start new ids with equal weights."""
+        """Start all ids with equal weights."""
         rows.zero_()
 
-    def forward(self, ids: Sequence[Tensor], features: Sequence[Tensor | None]) -> list[Tensor]:
-        """Return the weights [U_f, N] of each field's ids; ``features`` is not used."""
-        return [
-            torch.softmax(self.lookup(name, ids[field]), 1)
-            for name, field in self.row_fields.items()
-        ]
-
-
-def spread(weights: Sequence[Tensor], plans: Sequence[Plan]) -> Tensor:
-    """Return event weights [B, F, N] from the weights [U_f, N] of distinct ids.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from autoemb.ops import distinct_columns
-    >>> plans = distinct_columns(torch.tensor([[7], [3], [7]]))
-    >>> spread([torch.tensor([[0.9, 0.1], [0.2, 0.8]])], plans)[:, 0]
-    tensor([[0.2000, 0.8000],
-            [0.9000, 0.1000],
-            [0.2000, 0.8000]])
-    """
-    pairs = zip(weights, plans, strict=True)
-    # The gradient of an embedding sums in a fixed order on a GPU; that of index_select does not.
-    return torch.stack([functional.embedding(plan.inverse, values) for values, plan in pairs], 1)
+    def forward(
+        self, rows: Mapping[str, Tensor], features: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Return the mix [U, N] of each table's ids; ``features`` is not used."""
+        return {
+            table: torch.softmax(self.lookup(name, rows[table]), 1)
+            for name, table in self.row_tables.items()
+        }
 
 
 def select_hard(weights: Tensor) -> Tensor:

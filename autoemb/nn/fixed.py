@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from autoemb.batch import Bag
+from autoemb.nn.draws import Keys, normal_rows
+from autoemb.nn.inputs import by_name
+from autoemb.nn.reading import Reading, check_id_columns, check_named, taken
 from autoemb.nn.rows import RowModule
-from autoemb.nn.soft import check_id_columns
+from autoemb.ops import look_up
+from autoemb.schema import Sparse
 
 
 class FixedEmbedding(RowModule):
@@ -17,10 +23,12 @@ class FixedEmbedding(RowModule):
     Parameters
     ----------
     num_embeddings : sequence of int
-        Rows of each field's table.
+        Rows of each table.
     embedding_dim : int
         Width of every embedding.
-    init_std : float, default 1.0
+    features : sequence of str or Sparse, optional
+        As of :class:`autoemb.SoftEmbedding`.
+    init_std : float, default 0.1
         Standard deviation of the rows of ids never seen.
     device, dtype
         As in :class:`torch.nn.Embedding`.
@@ -37,36 +45,62 @@ class FixedEmbedding(RowModule):
         num_embeddings: Sequence[int],
         embedding_dim: int,
         *,
-        init_std: float = 1.0,
+        features: Sequence[str | Sparse] | None = None,
+        init_std: float = 0.1,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(features)
+        self.reading = Reading(self.features, len(num_embeddings))
         self.output_dim, self.init_std = embedding_dim, init_std
-        for f, rows in enumerate(num_embeddings):
-            table = torch.empty(rows, embedding_dim, device=device, dtype=dtype)
-            self.register_rows(f"table_{f}", f, table)
+        for f, (table, rows) in enumerate(zip(self.reading.tables, num_embeddings, strict=True)):
+            values = torch.empty(rows, embedding_dim, device=device, dtype=dtype)
+            self.register_rows(f"table_{f}", table, values)
+        self._parameter = {table: name for name, table in self.row_tables.items()}
 
     @property
-    def fields(self) -> int:
-        """F, the number of fields."""
-        return len(self.row_fields)
+    def num_features(self) -> int:
+        """F, the number of embeddings that an event gets."""
+        return len(self.features) or len(self.row_tables)
+
+    def new_rows(self, name: str, keys: Keys) -> Tensor:
+        """Draw rows [U, width] from a normal distribution."""
+        return normal_rows(keys, self.output_dim, self.init_std, self.table(name))
 
     def init_rows(self, name: str, rows: Tensor) -> None:
-        """Draw new rows from a normal distribution."""
+        """Draw rows from a normal distribution by PyTorch's random numbers."""
         rows.normal_(0, self.init_std)
 
-    def forward(self, ids: Tensor, weights: Tensor | None = None) -> Tensor:
-        """Return the embeddings [B, F, width] of ids [B, F]; ``weights`` is not used.
+    def forward(self, ids: Any, weights: Any = None) -> Tensor:
+        """Return the embeddings [B, F, width] of ids; ``weights`` is not used.
+
+        Parameters
+        ----------
+        ids : Tensor[B, F], int64; Inputs; mapping; or KeyedJaggedTensor
+            As of :meth:`autoemb.SoftEmbedding.forward`.
 
         Raises
         ------
         IndexError
-            For an id outside its table; names the field. On a GPU it gets zeros and a later call
+            For an id outside its table; names the table. On a GPU it gets zeros and a later call
             raises, or :func:`autoemb.ops.check_ids`.
         RuntimeError, ValueError
-            For a wrong dtype or shape of ids.
+            For a wrong dtype or shape of ids, or a feature that is missing or of another kind.
         """
-        check_id_columns(ids, self.fields)
-        columns = [self.lookup(name, ids[:, field]) for name, field in self.row_fields.items()]
-        return torch.stack(columns, 1)
+        if isinstance(ids, Tensor):
+            check_id_columns(ids, len(self.row_tables), self.features)
+            columns = zip(self.row_tables, ids.unbind(1), strict=True)
+            return torch.stack([self.lookup(name, column) for name, column in columns], 1)
+        parts = check_named(by_name(ids, self.features), self.features)
+        pairs = zip(self.features, parts, strict=True)
+        return torch.stack([self._embedded(feature, part) for feature, part in pairs], 1)
+
+    def _embedded(self, feature: Sparse, part: Tensor | Bag) -> Tensor:
+        name = self._parameter[feature.table]
+        if not isinstance(part, Bag):
+            return self.lookup(name, part)
+        rows, distinct = self.positions(feature.table, part.values), self.table(name)
+        if self._in_play is None:  # copy no whole table for its gradient
+            own = torch.arange(len(rows), device=rows.device)
+            return taken(feature, part, look_up(distinct, rows), own)
+        return taken(feature, part, distinct, rows)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from autoemb.nn.rows import RowUpdate, in_play, replace_table
-from autoemb.nn.soft import SoftEmbedding, check_id_columns
-from autoemb.ops import distinct_columns, rows_of
+from autoemb.batch import Bag
+from autoemb.nn.draws import Keys
+from autoemb.nn.inputs import by_name
+from autoemb.nn.reading import check_id_columns, check_named
+from autoemb.nn.rows import InPlay, RowUpdate, find_rows, in_play, replace_table
+from autoemb.nn.soft import Mix, SoftEmbedding
+from autoemb.ops import distinct
 from autoemb.ops.sizes import size_slices
 
 #: Rows an arena starts with; it grows by half.
@@ -22,7 +26,7 @@ _FIRST_ROWS = 64
 class GrantedEmbedding(SoftEmbedding):
     """A :class:`SoftEmbedding` in which an id owns a row of a size only once it is granted one.
 
-    Every size of a field keeps its rows in an arena of its own. All ids without a row share the
+    Every size of a table keeps its rows in an arena of its own. All ids without a row share the
     first one, which is zero and stays so: what it is projected to is the bias, learnt from all who
     share it. A row that is granted starts as zero, too. (A shared row that learns, and is copied,
     did worse: bursts of one newcomer after the other drag it about.) So the op sees no difference
@@ -36,7 +40,7 @@ class GrantedEmbedding(SoftEmbedding):
     Attributes
     ----------
     arena_0_0, arena_0_1, ... : Parameter[R, d_n]
-        Rows of field f and size n.
+        Rows of table f and size n.
 
     Notes
     -----
@@ -63,46 +67,49 @@ class GrantedEmbedding(SoftEmbedding):
         """Make empty tables, an arena for each size, and the slots of ids."""
         self._free: list[list[list[int]]] = []
         self._slots: list[Tensor] = []
-        for f, ids in enumerate(num_embeddings):
+        for f, (table, ids) in enumerate(zip(self.reading.tables, num_embeddings, strict=True)):
             # What stands in a trainer's place for the rows in play.
-            self.register_rows(f"table_{f}", f, torch.empty(0, sum(self.embedding_dims), **options))
+            self.register_rows(
+                f"table_{f}", table, torch.empty(0, sum(self.embedding_dims), **options)
+            )
             # No buffer: a trainer copies those in every virtual pass.
             self._slots.append(torch.zeros(ids, len(self.embedding_dims), dtype=torch.int32))
             for n, width in enumerate(self.embedding_dims):
-                arena = torch.empty(_FIRST_ROWS, width, **options)
-                self.init_rows(f"arena_{f}_{n}", arena)
-                with torch.no_grad():
-                    arena[0].zero_()
+                arena = torch.zeros(_FIRST_ROWS, width, **options)
                 self.register_parameter(f"arena_{f}_{n}", nn.Parameter(arena))
             self._free.append([[*range(1, _FIRST_ROWS)] for _ in self.embedding_dims])
 
-    def init_rows(self, name: str, rows: Tensor) -> None:
-        """Draw new rows from a normal distribution."""
-        with torch.no_grad():
-            super().init_rows(name, rows)
+    def new_rows(self, name: str, keys: Keys) -> Tensor:
+        """Return the zeros [U, S] that ids without rows share."""
+        return self.table(name).new_zeros(len(keys), sum(self.embedding_dims))
 
-    def slots(self, field: int) -> Tensor:
+    def begin_rows(self, name: str, rows: Tensor, keys: Keys) -> None:
+        """Do nothing: new ids own nothing."""
+
+    def slots(self, number: int) -> Tensor:
         """Return each id's row in the arena of each size, [V_f, N] int32; 0 is the shared one."""
-        return self._slots[field]
+        return self._slots[number]
 
-    def arena(self, field: int, size: int) -> nn.Parameter:
-        """Return the arena [R, d_n] of a field and size."""
-        return self.get_parameter(f"arena_{field}_{size}")
+    def arena(self, number: int, size: int) -> nn.Parameter:
+        """Return the arena [R, d_n] of a table and size."""
+        return self.get_parameter(f"arena_{number}_{size}")
 
-    def num_rows(self, field: int) -> int:
-        """Return how many ids the slots of ``field`` have room for."""
-        return len(self.slots(field))
+    def num_rows(self, table: str) -> int:
+        """Return how many ids the slots of a table have room for."""
+        if self._in_play is not None:
+            return len(self._in_play.rows[table])
+        return len(self.slots(self.reading.tables.index(table)))
 
-    def num_granted(self, field: int, size: int) -> int:
+    def num_granted(self, number: int, size: int) -> int:
         """Return how many ids own a row of a size."""
-        return len(self.arena(field, size)) - 1 - len(self._free[field][size])
+        return len(self.arena(number, size)) - 1 - len(self._free[number][size])
 
     @property
     def floats(self) -> int:
         """Floats of all rows that ids own."""
         return sum(
-            self.num_granted(field, size) * width
-            for field in range(self.fields)
+            self.num_granted(number, size) * width
+            for number in range(len(self.row_tables))
             for size, width in enumerate(self.embedding_dims)
         )
 
@@ -110,27 +117,28 @@ class GrantedEmbedding(SoftEmbedding):
     def capacity(self) -> int:
         """Floats of all arenas, free and shared rows included."""
         return sum(
-            self.arena(field, size).numel()
-            for field in range(self.fields)
+            self.arena(number, size).numel()
+            for number in range(len(self.row_tables))
             for size in range(len(self.embedding_dims))
         )
 
     @torch.no_grad()
-    def grow(self, num_rows: Sequence[int]) -> None:
-        """Make room for ``num_rows[f]`` ids of field f; new ones own nothing."""
-        for field, rows in enumerate(num_rows):
-            slots = self.slots(field)
-            if (missing := rows - len(slots)) > 0:
+    def grow(self, num_rows: Mapping[str, int]) -> None:
+        """Make room for so many ids of each table; new ones own nothing."""
+        for number, table in enumerate(self.reading.tables):
+            slots = self.slots(number)
+            if (missing := num_rows.get(table, 0) - len(slots)) > 0:
                 new = slots.new_zeros(missing, slots.shape[1])
-                self._slots[field] = torch.cat([slots, new])
+                self._slots[number] = torch.cat([slots, new])
 
     @torch.no_grad()
-    def grant(self, field: int, ids: Tensor, size: int) -> Tensor:
+    def grant(self, number: int, ids: Tensor, size: int) -> Tensor:
         """Give ids a row of a size each, zero at first.
 
         Parameters
         ----------
-        field : int
+        number : int
+            Of the table, in the order of the features.
         ids : Tensor[U], int64
             Distinct; without such a row.
         size : int
@@ -146,13 +154,14 @@ class GrantedEmbedding(SoftEmbedding):
         ValueError
             For an id that has such a row already.
         """
-        slots = self.slots(field)
+        slots = self.slots(number)
         if bool(slots[ids, size].any()):
-            raise ValueError(f"an id of field {field} has a row of size {size} already")
-        free = self._free[field][size]
+            table = self.reading.tables[number]
+            raise ValueError(f"an id of table {table!r} has a row of size {size} already")
+        free = self._free[number][size]
         if len(free) < len(ids):
-            self._enlarge(field, size, len(ids) - len(free))
-        arena = self.arena(field, size)
+            self._enlarge(number, size, len(ids) - len(free))
+        arena = self.arena(number, size)
         rows = torch.tensor(
             [heapq.heappop(free) for _ in range(len(ids))], dtype=torch.int64, device=arena.device
         )
@@ -161,7 +170,7 @@ class GrantedEmbedding(SoftEmbedding):
         return rows
 
     @torch.no_grad()
-    def revoke(self, field: int, ids: Tensor, size: int) -> None:
+    def revoke(self, number: int, ids: Tensor, size: int) -> None:
         """Take the rows of a size from ids, which share the common one from now on.
 
         Raises
@@ -169,87 +178,125 @@ class GrantedEmbedding(SoftEmbedding):
         ValueError
             For an id that has no such row.
         """
-        slots = self.slots(field)
+        slots = self.slots(number)
         rows = slots[ids, size]
         if not bool(rows.all()):
-            raise ValueError(f"an id of field {field} has no row of size {size}")
+            table = self.reading.tables[number]
+            raise ValueError(f"an id of table {table!r} has no row of size {size}")
         for row in rows.tolist():
-            heapq.heappush(self._free[field][size], row)
+            heapq.heappush(self._free[number][size], row)
         slots[ids, size] = 0
 
-    def _enlarge(self, field: int, size: int, missing: int) -> None:
-        arena = self.arena(field, size)
+    def _enlarge(self, number: int, size: int, missing: int) -> None:
+        arena = self.arena(number, size)
         rows = len(arena)
-        new = arena.new_empty(max(missing, rows // 2), arena.shape[1])
-        self.init_rows(f"arena_{field}_{size}", new)
+        new = arena.new_zeros(max(missing, rows // 2), arena.shape[1])
         replace_table(arena, torch.cat([arena.detach(), new]))
         for row in range(rows, rows + len(new)):
-            heapq.heappush(self._free[field][size], row)
+            heapq.heappush(self._free[number][size], row)
+
+    def shared_by_copies(self) -> Sequence[object]:
+        """Return slots and free rows: what a reader must see as it is now."""
+        return self._slots, self._free
+
+    def _number(self, name: str) -> int:
+        return self.reading.tables.index(self.row_tables[name])
 
     def stored(self, name: str) -> list[nn.Parameter]:
-        """Return the arenas of the table's field."""
-        field = self.row_fields[name]
-        return [self.arena(field, size) for size in range(len(self.embedding_dims))]
+        """Return the arenas of the parameter's table."""
+        number = self._number(name)
+        return [self.arena(number, size) for size in range(len(self.embedding_dims))]
 
     def rows_of_table(self, name: str, rows: Tensor) -> Tensor:
         """Return the rows [U, S] of ids, owned or shared, sizes side by side; differentiable."""
-        field = self.row_fields[name]
-        slots = self.slots(field).index_select(0, rows).long()
+        number = self._number(name)
+        slots = self.slots(number).index_select(0, rows).long()
         parts = enumerate(slots.unbind(1))
-        return torch.cat([self.arena(field, n).index_select(0, own) for n, own in parts], 1)
+        return torch.cat([self.arena(number, n).index_select(0, own) for n, own in parts], 1)
 
     def update_rows(self, name: str, rows: Tensor, grad: Tensor, update: RowUpdate) -> None:
         """Let an optimiser step on the rows that ids own; the shared one stays zero."""
-        field = self.row_fields[name]
-        slots = self.slots(field).index_select(0, rows).long()
+        number = self._number(name)
+        slots = self.slots(number).index_select(0, rows).long()
         for n, columns in enumerate(size_slices(self.embedding_dims)):
             own, part = slots[:, n] > 0, grad[:, columns]
-            update(self.arena(field, n), slots[own, n], part[own])
+            update(self.arena(number, n), slots[own, n], part[own])
 
-    def forward(self, ids: Tensor, weights: Tensor) -> Tensor:
-        """Return the mixed embeddings, as :meth:`SoftEmbedding.forward` does."""
-        if self._rows_in_play is not None:
-            return super().forward(ids, self._over_owned(ids, weights))
-        check_id_columns(ids, self.fields)
-        plans = distinct_columns(rows_of(ids, [self.num_rows(f) for f in range(self.fields)]))
-        rows = [plan.rows for plan in plans]
-        tables = {
-            name: self.rows_of_table(name, rows[field]) for name, field in self.row_fields.items()
-        }
-        with in_play(self, rows):
+    def forward(self, ids: Any, weights: Mix = None) -> Tensor:
+        """Return the mixed embeddings, as :meth:`SoftEmbedding.forward` does.
+
+        ``weights`` of each event are taken without a trainer only.
+        """
+        if self._in_play is not None:
+            return super().forward(ids, self._over_owned(weights, self._in_play.rows))
+        given: dict[str, list[Tensor]] = {table: [] for table in self.reading.tables}
+        if isinstance(ids, Tensor):
+            check_id_columns(ids, len(self.row_tables), self.features)
+            for table, column in zip(self.reading.tables, ids.unbind(1), strict=True):
+                given[table].append(column)
+        else:
+            parts = check_named(by_name(ids, self.features), self.features)
+            for feature, part in zip(self.features, parts, strict=True):
+                given[feature.table].append(part.values if isinstance(part, Bag) else part)
+        known = {t: self._known(t, torch.cat(parts)) for t, parts in given.items()}
+        rows = {table: distinct(own).rows for table, own in known.items()}
+        if isinstance(weights, Tensor):
+            weights = self._over_owned_events(known, weights)
+        elif weights is not None:
+            weights = {table: weights[table].index_select(0, own) for table, own in rows.items()}
+        tables = {n: self.rows_of_table(n, rows[table]) for n, table in self.row_tables.items()}
+        with in_play(self, InPlay(rows)):
             output: Tensor = functional_call(self, tables, (ids, weights))
         return output
 
-    def _over_owned(self, ids: Tensor, weights: Tensor) -> Tensor:
-        """Return the weights [B, F, N] shared out among the sizes that each id owns, if any."""
-        columns = enumerate(ids.unbind(1))
-        owned = torch.stack([self.slots(field)[column] > 0 for field, column in columns], 1)
-        kept = weights * owned
-        total = kept.sum(-1, keepdim=True)
-        return torch.where(total > 0, kept / total.clamp_min(1e-20), weights)
+    def _known(self, table: str, ids: Tensor) -> Tensor:
+        return find_rows(ids.unsqueeze(1), {table: self.num_rows(table)}).squeeze(1)
+
+    def _over_owned_events(self, ids: Mapping[str, Tensor], weights: Tensor) -> Tensor:
+        """Return the mix [B, F, N] of events, shared out among the sizes that each id owns."""
+        if self.reading.shared:
+            raise ValueError("features share tables or are bags: give the mix by table")
+        columns = enumerate(ids.values())
+        owned = torch.stack([self.slots(number)[column] > 0 for number, column in columns], 1)
+        return _shared_out(weights, owned)
+
+    def _over_owned(self, weights: Mix, rows: Mapping[str, Tensor]) -> Mix:
+        """Return the mix [U, N] of rows by table, shared out among the sizes that each id owns."""
+        if weights is None:
+            n = len(self.embedding_dims)
+            weights = {t: self.projection.new_full((len(own), n), 1 / n) for t, own in rows.items()}
+        if isinstance(weights, Tensor):
+            return weights
+        shared = dict(weights)
+        for number, table in enumerate(self.reading.tables):
+            slots, own = self.slots(number), rows[table]
+            known = own.clamp_max(len(slots) - 1)  # ids never seen have numbers past the last
+            owned = (slots.index_select(0, known) > 0) & (own == known).unsqueeze(1)
+            shared[table] = _shared_out(weights[table], owned)
+        return shared
 
     def _logical(self) -> Iterator[tuple[str, Tensor]]:
         for key, view in super()._logical():
             if not key.startswith("tables."):
                 yield key, view
-        for field in range(self.fields):
-            yield f"slots.{field}", self.slots(field)
+        for number in range(len(self.row_tables)):
+            yield f"slots.{number}", self.slots(number)
             for size in range(len(self.embedding_dims)):
-                yield f"arenas.{field}.{size}", self.arena(field, size)
+                yield f"arenas.{number}.{size}", self.arena(number, size)
 
     def _physical(self, prefix: str) -> set[str]:
         return super()._physical(prefix) | {
-            f"{prefix}arena_{field}_{size}"
-            for field in range(self.fields)
+            f"{prefix}arena_{number}_{size}"
+            for number in range(len(self.row_tables))
             for size in range(len(self.embedding_dims))
         }
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
-        for field in range(self.fields):
+        for number in range(len(self.row_tables)):
             for size in range(len(self.embedding_dims)):
                 saved, arena = (
-                    state_dict.get(f"{prefix}arenas.{field}.{size}"),
-                    self.arena(field, size),
+                    state_dict.get(f"{prefix}arenas.{number}.{size}"),
+                    self.arena(number, size),
                 )
                 if isinstance(saved, Tensor) and saved.shape[1:] == arena.shape[1:]:
                     replace_table(arena, arena.detach().new_empty(saved.shape))
@@ -258,19 +305,27 @@ class GrantedEmbedding(SoftEmbedding):
 
     def _find_free(self) -> None:
         """Tell the free rows of each arena by the slots, which may come from a broken file."""
-        for field in range(self.fields):
+        for number, table in enumerate(self.reading.tables):
             for size in range(len(self.embedding_dims)):
-                rows = len(self.arena(field, size))
-                slots = self.slots(field)[:, size].long().cpu()
+                rows = len(self.arena(number, size))
+                slots = self.slots(number)[:, size].long().cpu()
                 if rows == 0 or bool(((slots < 0) | (slots >= rows)).any()):
-                    raise ValueError(f"field {field}: slots of size {size} exceed its {rows} rows")
+                    raise ValueError(
+                        f"table {table!r}: slots of size {size} exceed its {rows} rows"
+                    )
                 owners = torch.bincount(slots, minlength=rows)
                 owners[0] = 1  # shared by all who own none
                 if bool((owners > 1).any()):
-                    raise ValueError(f"field {field}: two ids own one row of size {size}")
-                self._free[field][size] = (owners == 0).nonzero().flatten().tolist()
+                    raise ValueError(f"table {table!r}: two ids own one row of size {size}")
+                self._free[number][size] = (owners == 0).nonzero().flatten().tolist()
 
     def extra_repr(self) -> str:
         """Describe ids and rows for ``repr``."""
-        ids = [self.num_rows(field) for field in range(self.fields)]
+        ids = [self.num_rows(table) for table in self.reading.tables]
         return f"{ids}, embedding_dims={self.embedding_dims}, floats={self.floats:,}"
+
+
+def _shared_out(weights: Tensor, owned: Tensor) -> Tensor:
+    kept = weights * owned
+    total = kept.sum(-1, keepdim=True)
+    return torch.where(total > 0, kept / total.clamp_min(1e-20), weights)

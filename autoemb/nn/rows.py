@@ -1,80 +1,207 @@
 """Row parameters: what an id owns inside a module.
 
-A row parameter is a table whose first dimension is indexed by the ids of one field: embeddings,
-or the per-id logits of DARTS. Modules that own some derive from :class:`RowModule`, which lets
+A row parameter is a table whose first dimension is indexed by the rows of ids: embeddings, or the
+per-id logits of DARTS. Modules that own some derive from :class:`RowModule`, which lets
 
-- tables grow while ids keep appearing, and
+- tables grow while ids keep appearing,
+- an id start with what seed, table and raw id decide, and
 - a trainer replace each table by the few rows that a batch needs (:func:`in_play`), so that no
   gradient, copy or optimiser pass ever has the size of a table.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from autoemb.nn.draws import Keys, random_keys, salted
 from autoemb.ops import look_up, rows_of
+from autoemb.schema import Sparse
 
 #: (parameter [R, ...], rows [U], gradients [U, ...]) -> None
 RowUpdate = Callable[[nn.Parameter, Tensor, Tensor], None]
 
 
+class InPlay:
+    """The rows that a pass needs, and where among them the ids of its features are.
+
+    Parameters
+    ----------
+    rows : mapping of str to Tensor[U], int64
+        Distinct row numbers of each table, ascending.
+    places : iterable of (table, ids, positions)
+        Ids that are handed to modules, and their positions in the table's rows.
+    """
+
+    def __init__(
+        self, rows: Mapping[str, Tensor], places: Iterable[tuple[str, Tensor, Tensor]] = ()
+    ) -> None:
+        self.rows = rows
+        # By identity: a module hands on the very tensors that it was given.
+        self._places = {(table, id(ids)): (ids, found) for table, ids, found in places}
+
+    def positions(self, table: str, ids: Tensor) -> Tensor:
+        """Return the positions of ids among the rows in play.
+
+        Raises
+        ------
+        IndexError
+            For an id that is not among them; names id and table. On a GPU a later call raises it.
+        """
+        known = self._places.get((table, id(ids)))
+        if known is not None:
+            return known[1]
+        if table not in self.rows:
+            raise IndexError(f"table {table!r} has no rows in play; no feature read names it")
+        rows, ids = self.rows[table], ids.contiguous()
+        found = torch.searchsorted(rows, ids)
+        absent = rows[found.clamp_max(len(rows) - 1)] != ids if len(rows) else found == found
+        if ids.device.type == "cpu":
+            if bool(absent.any()):
+                bad = ids[absent][0].item()
+                raise IndexError(f"table {table!r}: id {bad} is not among the rows in play")
+            return found
+        found = found.masked_fill(absent, torch.iinfo(torch.int64).max)
+        return rows_of(found.reshape(-1, 1), [len(rows)]).view(ids.shape)
+
+
+def find_rows(ids: Tensor, num_rows: Mapping[str, int]) -> Tensor:
+    """Return the rows of ids, a column for each table: the ids themselves, checked.
+
+    Parameters
+    ----------
+    ids : Tensor[B, F], int64
+    num_rows : mapping of str to int
+        Of each of F tables.
+
+    Returns
+    -------
+    Tensor[B, F], int64
+        On a GPU :data:`autoemb.ops.lookup.NO_ROW` in place of an id out of range.
+
+    Raises
+    ------
+    IndexError
+        For an id out of range; names id and table. On a GPU a later call raises it.
+
+    Examples
+    --------
+    >>> find_rows(torch.tensor([[7], [12]]), {"item_id": 10})
+    Traceback (most recent call last):
+        ...
+    IndexError: table 'item_id': id 12 is not in [0, 9]
+    """
+    try:
+        return rows_of(ids, [*num_rows.values()])
+    except IndexError:
+        for column, (table, rows) in zip(ids.unbind(1), num_rows.items(), strict=True):
+            outside = column[(column < 0) | (column >= rows)]
+            if ids.device.type == "cpu" and len(outside):
+                bad = int(outside[0])
+                raise IndexError(f"table {table!r}: id {bad} is not in [0, {rows - 1}]") from None
+        raise  # of an earlier call
+
+
 class RowModule(nn.Module):
-    """A module that owns tables indexed by the ids of a field.
+    """A module that owns tables indexed by the rows of ids.
 
     A subclass finds ids in its tables by :meth:`lookup`, or by :meth:`positions` and
     :meth:`table`, never by the ids alone: a trainer may have cut the tables down.
+
+    Parameters
+    ----------
+    features : sequence of str or Sparse, optional
+        What the module reads, by name; bags as :class:`autoemb.schema.Bag`. A trainer needs it to
+        give the module the right rows.
+
+    Attributes
+    ----------
+    features : tuple of Sparse
+    row_tables : dict of str to str
+        Parameter to the table whose rows it holds.
 
     Examples
     --------
     >>> import torch
     >>> class Bias(RowModule):
-    ...     def __init__(self, num_embeddings):
-    ...         super().__init__()
-    ...         for field, rows in enumerate(num_embeddings):
-    ...             self.register_rows(f"bias_{field}", field, torch.empty(rows, 1))
+    ...     def __init__(self, rows, features):
+    ...         super().__init__(features)
+    ...         for number, feature in enumerate(self.features):
+    ...             self.register_rows(f"bias_{number}", feature.table, torch.empty(rows, 1))
     ...
-    ...     def init_rows(self, name, rows):
-    ...         rows.zero_()
+    ...     def new_rows(self, name, keys):
+    ...         return torch.zeros(len(keys), 1)
     ...
-    ...     def forward(self, ids):
-    ...         return self.lookup("bias_0", ids[:, 0]) + self.lookup("bias_1", ids[:, 1])
-    >>> bias = Bias([2, 3])
-    >>> bias.grow([8, 3])
+    ...     def forward(self, inputs, mix=None):
+    ...         return sum(
+    ...             self.lookup(name, inputs.ids[feature.column])
+    ...             for name, feature in zip(self.row_tables, self.features)
+    ...         )
+    >>> bias = Bias(2, ["user_id", "item_id"])
+    >>> bias.grow({"user_id": 8})
     >>> [tuple(parameter.shape) for parameter in bias.parameters()]
-    [(8, 1), (3, 1)]
+    [(8, 1), (2, 1)]
     """
 
-    def __init__(self) -> None:
+    def __init__(self, features: Sequence[str | Sparse] | None = None) -> None:
         super().__init__()
-        self.row_fields: dict[str, int] = {}
-        self._rows_in_play: Sequence[Tensor] | None = None
+        self.features = tuple(
+            Sparse(column=feature) if isinstance(feature, str) else feature
+            for feature in features or ()
+        )
+        self.row_tables: dict[str, str] = {}
+        self._in_play: InPlay | None = None
 
-    def register_rows(self, name: str, field: int, table: Tensor) -> None:
-        """Register a table [V, ...] of ``field`` as a parameter and initialise its rows."""
-        self.row_fields[name] = field
-        self.register_parameter(name, nn.Parameter(table))
+    def register_rows(self, name: str, table: str, values: Tensor) -> None:
+        """Register rows [V, ...] of a table as a parameter and draw them."""
+        self.row_tables[name] = table
+        self.register_parameter(name, nn.Parameter(values))
         with torch.no_grad():
-            self.init_rows(name, table)
+            if len(values):
+                self.init_rows(name, values)
 
     def init_rows(self, name: str, rows: Tensor) -> None:
-        """Fill new rows of the table ``name`` in place."""
-        raise NotImplementedError
+        """Fill rows of which no id is known, at random."""
+        rows.copy_(self.new_rows(name, random_keys(len(rows))))
+
+    def new_rows(self, name: str, keys: Keys) -> Tensor:
+        """Return what ids start with in the parameter ``name``.
+
+        Parameters
+        ----------
+        name : str
+        keys : array [U], uint64
+            Of each id (:mod:`autoemb.nn.draws`): all that a row may depend on.
+
+        Returns
+        -------
+        Tensor[U, ...]
+        """
+        raise NotImplementedError(f"{type(self).__name__}.new_rows: what do ids start with?")
+
+    @torch.no_grad()
+    def begin_rows(self, name: str, rows: Tensor, keys: Keys) -> None:
+        """Give rows [U] of the parameter ``name`` to ids that were never seen."""
+        self.get_parameter(name)[rows] = self.new_rows(name, keys)
+
+    def shared_by_copies(self) -> Sequence[object]:
+        """Return attributes that a copy made for reading shares with the module."""
+        return ()
 
     def stored(self, name: str) -> list[nn.Parameter]:
-        """Return the parameters that hold the rows of the table ``name``: here it alone."""
+        """Return the parameters that hold the rows ``name``: here it alone."""
         return [self.get_parameter(name)]
 
     def rows_of_table(self, name: str, rows: Tensor) -> Tensor:
-        """Return copies of rows [U] of the table ``name``, differentiable."""
+        """Return copies of rows [U] of the parameter ``name``, differentiable."""
         return self.get_parameter(name).index_select(0, rows)
 
     def update_rows(self, name: str, rows: Tensor, grad: Tensor, update: RowUpdate) -> None:
-        """Let an optimiser step on rows [U] of the table ``name``.
+        """Let an optimiser step on rows [U] of the parameter ``name``.
 
         Parameters
         ----------
@@ -88,54 +215,54 @@ class RowModule(nn.Module):
         update(self.get_parameter(name), rows, grad)
 
     def table(self, name: str) -> Tensor:
-        """Return a table, or the rows in play where a trainer put these in its place."""
+        """Return a parameter, or the rows in play where a trainer put these in its place."""
         value: Tensor = getattr(self, name)
         return value
 
-    def positions(self, field: int, ids: Tensor) -> Tensor:
-        """Return where the tables of a field hold ids: what a module indexes them by.
+    def positions(self, table: str, ids: Tensor) -> Tensor:
+        """Return where ids are in the parameters of a table: what a module indexes them by.
 
         Parameters
         ----------
-        field : int
+        table : str
         ids : Tensor[...], int64
 
         Returns
         -------
         Tensor[...], int64
-            The ids themselves, or their places among the rows in play. On a GPU an id out of
-            range is past the end of the tables; :meth:`lookup` gives zeros for it.
+            The row numbers themselves, or their places among the rows in play. On a GPU an id out
+            of range is past the end of the tables; :meth:`lookup` gives zeros for it.
 
         Raises
         ------
         IndexError
-            For an id out of range; names the field. On a GPU a later call raises it.
+            For an id out of range or not in play; names the table. On a GPU a later call raises it.
         """
-        if self._rows_in_play is None:
-            return rows_of(ids.reshape(-1, 1), [self.num_rows(field)], field).view(ids.shape)
-        return torch.searchsorted(self._rows_in_play[field], ids.contiguous())
+        if self._in_play is not None:
+            return self._in_play.positions(table, ids)
+        return find_rows(ids.reshape(-1, 1), {table: self.num_rows(table)}).view(ids.shape)
 
     def lookup(self, name: str, ids: Tensor) -> Tensor:
-        """Return the rows [..., width] that the table ``name`` holds for ids [...] of its field."""
-        return look_up(self.table(name), self.positions(self.row_fields[name], ids))
+        """Return the rows [..., width] that the parameter ``name`` holds for ids [...]."""
+        return look_up(self.table(name), self.positions(self.row_tables[name], ids))
 
-    def num_rows(self, field: int) -> int:
-        """Return how many rows the tables of ``field`` have."""
-        return min(len(self.get_parameter(n)) for n, f in self.row_fields.items() if f == field)
+    def num_rows(self, table: str) -> int:
+        """Return how many rows the parameters of a table have."""
+        return min(len(self.table(name)) for name, own in self.row_tables.items() if own == table)
 
     @torch.no_grad()
-    def grow(self, num_rows: Sequence[int]) -> None:
-        """Give every table of field f at least ``num_rows[f]`` rows; those it has stay.
+    def grow(self, num_rows: Mapping[str, int]) -> None:
+        """Give the parameters of each table at least so many rows; new ones are zeros.
 
-        The parameters stay the same objects, so optimisers keep working.
+        They belong to no id until :meth:`begin_rows`. Parameters stay the same objects, so
+        optimisers keep working.
         """
-        for name, field in self.row_fields.items():
+        for name, table in self.row_tables.items():
             parameter = self.get_parameter(name)
-            table, missing = parameter.data, num_rows[field] - len(parameter)
+            missing = num_rows.get(table, 0) - len(parameter)
             if missing > 0:
-                new = table.new_empty(missing, *table.shape[1:])
-                self.init_rows(name, new)
-                replace_table(parameter, torch.cat([table, new]))
+                new = parameter.new_zeros(missing, *parameter.shape[1:])
+                replace_table(parameter, torch.cat([parameter.data, new]))
 
 
 def replace_table(parameter: nn.Parameter, table: Tensor) -> None:
@@ -161,69 +288,62 @@ def replace_table(parameter: nn.Parameter, table: Tensor) -> None:
 
 
 @contextmanager
-def in_play(module: nn.Module, rows: Sequence[Tensor]) -> Iterator[None]:
-    """Let every :class:`RowModule` in ``module`` find ids in tables cut down to ``rows``.
-
-    Parameters
-    ----------
-    module : torch.nn.Module
-    rows : sequence of F Tensor[U_f], int64
-        Ascending row numbers of each field, as :func:`gather` took them; they hold every id that
-        is looked up.
-    """
+def in_play(module: nn.Module, play: InPlay) -> Iterator[None]:
+    """Let every :class:`RowModule` in ``module`` find ids in tables cut down to rows in play."""
     inside = [child for child in module.modules() if isinstance(child, RowModule)]
     for child in inside:
-        child._rows_in_play = rows
+        child._in_play = play
     try:
         yield
     finally:
         for child in inside:
-            child._rows_in_play = None
+            child._in_play = None
 
 
-class Table(NamedTuple):
-    """A table of a :class:`RowModule` inside another module.
+class RowParameter(NamedTuple):
+    """Rows that a :class:`RowModule` inside another module owns.
 
     Attributes
     ----------
     owner : RowModule
     name : str
         In the owner.
-    field : int
+    table : str
     """
 
     owner: RowModule
     name: str
-    field: int
+    table: str
 
 
-def row_tables(module: nn.Module) -> dict[str, Table]:
-    """Return all tables in ``module`` by the name that their parameters have there.
+def row_parameters(module: nn.Module) -> dict[str, RowParameter]:
+    """Return all row parameters in ``module`` by the name that they have there.
 
     Examples
     --------
     >>> from autoemb import SoftEmbedding
-    >>> tables = row_tables(torch.nn.Sequential(SoftEmbedding([4, 5])))
-    >>> {name: table.field for name, table in tables.items()}
-    {'0.table_0': 0, '0.table_1': 1}
+    >>> embedding = SoftEmbedding([4, 5], features=["user_id", "item_id"])
+    >>> found = row_parameters(torch.nn.Sequential(embedding))
+    >>> {name: parameter.table for name, parameter in found.items()}
+    {'0.table_0': 'user_id', '0.table_1': 'item_id'}
     """
     return {
-        f"{prefix}.{name}" if prefix else name: Table(child, name, field)
+        f"{prefix}.{name}" if prefix else name: RowParameter(child, name, table)
         for prefix, child in module.named_modules()
         if isinstance(child, RowModule)
-        for name, field in child.row_fields.items()
+        for name, table in child.row_tables.items()
     }
 
 
-def grow(module: nn.Module, num_rows: Sequence[int]) -> None:
+def grow(module: nn.Module, num_rows: Mapping[str, int]) -> None:
     """Grow the tables of every :class:`RowModule` inside ``module``.
 
     Examples
     --------
     >>> from autoemb import SoftEmbedding
-    >>> embedding = SoftEmbedding([4, 5])
-    >>> grow(torch.nn.Sequential(embedding), [8, 5])
-    >>> embedding.num_rows(0), embedding.num_rows(1)
+    >>> embedding = SoftEmbedding([4, 5], features=["user_id", "item_id"])
+    >>> grow(torch.nn.Sequential(embedding), {"user_id": 8})
+    >>> embedding.num_rows("user_id"), embedding.num_rows("item_id")
     (8, 5)
     """
     for child in module.modules():
@@ -231,31 +351,47 @@ def grow(module: nn.Module, num_rows: Sequence[int]) -> None:
             child.grow(num_rows)
 
 
-def gather(tables: Mapping[str, Table], rows: Sequence[Tensor]) -> dict[str, Tensor]:
-    """Return copies of the rows in play, by the name of the table.
+def begin(module: nn.Module, table: str, rows: Tensor, keys: Keys) -> None:
+    """Give rows [U] of a table to ids never seen, in every module inside ``module``.
 
     Parameters
     ----------
-    tables : mapping of str to Table
-        From :func:`row_tables`.
-    rows : sequence of F Tensor[U_f], int64
-        Distinct row numbers of each field.
+    module : torch.nn.Module
+    table : str
+    rows : Tensor[U], int64
+    keys : array [U], uint64
+        Of the ids.
+    """
+    for path, parameter in row_parameters(module).items():
+        if parameter.table == table:
+            parameter.owner.begin_rows(parameter.name, rows, salted(keys, path))
+
+
+def gather(parameters: Mapping[str, RowParameter], rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return copies of the rows in play, by the name of the parameter.
+
+    Parameters
+    ----------
+    parameters : mapping of str to RowParameter
+        From :func:`row_parameters`.
+    rows : mapping of str to Tensor[U], int64
+        Distinct row numbers of each table.
 
     Returns
     -------
-    dict of str to Tensor[U_f, ...]
+    dict of str to Tensor[U, ...]
         Detached from the tables.
 
     Examples
     --------
     >>> from autoemb import SoftEmbedding
-    >>> embedding = SoftEmbedding([4, 5], (1, 2))
-    >>> rows = [torch.tensor([3]), torch.tensor([0, 1])]
-    >>> gather(row_tables(embedding), rows)["table_1"].shape
+    >>> embedding = SoftEmbedding([4, 5], (1, 2), features=["user_id", "item_id"])
+    >>> rows = {"user_id": torch.tensor([3]), "item_id": torch.tensor([0, 1])}
+    >>> gather(row_parameters(embedding), rows)["table_1"].shape
     torch.Size([2, 3])
     """
     with torch.no_grad():
         return {
-            name: table.owner.rows_of_table(table.name, rows[table.field])
-            for name, table in tables.items()
+            name: parameter.owner.rows_of_table(parameter.name, rows[parameter.table])
+            for name, parameter in parameters.items()
         }

@@ -3,34 +3,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from autoemb.build import build_info
-from autoemb.nn.rows import RowModule
-from autoemb.ops import chosen_backend, soft_embedding
+from autoemb.batch import Bag
+from autoemb.nn.checks import check_arguments, check_choice, check_mix
+from autoemb.nn.draws import Keys, normal_rows
+from autoemb.nn.inputs import by_name
+from autoemb.nn.logical import LogicalState
+from autoemb.nn.reading import Reading, check_id_columns, check_named, taken
+from autoemb.nn.rows import RowModule, find_rows
+from autoemb.ops import distinct, soft_embedding
 from autoemb.ops.sizes import size_slices
+from autoemb.schema import Sparse
 
-NORMS = ("batch", "running", "none")
-PROJECTIONS = ("uniform", "identity")
+NORMS = ("none", "batch", "running")
+PROJECTIONS = ("identity", "uniform")
 
-
-def check_id_columns(ids: Tensor, fields: int) -> None:
-    """Raise the errors of torch.nn.Embedding for ids that are not int64 [B, F]."""
-    if ids.dtype != torch.int64:
-        raise RuntimeError(f"expected ids of dtype torch.int64 but got {ids.dtype}")
-    if ids.dim() != 2 or ids.shape[1] != fields:
-        raise ValueError(f"expected ids of shape [B, {fields}] (one column a field) but got "
-                         f"{list(ids.shape)}")  # fmt: skip
+#: The mix of sizes: of each event [B, F, N], of each row of the tables by name, or uniform.
+Mix = Tensor | Mapping[str, Tensor] | None
 
 
-class SoftEmbedding(RowModule):
-    """Embeddings of several sizes for every id, mixed by per-event weights.
+class SoftEmbedding(LogicalState, RowModule):
+    """Embeddings of several sizes for every id, mixed by weights.
 
-    For each field f and size n: look up a row of width d_n, transform it linearly to width
+    For each table f and size n: look up a row of width d_n, transform it linearly to width
     D = embedding_dims[-1], standardise, apply tanh, and return the weighted sum over sizes
     (AutoEmb, Eqs. 1, 2 and 7)::
 
@@ -39,25 +40,30 @@ class SoftEmbedding(RowModule):
     Parameters
     ----------
     num_embeddings : sequence of int
-        Rows of each field's table; its length F is the number of fields.
+        Rows of each table.
     embedding_dims : sequence of int, default (2, 16, 128)
         The N sizes, ascending. The last is the output width D.
-    norm : {"batch", "running", "none"}, default "batch"
-        What sizes are normalised with in training mode: the batch's own statistics (the paper's
-        BatchNorm), or the running statistics of the batches before it, as constants; in eval mode
-        running statistics either way. No affine part. "none" takes sizes as they are, so that
-        biases are vectors that all ids share, and takes no statistics.
-    eps : float, default 1e-5
-        Added to the variance; not used by ``norm="none"``.
+    features : sequence of str or Sparse, optional
+        What the module reads, by name, in the order of its output; bags as
+        :class:`autoemb.schema.Bag`. Features that name one table share its rows, projection and
+        statistics; tables are in the order in which features first name them. Without features the
+        module reads one column of ids for each table, and no trainer can give it rows.
+    norm : {"none", "batch", "running"}, default "none"
+        What sizes are normalised with in training mode: nothing, so that biases are vectors that
+        all ids share; the batch's own statistics (the paper's BatchNorm); or the running statistics
+        of the batches before it, as constants. In eval mode running statistics either way. No
+        affine part.
+    eps : float, default 1.0
+        Added to the variance; not used by ``norm="none"``. The paper's BatchNorm has 1e-5.
     momentum : float, default 0.1
         Weight of the newest batch in the running statistics.
-    init_std : float, default 1.0
+    init_std : float, default 0.1
         Standard deviation of the rows of ids never seen.
-    average : bool, default True
+    average : bool, default False
         Keep Eq. 7's factor 1/N.
-    projection : {"uniform", "identity"}, default "uniform"
-        How W and b start: as in :class:`torch.nn.Linear`, or with the identity for the widest size
-        and zero biases, so that the widest size starts as a plain embedding within tanh.
+    projection : {"identity", "uniform"}, default "identity"
+        How W and b start: with the identity for the widest size and zero biases, so that the widest
+        size starts as a plain embedding within tanh, or as in :class:`torch.nn.Linear`.
     backend : {"auto", "reference", "native"}, default "auto"
         "auto" takes the native kernels where this build has them and they take the module's dtype
         and device; "native" makes it an error where they do not. The environment variable
@@ -72,14 +78,14 @@ class SoftEmbedding(RowModule):
     Raises
     ------
     ValueError
-        For an empty or non-positive argument, or an unknown ``norm``, ``projection`` or
-        ``backend``.
+        For an empty or non-positive argument, an unknown ``norm``, ``projection`` or ``backend``,
+        or as many tables as ``num_embeddings`` has not.
     RuntimeError
         For ``backend="native"`` in a build without native kernels.
 
     Notes
     -----
-    In memory the sizes of a field lie side by side in one table ``table_{f}`` [V_f, S]. The
+    In memory the sizes of a table lie side by side in one parameter ``table_{f}`` [V_f, S]. The
     ``state_dict`` is independent of that: ``tables.{f}.{n}`` [V_f, d_n],
     ``projections.{f}.{n}.weight`` [D, d_n], ``projections.{f}.{n}.bias`` [D],
     ``norms.{f}.{n}.running_mean`` and ``running_var`` [D], ``num_batches_tracked`` [].
@@ -99,76 +105,62 @@ class SoftEmbedding(RowModule):
         num_embeddings: Sequence[int],
         embedding_dims: Sequence[int] = (2, 16, 128),
         *,
-        norm: str = "batch",
-        eps: float = 1e-5,
+        features: Sequence[str | Sparse] | None = None,
+        norm: str = "none",
+        eps: float = 1.0,
         momentum: float = 0.1,
-        init_std: float = 1.0,
-        average: bool = True,
-        projection: str = "uniform",
+        init_std: float = 0.1,
+        average: bool = False,
+        projection: str = "identity",
         backend: str = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         sparse: bool = False,
     ) -> None:
-        super().__init__()
-        if not num_embeddings or min(num_embeddings) < 1:
-            raise ValueError(f"num_embeddings must be positive, one a field; got {num_embeddings}")
-        if not embedding_dims or min(embedding_dims) < 1:
-            raise ValueError(f"embedding_dims must be positive sizes; got {embedding_dims}")
-        if list(embedding_dims) != sorted(embedding_dims):
-            raise ValueError(
-                f"embedding_dims must ascend to the output width; got {embedding_dims}"
-            )
-        for name, value, choices in (
-            ("norm", norm, NORMS),
-            ("projection", projection, PROJECTIONS),
-        ):
-            if value not in choices:
-                known = ", ".join(f'"{choice}"' for choice in choices)
-                raise ValueError(f"{name} must be one of {known}; got {value!r}")
-        if not 0 <= init_std < math.inf:
-            raise ValueError(f"init_std must be a number from 0; got {init_std}")
-        if chosen_backend(backend) == "native":
-            info = build_info()
-            if not (info["native"] or info["cuda"]):
-                raise RuntimeError(f'backend="native" is not in this build: {info["reason"]}')
+        super().__init__(features)
+        check_arguments(num_embeddings, embedding_dims, init_std, backend)
+        check_choice("norm", norm, NORMS)
+        check_choice("projection", projection, PROJECTIONS)
+        self.reading = Reading(self.features, len(num_embeddings))
         self.embedding_dims = tuple(embedding_dims)
         self.norm, self.eps, self.momentum, self.init_std = norm, eps, momentum, init_std
         self.average, self.backend, self.sparse = average, backend, sparse
-        fields, sizes, width = len(num_embeddings), len(embedding_dims), embedding_dims[-1]
-        total = sum(embedding_dims)
+        tables, sizes, width = len(num_embeddings), len(embedding_dims), embedding_dims[-1]
         options: dict[str, Any] = {"device": device, "dtype": dtype}
         self.register_tables(num_embeddings, **options)
-        self.projection = nn.Parameter(torch.empty(fields, width, total, **options))
-        self.bias = nn.Parameter(torch.empty(fields, sizes, width, **options))
+        self.projection = nn.Parameter(torch.empty(tables, width, sum(embedding_dims), **options))
+        self.bias = nn.Parameter(torch.empty(tables, sizes, width, **options))
         options["dtype"] = torch.promote_types(self.bias.dtype, torch.float32)
-        self.register_buffer("running_mean", torch.zeros(fields, sizes, width, **options))
-        self.register_buffer("running_var", torch.ones(fields, sizes, width, **options))
+        self.register_buffer("running_mean", torch.zeros(tables, sizes, width, **options))
+        self.register_buffer("running_var", torch.ones(tables, sizes, width, **options))
         self.register_buffer(
-            "num_batches_tracked", torch.zeros(fields, sizes, dtype=torch.int64, device=device)
+            "num_batches_tracked", torch.zeros(tables, sizes, dtype=torch.int64, device=device)
         )
         self.running_mean: Tensor
         self.running_var: Tensor
         self.num_batches_tracked: Tensor
-        with torch.no_grad():  # torch.nn.Linear's initialisation, per size
-            for n, columns in enumerate(size_slices(self.embedding_dims)):
-                bound = 1 / math.sqrt(self.embedding_dims[n])
-                self.projection[:, :, columns].uniform_(-bound, bound)
-                self.bias[:, n].uniform_(-bound, bound)
-            if projection == "identity":
-                self.projection[:, :, -width:] = torch.eye(width)
-                self.bias.zero_()
+        self._begin_projections(projection)
+
+    @torch.no_grad()
+    def _begin_projections(self, projection: str) -> None:
+        for n, columns in enumerate(size_slices(self.embedding_dims)):
+            bound = 1 / math.sqrt(self.embedding_dims[n])  # of torch.nn.Linear, per size
+            self.projection[:, :, columns].uniform_(-bound, bound)
+            self.bias[:, n].uniform_(-bound, bound)
+        if projection == "identity":
+            self.projection[:, :, -self.output_dim :] = torch.eye(self.output_dim)
+            self.bias.zero_()
 
     def register_tables(self, num_embeddings: Sequence[int], **options: Any) -> None:
-        """Make a table [V_f, S] for each field, sizes side by side."""
-        for f, rows in enumerate(num_embeddings):
-            table = torch.empty(rows, sum(self.embedding_dims), **options)
-            self.register_rows(f"table_{f}", f, table)
+        """Make a parameter [V_f, S] for each table, sizes side by side."""
+        for f, (table, rows) in enumerate(zip(self.reading.tables, num_embeddings, strict=True)):
+            values = torch.empty(rows, sum(self.embedding_dims), **options)
+            self.register_rows(f"table_{f}", table, values)
 
     @property
-    def fields(self) -> int:
-        """F, the number of fields."""
-        return len(self.projection)
+    def num_features(self) -> int:
+        """F, the number of embeddings that an event gets."""
+        return len(self.features) or len(self.row_tables)
 
     @property
     def output_dim(self) -> int:
@@ -177,21 +169,29 @@ class SoftEmbedding(RowModule):
 
     @property
     def tables(self) -> list[Tensor]:
-        """The F tables [V_f, S], sizes side by side."""
-        return [self.table(name) for name in self.row_fields]
+        """The tables [V_f, S], sizes side by side."""
+        return [self.table(name) for name in self.row_tables]
+
+    def new_rows(self, name: str, keys: Keys) -> Tensor:
+        """Draw rows [U, S] from a normal distribution."""
+        width = sum(self.embedding_dims)
+        return normal_rows(keys, width, self.init_std, self.table(name))
 
     def init_rows(self, name: str, rows: Tensor) -> None:
-        """Draw new rows from a normal distribution."""
+        """Draw rows from a normal distribution by PyTorch's random numbers."""
         rows.normal_(0, self.init_std)
 
-    def forward(self, ids: Tensor, weights: Tensor) -> Tensor:
+    def forward(self, ids: Any, weights: Mix = None) -> Tensor:
         """Return the mixed embeddings.
 
         Parameters
         ----------
-        ids : Tensor[B, F], int64
-        weights : Tensor[B, F, N]
-            Mix of the sizes, of the module's dtype.
+        ids : Tensor[B, F], int64; Inputs; mapping; or KeyedJaggedTensor
+            Row numbers: a column for each table, or by the name of the feature
+            (:class:`autoemb.nn.Inputs`; a mapping of str to Tensor[B] or :class:`autoemb.Bag`).
+        weights : Tensor[B, F, N], or mapping of str to Tensor[V_f, N], optional
+            Mix of the sizes: of each event and feature (all ids of a bag share it), or of each row
+            by table. Of the module's dtype; under autocast of any. By default all sizes have 1/N.
 
         Returns
         -------
@@ -200,38 +200,118 @@ class SoftEmbedding(RowModule):
         Raises
         ------
         IndexError
-            For an id outside its table; names the field. The CUDA kernels treat such an id as one
+            For an id outside its table; names the table. The CUDA kernels treat such an id as one
             without rows and raise at a later call, or in :func:`autoemb.ops.check_ids`.
         RuntimeError
             For a wrong dtype.
         ValueError
-            For a wrong shape, or a batch of one in training mode with ``norm="batch"``.
+            For a wrong shape, a feature that is missing or of another kind, or a batch of one in
+            training mode with ``norm="batch"``.
         """
-        check_id_columns(ids, self.fields)
-        batch, sizes = ids.shape[0], len(self.embedding_dims)
-        if weights.dtype != self.projection.dtype:
-            raise RuntimeError(
-                f"expected weights of dtype {self.projection.dtype} but got {weights.dtype}"
-            )
-        if weights.shape != (batch, self.fields, sizes):
-            raise ValueError(
-                f"expected weights of shape {[batch, self.fields, sizes]} ([B, F, N]) but got "
-                f"{list(weights.shape)}"
-            )
+        columns: list[Any] = []
+        if isinstance(ids, Tensor):
+            check_id_columns(ids, len(self.row_tables), self.features)
+        else:
+            columns = check_named(by_name(ids, self.features), self.features)
+        batch = ids.shape[0] if isinstance(ids, Tensor) else _events(columns[0])
+        shape = batch, self.num_features, len(self.embedding_dims)
+        check_mix(weights, self.projection.dtype, shape, self.reading.tables)
+        if isinstance(ids, Tensor):
+            return self._run(slice(0, len(self.row_tables)), ids, weights)
+        pieces: dict[int, Tensor] = {}
+        for run in self.reading.runs:
+            mix = weights[:, run.features] if isinstance(weights, Tensor) else weights
+            pieces[run.features.start] = self._run(run.tables, columns[run.features], mix)
+        for table, own in self.reading.shared.items():
+            pieces |= self._shared(table, own, columns, weights)
+        ordered = [pieces[first] for first in sorted(pieces)]
+        return ordered[0] if len(ordered) == 1 else torch.cat(ordered, 1)
+
+    def _run(self, tables: slice, columns: Tensor | Sequence[Tensor], weights: Mix) -> Tensor:
+        """Return the embeddings [B, k, D] of features that alone read the k tables of a slice."""
+        names = self.reading.tables[tables]
+        if self._in_play is not None:
+            each = columns.unbind(1) if isinstance(columns, Tensor) else columns
+            ids = torch.stack([*map(self.positions, names, each)], 1)
+        else:  # the op looks at ids by itself, all columns at once
+            ids = columns if isinstance(columns, Tensor) else torch.stack([*columns], 1)
+        try:
+            if not isinstance(weights, Tensor):
+                pairs = zip(names, ids.unbind(1), strict=True)
+                weights = torch.stack([self._mix_of(weights, *pair) for pair in pairs], 1)
+            return self._op(tables, ids, weights)
+        except IndexError:
+            find_rows(ids, {name: self.num_rows(name) for name in names})  # names the table
+            raise
+
+    def _mix_of(self, weights: Mapping[str, Tensor] | None, table: str, rows: Tensor) -> Tensor:
+        """Return the mix [M, N] of some rows of a table."""
+        if weights is None:
+            sizes = len(self.embedding_dims)
+            return self.projection.new_full((len(rows), sizes), 1 / sizes)
+        # The gradient of an embedding sums in a fixed order on a GPU; index_select's does not.
+        return functional.embedding(rows, weights[table])
+
+    def _shared(
+        self, table: int, own: Sequence[int], columns: Sequence[Any], weights: Mix
+    ) -> dict[int, Tensor]:
+        """Return the embeddings [B, 1, D] of the features that share a table, or are bags."""
+        name = self.reading.tables[table]
+        parts = [columns[f] for f in own]
+        flat = [self.positions(name, p.values if isinstance(p, Bag) else p) for p in parts]
+        lengths = [len(part) for part in flat]
+        positions = torch.cat(flat)
+        which = slice(table, table + 1)
+        if isinstance(weights, Tensor) or (self.training and self.norm != "none"):
+            # The mix, or what the statistics count, is that of each event.
+            each = [
+                self._mix_of_part(weights, name, *one) for one in zip(own, parts, flat, strict=True)
+            ]
+            values = self._op(which, positions.unsqueeze(1), torch.cat(each).unsqueeze(1))
+            found = torch.arange(len(positions), device=positions.device)
+        else:  # all that the embedding depends on is the id: once for each distinct one
+            rows, found = self._distinct(name, positions)
+            mixed = self._mix_of(weights, name, rows).unsqueeze(1)
+            values = self._op(which, rows.unsqueeze(1), mixed)
+        split = zip(own, parts, found.split_with_sizes(lengths), strict=True)
+        values = values.squeeze(1)
+        return {f: taken(self.features[f], p, values, rows).unsqueeze(1) for f, p, rows in split}
+
+    def _distinct(self, table: str, positions: Tensor) -> tuple[Tensor, Tensor]:
+        if self._in_play is not None:
+            return torch.arange(self.num_rows(table), device=positions.device), positions
+        plan = distinct(positions)
+        return plan.rows, plan.inverse
+
+    def _mix_of_part(
+        self, weights: Mix, table: str, feature: int, part: Tensor | Bag, rows: Tensor
+    ) -> Tensor:
+        if not isinstance(weights, Tensor):
+            return self._mix_of(weights, table, rows)
+        own = weights[:, feature]
+        if isinstance(part, Bag):
+            return own.repeat_interleave(part.offsets.diff(), 0)
+        return own
+
+    def _op(self, tables: slice, positions: Tensor, weights: Tensor) -> Tensor:
+        """Return the op's output [M, k, D] for positions [M, k] in k tables."""
         own = self.training and self.norm == "batch"
         tracked = self.training and self.norm != "none"
+        batch = positions.shape[0]
+        running = self._of(self.running_mean, tables), self._of(self.running_var, tables)
         if own and batch == 1:
             raise ValueError(
                 f"Expected more than 1 value per channel when training, got ids of shape "
-                f"{list(ids.shape)}: field 0 has one event to take statistics from"
+                f"{list(positions.shape)}: table {tables.start} has one event to take statistics "
+                "from"
             )
         result = soft_embedding(
-            self.tables,
-            self._positions(ids),
+            self.tables[tables],
+            positions,
             weights,
-            self.projection,
-            self.bias,
-            None if own else (self.running_mean, self.running_var),
+            self._of(self.projection, tables),
+            self._of(self.bias, tables),
+            None if own else running,
             dims=self.embedding_dims,
             eps=0.0 if self.norm == "none" else self.eps,  # with a mean of 0 and a variance of 1
             average=self.average,
@@ -240,29 +320,28 @@ class SoftEmbedding(RowModule):
             statistics=tracked,
         )
         if tracked and batch:
-            self._track(result.mean, result.variance, batch)
+            self._track(tables, result.mean, result.variance, batch)
         return result.output
 
+    def _of(self, value: Tensor, tables: slice) -> Tensor:
+        """Return the part [k, ...] of some tables; all of it without a view, nor its gradient's."""
+        return value if tables == slice(0, len(self.row_tables)) else value[tables]
+
     @torch.no_grad()
-    def _track(self, mean: Tensor, variance: Tensor, batch: int) -> None:
-        """Let the running statistics follow those of a batch."""
+    def _track(self, tables: slice, mean: Tensor, variance: Tensor, batch: int) -> None:
+        """Let the running statistics of some tables follow those of a batch."""
+        running_mean, running_var = self.running_mean[tables], self.running_var[tables]
         unbiased = variance * (batch / max(batch - 1, 1))
         momentum: float | Tensor = self.momentum
         if self.norm == "running":
             # What the next batch is normalised with: of the first batch alone while there is no
             # other, and with the spread of the batches' means, which for a few users is large.
-            first = (self.num_batches_tracked == 0).unsqueeze(2).to(mean.dtype)
+            first = (self.num_batches_tracked[tables] == 0).unsqueeze(2).to(mean.dtype)
             momentum = self.momentum + (1 - self.momentum) * first
-            unbiased += (1 - momentum) * (mean - self.running_mean).square()
-        self.running_mean.lerp_(mean, momentum)
-        self.running_var.lerp_(unbiased, momentum)
-        self.num_batches_tracked += 1
-
-    def _positions(self, ids: Tensor) -> Tensor:
-        if self._rows_in_play is None:
-            return ids
-        columns = enumerate(ids.unbind(1))
-        return torch.stack([self.positions(field, column) for field, column in columns], 1)
+            unbiased += (1 - momentum) * (mean - running_mean).square()
+        running_mean.lerp_(mean, momentum)
+        running_var.lerp_(unbiased, momentum)
+        self.num_batches_tracked[tables] += 1
 
     def _apply(self, fn: Any, recurse: bool = True) -> SoftEmbedding:
         # A cast of the module leaves its statistics in float32 or wider, as the constructor does.
@@ -288,56 +367,14 @@ class SoftEmbedding(RowModule):
     def _physical(self, prefix: str) -> set[str]:
         """Return the keys that a state_dict would have by the layout in memory."""
         names = ("projection", "bias", "running_mean", "running_var", "num_batches_tracked")
-        return {prefix + name for name in (*self.row_fields, *names)}
-
-    def _save_to_state_dict(
-        self, destination: dict[str, Any], prefix: str, keep_vars: bool
-    ) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        for key in self._physical(prefix):
-            del destination[key]
-        for key, view in self._logical():
-            destination[prefix + key] = view if keep_vars else view.detach()
-
-    def _load_from_state_dict(
-        self,
-        state_dict: Any,
-        prefix: str,
-        local_metadata: Any,
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
-        if local_metadata.get("assign_to_params_buffers"):
-            error_msgs.append(f"{prefix}tables are views of one table: assign=True cannot set them")
-            return
-        views = {prefix + key: view for key, view in self._logical()}
-        physical = self._physical(prefix)
-        others = {k: v for k, v in state_dict.items() if k not in views and k not in physical}
-        missing: list[str] = []
-        super()._load_from_state_dict(
-            others, prefix, local_metadata, strict, missing, unexpected_keys, error_msgs
-        )
-        missing_keys.extend(key for key in missing if key not in physical)
-        if strict:
-            unexpected_keys.extend(key for key in state_dict if key in physical)
-        for key, view in views.items():
-            if key not in state_dict:
-                if strict:
-                    missing_keys.append(key)
-                continue
-            value = state_dict[key]
-            if value.shape != view.shape:
-                error_msgs.append(
-                    f"size mismatch for {key}: copying a param with shape {value.shape} from "
-                    f"checkpoint, the shape in current model is {view.shape}."
-                )
-                continue
-            with torch.no_grad():
-                view.copy_(value)
+        return {prefix + name for name in (*self.row_tables, *names)}
 
     def extra_repr(self) -> str:
         """Describe the tables for ``repr``."""
         rows = [len(table) for table in self.tables]
-        return f"{rows}, embedding_dims={self.embedding_dims}, norm={self.norm!r}"
+        names = f", features={[f.column for f in self.features]}" if self.features else ""
+        return f"{rows}, embedding_dims={self.embedding_dims}{names}, norm={self.norm!r}"
+
+
+def _events(column: Tensor | Bag) -> int:
+    return len(column.offsets) - 1 if isinstance(column, Bag) else len(column)

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from autoemb.ops.bounds import out_of_range
-from autoemb.ops.checks import expect_op, expect_state, expect_total, expect_update
+from autoemb.ops.checks import expect_adam, expect_problem, expect_total, expect_update
+from autoemb.ops.problem import Problem
 from autoemb.ops.sizes import size_slices
 
 _cpu: Any = None
@@ -33,104 +34,70 @@ KERNELS: str = _cpu.kernels[0] if _cpu else ""
 DEVICE = "cpu"
 
 
-class _Call:
-    """One call of the kernels; keeps alive the tensors whose memory they read."""
-
-    def __init__(
-        self,
-        tables: Sequence[Tensor],
-        ids: Tensor,
-        weights: Tensor,
-        projection: Tensor,
-        bias: Tensor,
-        mean: Tensor,
-        variance: Tensor,
-        dims: Sequence[int],
-        eps: float,
-        average: bool,
-        training: bool,
-    ) -> None:
-        mean, variance = mean.contiguous(), variance.contiguous()
-        projection, bias = projection.contiguous(), bias.contiguous()
-        self._tensors = tables, ids, weights, projection, bias, mean, variance
-        sizes = [
-            (table.data_ptr() + table.element_size() * columns.start, table.stride(0), 0)
-            for table in tables
-            for columns in size_slices(dims)
-        ]
-        self.arguments = _cpu.Call(
-            batch=len(ids),
-            width=projection.shape[1],
-            dims=list(dims),
-            tables=sizes,
-            num_rows=[len(table) for table in tables],
-            ids=(ids.data_ptr(), *ids.stride()),
-            weights=(weights.data_ptr(), *weights.stride()),
-            projection=projection.data_ptr(),
-            bias=bias.data_ptr(),
-            mean=mean.data_ptr(),
-            variance=variance.data_ptr(),
-            eps=eps,
-            average=average,
-            training=training,
-            kernels=KERNELS,
-            threads=_threads(),
-        )
+def _call(problem: Problem, mean: Tensor, variance: Tensor) -> tuple[Any, tuple[Tensor, ...]]:
+    """Return a problem as kernels see it, and the copies whose memory they read."""
+    copies = problem.projection.contiguous(), problem.bias.contiguous()
+    call = _cpu.Call(
+        batch=len(problem.ids),
+        width=problem.projection.shape[1],
+        dims=[*problem.dims],
+        tables=[
+            (table.data_ptr() + table.element_size() * columns.start, table.stride(0))
+            for table in problem.tables
+            for columns in size_slices(problem.dims)
+        ],
+        num_rows=[len(table) for table in problem.tables],
+        ids=(problem.ids.data_ptr(), *problem.ids.stride()),
+        weights=(problem.weights.data_ptr(), *problem.weights.stride()),
+        projection=copies[0].data_ptr(),
+        bias=copies[1].data_ptr(),
+        mean=mean.data_ptr(),
+        variance=variance.data_ptr(),
+        eps=problem.eps,
+        average=problem.average,
+        training=problem.training,
+        kernels=KERNELS,
+        threads=_threads(),
+    )
+    return call, copies
 
 
-def forward(
-    tables: Sequence[Tensor],
-    ids: Tensor,
-    weights: Tensor,
-    projection: Tensor,
-    bias: Tensor,
-    running_mean: Tensor | None,
-    running_variance: Tensor | None,
-    dims: Sequence[int],
-    eps: float,
-    average: bool,
-    statistics: bool = False,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute the op ``autoemb::soft_embedding``."""
-    expect_op(tables, ids, weights, projection, bias, (running_mean, running_variance), dims)
-    output = weights.new_empty(*ids.shape, projection.shape[1])
-    training = running_mean is None or running_variance is None
-    if running_mean is None or running_variance is None:
-        mean = torch.zeros_like(bias, memory_format=torch.contiguous_format)
+def forward(statistics: bool, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute the op ``autoemb::soft_embedding``; ``arguments`` are the fields of a Problem."""
+    problem = Problem(*arguments)
+    if problem.given is not None:  # copies in float32: an op must not return its inputs
+        mean, variance = (_copy(x) for x in problem.given)
+        problem = problem._replace(mean=mean, variance=variance)
+    else:
+        mean = torch.zeros_like(problem.bias, memory_format=torch.contiguous_format)
         variance = torch.zeros_like(mean)
-    else:  # an op must not return its inputs
-        mean = running_mean.clone(memory_format=torch.contiguous_format)
-        variance = running_variance.clone(memory_format=torch.contiguous_format)
-    options = dims, eps, average, training
-    call = _Call(tables, ids, weights, projection, bias, mean, variance, *options)
-    own = (torch.zeros_like(mean), torch.zeros_like(mean)) if statistics and not training else ()
+    expect_problem(problem, "cpu")
+    output = problem.weights.new_empty(*problem.ids.shape, problem.projection.shape[1])
+    call, _copies = _call(problem, mean, variance)
+    own = (torch.zeros_like(mean), torch.zeros_like(mean)) if statistics and problem.given else ()
     addresses = [x.data_ptr() for x in own] or [0, 0]
-    _raise_if_out_of_range(_cpu.forward(call.arguments, output.data_ptr(), *addresses), tables)
+    _raise_if_out_of_range(_cpu.forward(call, output.data_ptr(), *addresses), problem.tables)
     return output, *(own or (mean, variance))
 
 
+def _copy(x: Tensor) -> Tensor:
+    return x.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+
+
 def backward(
-    grad: Tensor,
-    tables: Sequence[Tensor],
-    ids: Tensor,
-    weights: Tensor,
-    projection: Tensor,
-    bias: Tensor,
-    mean: Tensor,
-    variance: Tensor,
-    dims: Sequence[int],
-    eps: float,
-    average: bool,
-    training: bool,
-    embeddings: bool,
+    grad: Tensor, embeddings: bool, *arguments: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Compute the op ``autoemb::soft_embedding_backward``."""
-    expect_op(tables, ids, weights, projection, bias, (mean, variance), dims, grad)
+    """Compute ``autoemb::soft_embedding_backward``; ``arguments`` are the fields of a Problem."""
+    problem = Problem(*arguments)
+    expect_problem(problem, "cpu", grad)
+    assert problem.mean is not None
+    assert problem.variance is not None
+    ids, projection, bias = problem.ids, problem.projection, problem.bias
     batch, fields = ids.shape
     kept = fields if embeddings else 0
     rows = ids.new_empty(kept, batch)
     embeddings_grad = projection.new_empty(kept, batch, projection.shape[2])
-    weights_grad = torch.empty_like(weights, memory_format=torch.contiguous_format)
+    weights_grad = torch.empty_like(problem.weights, memory_format=torch.contiguous_format)
     projection_grad = projection.new_empty(kept, *projection.shape[1:])
     bias_grad = bias.new_empty(kept, *bias.shape[1:])
     if batch == 0:
@@ -138,11 +105,10 @@ def backward(
         bias_grad.zero_()
     if grad.stride(2) != 1:
         grad = grad.contiguous()
-    call = _Call(
-        tables, ids, weights, projection, bias, mean, variance, dims, eps, average, training
-    )
+    mean, variance = problem.mean.contiguous(), problem.variance.contiguous()
+    call, _copies = _call(problem, mean, variance)
     found = _cpu.backward(
-        call.arguments,
+        call,
         (grad.data_ptr(), grad.stride(0), grad.stride(1)),
         weights_grad.data_ptr(),
         rows.data_ptr() if embeddings else 0,
@@ -150,7 +116,7 @@ def backward(
         projection_grad.data_ptr(),
         bias_grad.data_ptr(),
     )
-    _raise_if_out_of_range(found, tables)
+    _raise_if_out_of_range(found, problem.tables)
     return embeddings_grad, weights_grad, projection_grad, bias_grad, rows
 
 
@@ -162,6 +128,7 @@ def _raise_if_out_of_range(found: tuple[int, int], tables: Sequence[Tensor]) -> 
 
 def update_sgd(table: Tensor, rows: Tensor, grad: Tensor, learning_rate: float) -> None:
     """Do what :class:`autoemb.optim.RowSGD` does to rows [U] of a table [V, C], in one pass."""
+    expect_update(table, rows, grad, "cpu")
     rows, grad = rows.contiguous(), grad.contiguous()
     _cpu.update_sgd(*_row_arguments(table, rows, grad), learning_rate, KERNELS, _threads())
 
@@ -170,8 +137,9 @@ def update_adagrad(
     table: Tensor, rows: Tensor, grad: Tensor, total: Tensor, learning_rate: float, eps: float
 ) -> None:
     """Do what RowAdagrad of :mod:`autoemb.optim` does; row-wise if its sum ``total`` is [V, 1]."""
-    rows, grad = rows.contiguous(), grad.contiguous()
+    expect_update(table, rows, grad, "cpu")
     rowwise = expect_total(total, table)
+    rows, grad = rows.contiguous(), grad.contiguous()
     arguments = *_row_arguments(table, rows, grad), learning_rate, eps, total.data_ptr(), rowwise
     _cpu.update_adagrad(*arguments, KERNELS, _threads())
 
@@ -189,17 +157,15 @@ def update_adam(
     eps: float,
 ) -> None:
     """Do what :class:`autoemb.optim.RowAdam` does; moments [V, C], ``steps`` [V, 1] int32."""
+    expect_update(table, rows, grad, "cpu")
+    expect_adam(average, square, steps, table)
     rows, grad = rows.contiguous(), grad.contiguous()
-    expect_state("average", average, table.device, torch.float32, table.shape)
-    expect_state("square", square, table.device, torch.float32, table.shape)
-    expect_state("steps", steps, table.device, torch.int32, (len(table), 1))
     state = average.data_ptr(), square.data_ptr(), steps.data_ptr()
     arguments = *_row_arguments(table, rows, grad), learning_rate, beta_1, beta_2, eps, *state
     _cpu.update_adam(*arguments, KERNELS, _threads())
 
 
 def _row_arguments(table: Tensor, rows: Tensor, grad: Tensor) -> tuple[int, ...]:
-    expect_update(table, rows, grad)
     return (
         table.data_ptr(),
         len(table),

@@ -57,6 +57,17 @@ def kernels_for(
     return None
 
 
+def takes_reference(backend: str, tables: Sequence[Tensor], values: Tensor) -> bool:
+    """Return whether the reference computes with these tables and values, as :func:`kernels_for`.
+
+    Examples
+    --------
+    >>> takes_reference("auto", [], torch.zeros(2, dtype=torch.float64))
+    True
+    """
+    return kernels_for(backend, tables, values) is None
+
+
 def has_cuda_kernels(device: torch.device) -> bool:
     """Return whether what has no values, such as plans, is made by the CUDA kernels there.
 
@@ -66,12 +77,13 @@ def has_cuda_kernels(device: torch.device) -> bool:
     False
     """
     reference = chosen_backend("auto") == "reference"
-    usable = device.type == cuda.DEVICE and cuda.COMPILED and not _is_too_old(device)
+    usable = device.type == cuda.DEVICE and cuda.COMPILED and not is_too_old(device)
     return usable and not reference
 
 
 @cache
-def _is_too_old(device: torch.device) -> bool:
+def is_too_old(device: torch.device) -> bool:
+    """Return whether the CUDA kernels were compiled for later devices only."""
     return device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0)
 
 
@@ -84,7 +96,8 @@ def _obstacle(tables: Sequence[Tensor], values: Tensor) -> str | None:
         return f"the native CPU kernels are not built ({cpu.IMPORT_ERROR})"
     if device == cuda.DEVICE and not cuda.COMPILED:
         return f"the CUDA kernels are not built ({cuda.IMPORT_ERROR})"
-    if device == cuda.DEVICE and _is_too_old(values.device):
+    # No compiler traces this question; what is registered for CUDA asks it once more.
+    if device == cuda.DEVICE and not torch.compiler.is_compiling() and is_too_old(values.device):
         return "the CUDA kernels need compute capability 8.0"
     if values.dtype != torch.float32 or any(table.dtype != torch.float32 for table in tables):
         return f"the native kernels compute in torch.float32, and this is {values.dtype}"

@@ -4,38 +4,33 @@ Forward, backward and double backward are registered ops, so that the backward p
 derivative (the exact hypergradient needs it). Between the passes only inputs and statistics are
 kept. Results for distinct ids are padded to B rows, so that no shape depends on the data and a
 compiled graph keeps each op as one node.
+
+Dispatch keys say who computes: the native kernels are registered for CPU and CUDA, where they were
+built, and the reference for every other device. The overload ``reference`` has it everywhere.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from autoemb.ops import implementation
+from autoemb.ops import cpu, cuda, reference_op
+from autoemb.ops.differentiable import BelowAutograd, Differentiable
+from autoemb.ops.native import is_too_old, takes_reference
+from autoemb.ops.problem import SCHEMA, Problem, compute_dtype, from_flat
 
-torch.library.define(
-    "autoemb::soft_embedding",
-    "(Tensor[] tables, Tensor ids, Tensor weights, Tensor projection, Tensor bias,"
-    " Tensor? running_mean, Tensor? running_variance, int[] dims, float eps, bool average,"
-    " bool sparse, str backend, bool statistics=False)"
-    " -> (Tensor output, Tensor mean, Tensor variance)",
+_FORWARD = f"(bool statistics, {SCHEMA}) -> (Tensor output, Tensor mean, Tensor variance)"
+_BACKWARD = (
+    f"(Tensor grad, bool embeddings, {SCHEMA}) -> (Tensor embeddings_grad, Tensor weights_grad,"
+    " Tensor projection_grad, Tensor bias_grad, Tensor rows)"
 )
-torch.library.define(
-    "autoemb::soft_embedding_backward",
-    "(Tensor grad, Tensor[] tables, Tensor ids, Tensor weights, Tensor projection, Tensor bias,"
-    " Tensor mean, Tensor variance, int[] dims, float eps, bool average, bool training,"
-    " bool embeddings, str backend) -> (Tensor embeddings_grad, Tensor weights_grad,"
-    " Tensor projection_grad, Tensor bias_grad, Tensor rows)",
-)
-torch.library.define(
-    "autoemb::soft_embedding_double_backward",
-    "(Tensor[] cotangents, Tensor grad, Tensor[] tables, Tensor ids, Tensor weights,"
-    " Tensor projection, Tensor bias, Tensor mean, Tensor variance, int[] dims, float eps,"
-    " bool average, bool training, bool embeddings) -> (Tensor grad_2, Tensor embeddings_2,"
-    " Tensor weights_2, Tensor projection_2, Tensor bias_2, Tensor rows)",
+_DOUBLE_BACKWARD = (
+    f"(Tensor[] cotangents, Tensor grad, bool embeddings, {SCHEMA}) -> (Tensor grad_2,"
+    " Tensor embeddings_2, Tensor weights_2, Tensor projection_2, Tensor bias_2, Tensor rows)"
 )
 
 
@@ -55,48 +50,24 @@ class SoftEmbeddingOutput(NamedTuple):
     variance: Tensor
 
 
-def _forward_shapes(
-    tables: list[Tensor],
-    ids: Tensor,
-    weights: Tensor,
-    projection: Tensor,
-    bias: Tensor,
-    running_mean: Tensor | None,
-    running_variance: Tensor | None,
-    dims: Sequence[int],
-    *_: Any,
-) -> SoftEmbeddingOutput:
-    batch, fields = ids.shape
-    sizes, width = len(dims), projection.shape[1]
-    dtype = implementation.compute_dtype(projection.dtype)
+def _forward_shapes(statistics: bool, *arguments: Any) -> SoftEmbeddingOutput:
+    problem = Problem(*arguments)
+    dtype = compute_dtype(problem.projection.dtype)
     return SoftEmbeddingOutput(
-        weights.new_empty(batch, fields, width),
-        projection.new_empty(fields, sizes, width, dtype=dtype),
-        projection.new_empty(fields, sizes, width, dtype=dtype),
+        problem.weights.new_empty(*problem.ids.shape, problem.projection.shape[1]),
+        problem.projection.new_empty(problem.statistics_shape, dtype=dtype),
+        problem.projection.new_empty(problem.statistics_shape, dtype=dtype),
     )
 
 
-def _backward_shapes(
-    grad: Tensor,
-    tables: list[Tensor],
-    ids: Tensor,
-    weights: Tensor,
-    projection: Tensor,
-    bias: Tensor,
-    mean: Tensor,
-    variance: Tensor,
-    dims: Sequence[int],
-    eps: float,
-    average: bool,
-    training: bool,
-    embeddings: bool,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _backward_shapes(grad: Tensor, embeddings: bool, *arguments: Any) -> tuple[Tensor, ...]:
+    problem = Problem(*arguments)
+    ids, projection, bias = problem.ids, problem.projection, problem.bias
     batch, fields = ids.shape
     kept = fields if embeddings else 0
     return (
         projection.new_empty(kept, batch, projection.shape[2]),
-        torch.empty_like(weights, memory_format=torch.contiguous_format),
+        torch.empty_like(problem.weights, memory_format=torch.contiguous_format),
         projection.new_empty(kept, *projection.shape[1:]),
         bias.new_empty(kept, *bias.shape[1:]),
         ids.new_empty(kept, batch),
@@ -104,24 +75,43 @@ def _backward_shapes(
 
 
 def _double_backward_shapes(
-    cotangents: list[Tensor],
-    grad: Tensor,
-    tables: list[Tensor],
-    ids: Tensor,
-    weights: Tensor,
-    projection: Tensor,
-    bias: Tensor,
-    *_: Any,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    batch, fields = ids.shape
+    cotangents: list[Tensor], grad: Tensor, embeddings: bool, *arguments: Any
+) -> tuple[Tensor, ...]:
+    problem = Problem(*arguments)
+    batch, fields = problem.ids.shape
     return (
         torch.empty_like(grad),
-        projection.new_empty(fields, batch, projection.shape[2]),
-        torch.empty_like(weights),
-        torch.empty_like(projection),
-        torch.empty_like(bias),
-        ids.new_empty(fields, batch),
+        problem.projection.new_empty(fields, batch, problem.projection.shape[2]),
+        torch.empty_like(problem.weights),
+        torch.empty_like(problem.projection),
+        torch.empty_like(problem.bias),
+        problem.ids.new_empty(fields, batch),
     )
+
+
+#: The overloads of the forward op, by who computes and whether tables get sparse gradients. The
+#: latter is autograd's alone: below it all are the first or the second.
+_OVERLOADS = {
+    (False, False): "",
+    (True, False): ".reference",
+    (False, True): ".sparse",
+    (True, True): ".sparse_reference",
+}
+torch.library.define("autoemb::soft_embedding_double_backward", _DOUBLE_BACKWARD)
+for _name in ("", ".reference"):
+    torch.library.define(f"autoemb::soft_embedding_backward{_name}", _BACKWARD)
+for _name in _OVERLOADS.values():
+    torch.library.define(f"autoemb::soft_embedding{_name}", _FORWARD)
+
+_ops = torch.ops.autoemb
+_forward = {
+    key: getattr(_ops.soft_embedding, name[1:] or "default") for key, name in _OVERLOADS.items()
+}
+_backward = {
+    False: _ops.soft_embedding_backward.default,
+    True: _ops.soft_embedding_backward.reference,
+}
+_double_backward = _ops.soft_embedding_double_backward.default
 
 
 def _table_grads(
@@ -145,135 +135,129 @@ def _table_grads(
     return grads
 
 
-class _SoftEmbedding(torch.autograd.Function):
-    """Autograd of the op; tables last, one by one, since a Function takes no list of tensors."""
+class _SoftEmbedding(Differentiable):
+    """Autograd of the op; ``tensors`` are those of a problem in its flat form."""
 
     @staticmethod
     def forward(
-        ctx: Any,
-        running: tuple[Tensor | None, Tensor | None],
-        options: tuple[Any, ...],
-        ids: Tensor,
-        weights: Tensor,
-        projection: Tensor,
-        bias: Tensor,
-        *tables: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        with torch._C._AutoDispatchBelowAutograd():
-            output, mean, variance = torch.ops.autoemb.soft_embedding(
-                tables, ids, weights, projection, bias, *running, *options
-            )
-        ctx.mark_non_differentiable(mean, variance)
-        ctx.set_materialize_grads(False)
-        ctx.options, ctx.training = options[:5], running[0] is None
-        used = [mean, variance]
-        if options[5] and running[0] is not None:
-            # Copies: the caller will update the running ones before the backward pass.
-            used = [x.to(mean.dtype, copy=True) for x in running if x is not None]
-        ctx.save_for_backward(ids, weights, projection, bias, *used, *tables)
-        return output, mean, variance
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        if grads[0] is None:
-            return (None,) * len(ctx.needs_input_grad)
-        saved, tables = ctx.saved_tensors[:6], ctx.saved_tensors[6:]
-        dims, eps, average, sparse, backend = ctx.options
-        _, _, _, needs_weights, needs_projection, needs_bias, *needs_tables = ctx.needs_input_grad
-        embeddings = any(needs_tables) or needs_projection or needs_bias
-        embeddings_grad, weights_grad, projection_grad, bias_grad, rows = (
-            torch.ops.autoemb.soft_embedding_backward(
-                grads[0], tables, *saved, dims, eps, average, ctx.training, embeddings, backend
-            )
-        )
-        table_grads: list[Tensor | None] = [None] * len(tables)
-        if any(needs_tables):
-            table_grads = [*_table_grads(embeddings_grad, tables, rows, sparse)]
-        if not embeddings:
-            projection_grad = bias_grad = None
-        weights_grad = weights_grad if needs_weights else None
-        return None, None, None, weights_grad, projection_grad, bias_grad, *table_grads
-
-
-class _SoftEmbeddingBackward(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        options: tuple[Any, ...],
-        backend: str,
-        grad: Tensor,
-        ids: Tensor,
-        weights: Tensor,
-        projection: Tensor,
-        bias: Tensor,
-        mean: Tensor,
-        variance: Tensor,
-        *tables: Tensor,
+        reference: bool, sparse: bool, statistics: bool, options: tuple[Any, ...], *tensors: Tensor
     ) -> tuple[Tensor, ...]:
-        saved = ids, weights, projection, bias, mean, variance
-        with torch._C._AutoDispatchBelowAutograd():
-            result: tuple[Tensor, ...] = torch.ops.autoemb.soft_embedding_backward(
-                grad, tables, *saved, *options, backend
-            )
-        ctx.mark_non_differentiable(result[-1])
-        ctx.options = options
-        ctx.save_for_backward(grad, *saved, *tables)
+        problem = from_flat(options, tensors)
+        with BelowAutograd():
+            result: tuple[Tensor, ...] = _forward[reference, False](statistics, *problem)
+        if statistics and problem.given is not None:
+            # Copies: the caller will update the running ones before the backward pass.
+            return *result, *(x.to(result[1].dtype, copy=True) for x in problem.given)
         return result
 
     @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
-        grad, *saved = ctx.saved_tensors[:7]
-        tables = ctx.saved_tensors[7:]
-        grad_2, embeddings_2, weights_2, projection_2, bias_2, rows = (
-            torch.ops.autoemb.soft_embedding_double_backward(
-                cotangents[:-1], grad, tables, *saved, *ctx.options
-            )
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.reference, ctx.sparse, _, ctx.options, *tensors = inputs
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*tensors[:4], *output[-2:], *tensors[6:])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        needs = ctx.needs_input_grad[5:]
+        needs_weights, needs_projection, needs_bias, _, _, *needs_tables = needs
+        if grads[0] is None:
+            return (None,) * (5 + len(needs))
+        saved = ctx.saved_tensors
+        embeddings = any(needs_tables) or needs_projection or needs_bias
+        embeddings_grad, weights_grad, projection_grad, bias_grad, rows = _Backward.apply(
+            ctx.reference, embeddings, ctx.options, grads[0], *saved
         )
-        table_grads = _table_grads(embeddings_2, tables, rows, sparse=False)
-        statistics = None, None
-        return None, None, grad_2, None, weights_2, projection_2, bias_2, *statistics, *table_grads
+        tables = saved[6:]
+        table_grads: list[Tensor | None] = [None] * len(tables)
+        if any(needs_tables):
+            table_grads = [*_table_grads(embeddings_grad, tables, rows, ctx.sparse)]
+        if not embeddings:
+            projection_grad = bias_grad = None
+        weights_grad = weights_grad if needs_weights else None
+        return *(None,) * 5, weights_grad, projection_grad, bias_grad, None, None, *table_grads
+
+
+class _Backward(Differentiable):
+    """Autograd of the backward op, as :class:`_SoftEmbedding`."""
+
+    @staticmethod
+    def forward(
+        reference: bool, embeddings: bool, options: tuple[Any, ...], grad: Tensor, *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
+        with BelowAutograd():
+            result: tuple[Tensor, ...] = _backward[reference](
+                grad, embeddings, *from_flat(options, tensors)
+            )
+        return result
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        _, ctx.embeddings, ctx.options, *tensors = inputs
+        ctx.mark_non_differentiable(output[-1])
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
+        grad, *tensors = ctx.saved_tensors
+        problem = from_flat(ctx.options, tensors)
+        grad_2, embeddings_2, weights_2, projection_2, bias_2, rows = _double_backward(
+            cotangents[:-1], grad, ctx.embeddings, *problem
+        )
+        table_grads = _table_grads(embeddings_2, problem.tables, rows, sparse=False)
+        inputs = None, weights_2, projection_2, bias_2, None, None, *table_grads
+        return None, None, None, grad_2, *inputs
 
 
 def _differentiable_forward(
-    tables: list[Tensor],
-    ids: Tensor,
-    weights: Tensor,
-    projection: Tensor,
-    bias: Tensor,
-    running_mean: Tensor | None,
-    running_variance: Tensor | None,
-    dims: Sequence[int],
-    eps: float,
-    average: bool,
-    sparse: bool,
-    backend: str,
-    statistics: bool = False,
-) -> Any:
-    options = dims, eps, average, sparse, backend, statistics
-    return _SoftEmbedding.apply(  # type: ignore[no-untyped-call]
-        (running_mean, running_variance), options, ids, weights, projection, bias, *tables
-    )
+    reference: bool, sparse: bool, statistics: bool, *arguments: Any
+) -> tuple[Tensor, ...]:
+    flat = Problem(*arguments).flat()
+    result = _SoftEmbedding.apply(reference, sparse, statistics, *flat)
+    return tuple(result[:3])
 
 
-def _differentiable_backward(grad: Tensor, tables: list[Tensor], *rest: Any) -> Any:
-    *tensors, options, backend = *rest[:6], rest[6:11], rest[11]
-    return _SoftEmbeddingBackward.apply(  # type: ignore[no-untyped-call]
-        options, backend, grad, *tensors, *tables
-    )
+def _differentiable_backward(
+    reference: bool, grad: Tensor, embeddings: bool, *arguments: Any
+) -> tuple[Tensor, ...]:
+    options, *tensors = Problem(*arguments).flat()
+    return tuple(_Backward.apply(reference, embeddings, options, grad, *tensors))
 
 
-for _name, _implementation, _shapes in (
-    ("soft_embedding", implementation.forward, _forward_shapes),
-    ("soft_embedding_backward", implementation.backward, _backward_shapes),
-    ("soft_embedding_double_backward", implementation.double_backward, _double_backward_shapes),
-):
-    torch.library.impl(f"autoemb::{_name}", "CompositeExplicitAutograd", _implementation)
-    torch.library.register_fake(f"autoemb::{_name}", _shapes)
+def _on_cuda(name: str, *arguments: Any) -> Any:
+    device = next(x.device for x in arguments if isinstance(x, Tensor))
+    if is_too_old(device):
+        return getattr(reference_op, name)(*arguments)
+    return getattr(cuda, name)(cuda.kernels, *arguments)
+
+
+def _register(name: str, key: str, function: Any) -> None:
+    torch.library.impl(f"autoemb::{name}", key, function)
+
+
 # torch.library.register_autograd would do, but flattens its arguments, a list of tensors among
 # them, in Python: forward and backward together cost 290 us beside the arithmetic with it, and
 # 200 us without.
-torch.library.impl("autoemb::soft_embedding", "Autograd", _differentiable_forward)
-torch.library.impl("autoemb::soft_embedding_backward", "Autograd", _differentiable_backward)
+for (_reference, _sparse), _name in _OVERLOADS.items():
+    _op = f"soft_embedding{_name}"
+    _register(_op, "Autograd", partial(_differentiable_forward, _reference, _sparse))
+    _register(_op, "CompositeExplicitAutograd", reference_op.forward)
+    torch.library.register_fake(f"autoemb::{_op}", _forward_shapes)
+for _reference in (False, True):
+    _op = f"soft_embedding_backward{_OVERLOADS[_reference, False]}"
+    _register(_op, "Autograd", partial(_differentiable_backward, _reference))
+    _register(_op, "CompositeExplicitAutograd", reference_op.backward)
+    torch.library.register_fake(f"autoemb::{_op}", _backward_shapes)
+_register(
+    "soft_embedding_double_backward", "CompositeExplicitAutograd", reference_op.double_backward
+)
+torch.library.register_fake("autoemb::soft_embedding_double_backward", _double_backward_shapes)
+for _op in ("soft_embedding", "soft_embedding.sparse", "soft_embedding_backward"):
+    _pass = "backward" if _op.endswith("backward") else "forward"
+    if cpu.COMPILED:
+        _register(_op, "CPU", getattr(cpu, _pass))
+    if cuda.COMPILED:
+        _register(_op, "CUDA", partial(_on_cuda, _pass))
 
 
 def soft_embedding(
@@ -299,7 +283,8 @@ def soft_embedding(
         One row per id, the sizes side by side, S = sum(dims).
     ids : Tensor[B, F], int64
     weights : Tensor[B, F, N]
-        Mix of the N sizes per event and field.
+        Mix of the N sizes per event and field. Under autocast of any dtype: they become the
+        projection's, and their gradient their own.
     projection, bias : Tensor[F, D, S], Tensor[F, N, D]
     running : (Tensor[F, N, D], Tensor[F, N, D]), optional
         Mean and variance to normalise with. By default the batch's own.
@@ -326,6 +311,8 @@ def soft_embedding(
     IndexError
         If an id is outside its table; names the field. The CUDA kernels treat it as an id without
         rows and raise at a later call, or in :func:`check_ids`.
+    NotImplementedError
+        For derivatives in forward mode (:func:`torch.func.jvp`).
     RuntimeError
         For ``backend="native"`` where there are no kernels for these tensors, and for a tensor
         whose device or dtype does not fit the others.
@@ -344,21 +331,23 @@ def soft_embedding(
     >>> result.output.shape
     torch.Size([2, 2, 4])
     """
-    mean, variance = (None, None) if running is None else running
-    return SoftEmbeddingOutput(
-        *torch.ops.autoemb.soft_embedding(
-            [*tables],
-            ids,
-            weights,
-            projection,
-            bias,
-            mean,
-            variance,
-            dims,
-            eps,
-            average,
-            sparse,
-            backend,
-            statistics,
-        )
+    if weights.dtype != projection.dtype:
+        if not torch.is_autocast_enabled(weights.device.type):
+            raise RuntimeError(
+                f"expected weights of dtype {projection.dtype} but got {weights.dtype}"
+            )
+        weights = weights.to(projection.dtype)
+    mean, variance = running or (None, None)
+    problem = Problem(
+        *(ids, weights, projection, bias, mean, variance),
+        *(tables, tuple(dims), eps, average, running is None),
     )
+    reference = takes_reference(backend, tables, weights)
+    if torch.compiler.is_compiling():  # to one node, autograd within
+        result = _forward[reference, sparse](statistics, *problem)
+    elif torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
+        result = _SoftEmbedding.apply(reference, sparse, statistics, *problem.flat())
+    else:
+        with BelowAutograd():
+            result = _forward[reference, False](statistics, *problem)
+    return SoftEmbeddingOutput(*result[:3])

@@ -20,16 +20,16 @@ def choose_widths(errors: Sequence[Tensor], widths: Sequence[int], budget: float
 
     Parameters
     ----------
-    errors : sequence of F Tensor[V_f, K]
-        Error of each id of each field at each width.
+    errors : sequence of T Tensor[V_t, K]
+        Error of each id of each table at each width.
     widths : sequence of K int
         Floats that an id costs; ascending, the first 0.
     budget : float
-        Floats that all ids of all fields may cost together, not negative.
+        Floats that all ids of all tables may cost together, not negative.
 
     Returns
     -------
-    list of F Tensor[V_f], int64
+    list of T Tensor[V_t], int64
         Index of the width.
 
     Raises

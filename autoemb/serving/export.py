@@ -1,4 +1,4 @@
-"""From a trained run to the model that it serves within a budget of bytes."""
+"""From a trained learner to the model that it serves within a budget of bytes."""
 
 from __future__ import annotations
 
@@ -10,34 +10,40 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from autoemb.bilevel.passes import evaluating
 from autoemb.errors import UserError
-from autoemb.nn.controller import select_hard
-from autoemb.nn.rows import RowModule, grow
+from autoemb.nn import MLP, MODELS
 from autoemb.nn.soft import SoftEmbedding
+from autoemb.schema import Schema
 from autoemb.serving.choice import choose_widths
 from autoemb.serving.fit import Fitted, fit, squared_distance
-from autoemb.serving.model import ServedField, ServedModel
+from autoemb.serving.mixed import mixed_embeddings
+from autoemb.serving.model import ServedModel
+from autoemb.serving.table import ServedTable
 from autoemb.streaming import IdTable, StreamLearner
-from autoemb.tasks import Task
+from autoemb.tasks import Task, task_for
 
-#: Ids of one call of the embedding.
-CHUNK = 4096
+#: Models that can be exported: a first layer over embeddings side by side, and no other reader.
+EXPORTED = (MLP,)
 
 
 class Exporter:
     """What a learner needs to become a model of any size.
 
     What an id's embedding is to the model (its sizes mixed by the controller) is fitted by rows of
-    each width, here, once. :meth:`export` then gives each id the width with the least error for its
-    bytes. Errors are squared changes of what the first hidden layer adds up, weighted by the square
-    root of the id's events.
+    each width, here, once, table by table. :meth:`export` then gives each id the width with the
+    least error for its bytes. Errors are squared changes of what the first hidden layer adds up,
+    weighted by the square root of the id's events. Where several features read a table, the squared
+    changes that an id makes through each of them are added; a bag counts as if it held that id
+    alone.
 
     Parameters
     ----------
     learner : StreamLearner
-        Over a :class:`autoemb.RatingModel`; it may go on learning.
-    task : Task
+        Over an :class:`autoemb.MLP`; it is left as it is and may go on learning.
+    schema : Schema
+        What it learns from, as of :func:`autoemb.build_learner`.
+    task : Task or str, optional
+        By default the one that suits the label.
     widths : sequence of int, optional
         To choose from, beside none at all; by default the learner's sizes, or 2, 16 and its own for
         one fixed width.
@@ -47,52 +53,61 @@ class Exporter:
     Raises
     ------
     UserError
-        For a width out of range, or a learner that diverged or counted no events.
+        For another model or schema, a width out of range, or a learner that diverged or counted no
+        events.
+
+    Examples
+    --------
+    >>> import numpy as np, torch
+    >>> from autoemb import Batch, Label, Recipe, Schema, Sparse, build_learner
+    >>> label = Label(column="click", kind="click")
+    >>> schema = Schema(label=label, sparse=[Sparse(column="user_id")])
+    >>> learner = build_learner(schema, recipe=Recipe(dims=(1, 2), hidden=(4,)))
+    >>> users = {"user_id": np.arange(20)}
+    >>> _ = learner.learn(Batch(users, label=torch.arange(20) % 2))
+    >>> model, widths = Exporter(learner, schema).export(budget=0.5)
+    >>> model.predict(users).shape, bool(widths["user_id"].sum() <= 0.5 * 20 * 3)
+    (torch.Size([20]), True)
     """
 
     def __init__(
         self,
         learner: StreamLearner,
-        task: Task,
+        schema: Schema,
+        task: Task | str | None = None,
         widths: Sequence[int] | None = None,
         *,
         about: Mapping[str, Any] | None = None,
     ) -> None:
-        model: Any = learner.modules[0]  # a RatingModel
+        model: Any = learner.modules[0]
+        _check_model(model, learner, schema)
         embedding = model.embedding
         soft = isinstance(embedding, SoftEmbedding)
         dims = embedding.embedding_dims if soft else (embedding.output_dim,)
         own = dims if soft else [width for width in (2, 16) if width < embedding.output_dim]
-        self.learner, self.task, self.about = learner, task, dict(about or {})
+        self.learner, self.schema, self.about = learner, schema, dict(about or {})
+        self.task = task if isinstance(task, Task) else task_for(task, schema.label)
         self.model, self.soft, self.dims = model, soft, tuple(dims)
         self.scale = 1 / len(dims) if soft and embedding.average else 1.0
         self.widths = _widths(widths, own, embedding.output_dim)
-        importances = [
-            state.count[: len(ids)].to(torch.float32).sqrt()
-            for state, ids in zip(learner.state.fields, learner.id_tables, strict=True)
-        ]
         # Counts are inputs of the controller, too: bad ones would look like a run that diverged.
-        for importance in importances:
-            if not (torch.isfinite(importance).all() and importance.sum() > 0):
-                raise UserError("no events of its ids are counted, which their errors weigh by")
+        importances = {table: _importance(learner, table) for table in schema.tables}
         self.embeddings = mixed_embeddings(learner)
-        self.fits: list[list[Fitted]] = []
-        self.errors: list[Tensor] = []
-        metrics = _metrics(model.hidden[0], embedding.fields)
-        for known, metric, importance in zip(self.embeddings, metrics, importances, strict=True):
-            if not torch.isfinite(known).all():
-                raise UserError("it has diverged: an embedding is not a finite number")
+        _check_finite(self.embeddings, model.hidden)
+        self.fits: dict[str, list[Fitted]] = {}
+        self.errors: dict[str, Tensor] = {}
+        for table, metric in _metrics(model.hidden[0], schema, embedding.output_dim).items():
+            known, importance = self.embeddings[table], importances[table]
             target, newcomer = known[:-1], known[-1]
-            fits = [
+            self.fits[table] = fits = [
                 _fit(target / self.scale, importance, metric * self.scale**2, width, soft)
                 for width in self.widths
             ]
             none = squared_distance(target - newcomer, metric)
-            self.fits.append(fits)
             error = torch.stack([none, *(fit.error for fit in fits)], 1)
-            self.errors.append(error * importance.unsqueeze(1))
+            self.errors[table] = error * importance.unsqueeze(1)
 
-    def export(self, budget: float) -> tuple[ServedModel, list[Tensor]]:
+    def export(self, budget: float) -> tuple[ServedModel, dict[str, Tensor]]:
         """Return a model in which every id keeps one row at most, of the width that it needs.
 
         Parameters
@@ -103,8 +118,8 @@ class Exporter:
         Returns
         -------
         ServedModel
-        list of F Tensor[V_f]
-            Width of each row of the learner.
+        dict of str to Tensor[V]
+            Width of each row of the learner, by table.
 
         Raises
         ------
@@ -113,24 +128,74 @@ class Exporter:
         """
         if not 0 < budget <= 1:
             raise UserError(f"--budget is {budget}; expected a share above 0 and at most 1")
-        total = sum(map(len, self.errors)) * sum(self.dims)
-        choices = choose_widths(self.errors, (0, *self.widths), budget * total)
-        served = [
-            _field(table, choice, fits, known, self.scale)
-            for table, choice, fits, known in zip(
-                self.learner.id_tables, choices, self.fits, self.embeddings, strict=True
-            )
-        ]
+        total = sum(map(len, self.errors.values())) * sum(self.dims)
+        found = choose_widths([*self.errors.values()], (0, *self.widths), budget * total)
+        choices = dict(zip(self.errors, found, strict=True))
         model = ServedModel(
-            served,
-            copy.deepcopy(self.model.hidden),  # whose weights the learner may go on changing
+            self.schema,
+            {table: self._table(table, choice) for table, choice in choices.items()},
+            copy.deepcopy(self.model.hidden).cpu(),  # whose weights the learner may go on changing
             self.task,
+            dense=copy.deepcopy(self.learner.encoder.dense),
             scale=self.scale,
             linear=not self.soft,
             about=self.about | {"budget": budget, "widths": list(self.widths)},
         )
         by_index = torch.tensor((0, *self.widths))
-        return model, [by_index[choice] for choice in choices]
+        return model, {table: by_index[choice] for table, choice in choices.items()}
+
+    def _table(self, table: str, choice: Tensor) -> ServedTable:
+        ids = self.learner.encoder.id_tables[table].ids()
+        fits, kept, rows = self.fits[table], IdTable(), []
+        for k, fitted in enumerate(fits, start=1):
+            (own,) = (choice == k).nonzero(as_tuple=True)
+            if len(own):
+                numbers = own.numpy()
+                kept.rows(ids[numbers] if isinstance(ids, np.ndarray) else [ids[i] for i in own])
+            verbatim = not len(fitted.projection)
+            rows.append(fitted.rows[own] * (self.scale if verbatim else 1))
+        return ServedTable(
+            kept,
+            rows,
+            [fit.projection for fit in fits],
+            [fit.offset for fit in fits],
+            self.embeddings[table][-1],
+        )
+
+
+def _check_model(model: Any, learner: StreamLearner, schema: Schema) -> None:
+    """Check that a model can be exported, and that it reads what the schema says."""
+    if type(model) not in EXPORTED:
+        names: dict[type[nn.Module], str] = {kind: name for name, kind in MODELS.items()}
+        known = ", ".join(names[kind] for kind in EXPORTED)
+        found = names.get(type(model), type(model).__name__)
+        raise UserError(f"the model is {found}; an export is of: {known}")
+    transform = learner.encoder.dense
+    dense = () if transform is None else transform.features
+    for kind, has, says in (
+        ("features", tuple(model.embedding.features), schema.features),
+        ("dense features", dense, schema.dense),
+    ):
+        if has != says:
+            own, other = (", ".join(f.column for f in part) or "none" for part in (has, says))
+            raise UserError(f"the {kind} of the learner ({own}) are not the schema's ({other})")
+
+
+def _importance(learner: StreamLearner, table: str) -> Tensor:
+    """Return the square root of each id's events; an id that none counted for has one."""
+    count = learner.history.tables[table].count[: learner.num_ids()[table]].cpu()
+    counted = any(f.counts for f in learner.trainer.reads.values() if f.table == table)
+    if bool((count < 0).any()) or (counted and len(count) and not bool(count.any())):
+        raise UserError(f"no events of the ids of {table} are counted, which their errors weigh by")
+    return count.clamp_min(1).to(torch.float32).sqrt()
+
+
+def _check_finite(embeddings: Mapping[str, Tensor], hidden: nn.Module) -> None:
+    found = {f"an embedding of {table}": known for table, known in embeddings.items()}
+    found |= {f"{name} of the network": own for name, own in hidden.named_parameters()}
+    for name, values in found.items():
+        if not bool(torch.isfinite(values).all()):
+            raise UserError(f"it has diverged: {name} is not a finite number")
 
 
 def _widths(given: Sequence[int] | None, trained: Sequence[int], output: int) -> tuple[int, ...]:
@@ -144,70 +209,24 @@ def _widths(given: Sequence[int] | None, trained: Sequence[int], output: int) ->
 
 
 def _fit(target: Tensor, importance: Tensor, metric: Tensor, width: int, soft: bool) -> Fitted:
-    if width == target.shape[1]:  # the embedding itself
-        nothing = target.new_empty(0, width)
-        return Fitted(target, nothing, target.new_zeros(width), target.new_zeros(len(target)))
+    output = target.shape[1]
+    if width == output or len(target) == 0:  # the embedding itself, or nothing to fit
+        projection = target.new_zeros(0 if width == output else output, width)
+        return Fitted(
+            target[:, :width], projection, target.new_zeros(output), target.new_zeros(len(target))
+        )
     return fit(target, importance, metric, width, linear=not soft)
 
 
-def _metrics(first: nn.Linear, num_fields: int) -> list[Tensor]:
-    """Return F matrices [D, D]: squared change of the first hidden layer's sums."""
-    return [part.t() @ part for part in first.weight.detach().chunk(num_fields, 1)]
+def _metrics(first: nn.Linear, schema: Schema, width: int) -> dict[str, Tensor]:
+    """Return a matrix [D, D] a table: squared change of the first hidden layer's sums.
 
-
-def _field(
-    table: IdTable, choice: Tensor, fits: Sequence[Fitted], known: Tensor, scale: float
-) -> ServedField:
-    ids = table.ids()
-    kept, rows = IdTable(), []
-    for k, fitted in enumerate(fits, start=1):
-        (own,) = (choice == k).nonzero(as_tuple=True)
-        if len(own):
-            kept.rows(ids[own.numpy()] if isinstance(ids, np.ndarray) else [ids[i] for i in own])
-        verbatim = not len(fitted.projection)
-        rows.append(fitted.rows[own] * (scale if verbatim else 1))
-    return ServedField(
-        kept, rows, [fit.projection for fit in fits], [fit.offset for fit in fits], known[-1]
-    )
-
-
-@torch.no_grad()
-def mixed_embeddings(learner: StreamLearner) -> list[Tensor]:
-    """Return the embeddings [V_f + 1, D] of all ids of each field, a newcomer's last.
-
-    Sizes are normalised with the running statistics and mixed by the controller as it knows each
-    id now. A newcomer has rows of zeros, the mean of what new rows are drawn from.
+    It is the sum over the features that read the table, each by its columns of the layer.
     """
-    num_ids = [len(table) for table in learner.id_tables]
-    _add_newcomers(learner, num_ids)
-    model, *controllers = learner.modules
-    embedding: Any = model.embedding
-    parts: list[list[Tensor]] = [[] for _ in num_ids]
-    with evaluating(learner.modules):
-        for start in range(0, max(num_ids) + 1, CHUNK):
-            rows = torch.arange(start, min(start + CHUNK, max(num_ids) + 1))
-            # A shorter field repeats its newcomer; those rows are cut off below.
-            columns = [rows.clamp_max(last) for last in num_ids]
-            weights = None
-            if controllers:
-                features = [learner.state.features(f, c) for f, c in enumerate(columns)]
-                weights = torch.stack(controllers[0](columns, features), 1)
-                if learner.trainer.hard:
-                    weights = select_hard(weights)
-            output = embedding(torch.stack(columns, 1), weights)
-            for f, part in enumerate(parts):
-                part.append(output[:, f])
-    return [torch.cat(part)[: n + 1] for part, n in zip(parts, num_ids, strict=True)]
-
-
-def _add_newcomers(learner: StreamLearner, num_ids: Sequence[int]) -> None:
-    """Give every field a row after its ids that nobody has seen."""
-    wanted = [n + 1 for n in num_ids]
-    learner.state.grow(wanted)
-    for module in learner.modules:
-        grow(module, wanted)
-        for part in module.modules():
-            if isinstance(part, RowModule):
-                for name, field in part.row_fields.items():
-                    # Where sizes are granted, newcomers own none and share zeros.
-                    part.get_parameter(name)[num_ids[field] : num_ids[field] + 1].zero_()
+    weight = first.weight.detach().cpu()
+    found: dict[str, Tensor] = {}
+    for number, feature in enumerate(schema.features):
+        part = weight[:, number * width : (number + 1) * width]
+        own = part.t() @ part
+        found[feature.table] = found[feature.table] + own if feature.table in found else own
+    return found

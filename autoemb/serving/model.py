@@ -2,209 +2,199 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Sized
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-import numpy as np
 import torch
-from pydantic import ConfigDict, Field, JsonValue
 from torch import Tensor, nn
-from torch.nn import functional
 
-from autoemb.declared import Declared
-from autoemb.errors import UserError
-from autoemb.nn.mlp import mlp
-from autoemb.ops import soft_embedding
-from autoemb.streaming import IdTable, checkpoint
-from autoemb.tasks import TASKS, Task
+from autoemb.batch import Bag, Batch
+from autoemb.nn.dense import DenseTransform
+from autoemb.nn.inputs import Inputs
+from autoemb.nn.reading import taken
+from autoemb.schema import Schema
+from autoemb.serving.request import as_batch
+from autoemb.serving.table import ServedTable
+from autoemb.streaming import checkpoint
+from autoemb.streaming.encoding import Encoder
+from autoemb.tasks import Task, task_for
 
-_KIND = "autoemb model 1"
-
-
-@dataclass
-class ServedField:
-    """What the ids of one field own.
-
-    The ids are numbered width by width, the narrowest first: those of width k have the numbers
-    from ``sum(len(rows[j]) for j < k)`` on. So an id has no index beside its row, and an id
-    without a row is in no table at all.
-
-    Attributes
-    ----------
-    ids : IdTable
-        Raw ids to numbers.
-    rows : list of K Tensor[R_k, d_k]
-        Ascending widths. A row as wide as the output is the embedding itself.
-    projections : list of K Tensor[D, d_k]
-        Of a narrower width; empty [0, d_k] for rows that are the embedding itself.
-    offsets : list of K Tensor[D]
-    newcomer : Tensor[D]
-        The embedding of every id without a row.
-    """
-
-    ids: IdTable
-    rows: list[Tensor]
-    projections: list[Tensor]
-    offsets: list[Tensor]
-    newcomer: Tensor
-
-    def __post_init__(self) -> None:
-        if not len(self.rows) == len(self.projections) == len(self.offsets):
-            raise ValueError("expected as many projections and offsets as widths")
-        width = _size("newcomer", self.newcomer, None)[0]
-        for rows, projection, offset in zip(self.rows, self.projections, self.offsets, strict=True):
-            _, own = _size("rows", rows, None, None)
-            _size("projection", projection, 0 if own == width else width, own)
-            _size("offset", offset, width)
-        if sum(map(len, self.rows)) != len(self.ids):
-            raise ValueError(f"{len(self.ids)} ids own {sum(map(len, self.rows))} rows")
-
-
-def _size(name: str, tensor: Tensor, *expected: int | None) -> tuple[int, ...]:
-    """Return a tensor's sizes, if they are those expected; None stands for any but 0.
-
-    Only the number of rows that nobody owns may be 0.
-    """
-    sizes = tuple(tensor.shape)
-    wanted = tuple(
-        have if want is None else want for have, want in zip(sizes, expected, strict=False)
-    )
-    if tensor.dtype != torch.float32 or len(sizes) != len(expected) or sizes != wanted:
-        shape = ", ".join("any" if want is None else str(want) for want in expected)
-        raise ValueError(f"{name} is {tensor.dtype} {[*sizes]}; expected float32 [{shape}]")
-    if sizes[-1] == 0:
-        raise ValueError(f"{name} is {[*sizes]}; expected a width above 0")
-    return sizes
+#: What a file says that it holds.
+KIND = "autoemb model 2"
 
 
 class ServedModel:
     """Predict from raw ids: made by ``autoemb export``, read by :func:`load_model`.
 
-    An id of width d_k has the embedding ``scale * tanh(rows[k] @ projections[k].T + offsets[k])``,
-    or without tanh where ``linear``. Nothing here is trained.
+    Nothing here is trained, and an id that the model does not know is a newcomer. Any number of
+    threads may predict at once.
 
     Parameters
     ----------
-    fields : sequence of F ServedField
+    schema : Schema
+        Features in the order of the network's input, dense ones behind them.
+    tables : mapping of str to ServedTable
+        Those of the schema, embeddings of one width D.
     hidden : torch.nn.Sequential
-        Embeddings [B, F * D] -> logits.
-    task : Task
+        Embeddings and dense inputs [B, F * D + 2 C] -> logits; frozen here.
+    task : Task or str, optional
+        By default the one that suits the label.
+    dense : DenseTransform, optional
+        Of the schema's dense features, as far as they are known.
     scale : float, default 1.0
-        What the tanh is multiplied with: Eq. 7's 1/N.
+        What the tanh of narrow rows is multiplied with: Eq. 7's 1/N.
     linear : bool, default False
         Rows of a fixed width, which no tanh follows.
     about : mapping, optional
         Where the model comes from: plain JSON content, kept in the file.
 
+    Raises
+    ------
+    ValueError
+        For tables, dense features or a network that do not fit the schema and the task.
+
     Examples
     --------
-    >>> import numpy as np, torch
-    >>> from autoemb import IdTable, TASKS
-    >>> from autoemb.nn.mlp import mlp
-    >>> def field(ids):
-    ...     table = IdTable()
-    ...     _ = table.rows(ids)
-    ...     return ServedField(table, [torch.ones(len(ids), 1)], [torch.ones(4, 1)],
+    >>> import torch
+    >>> from autoemb import IdTable, Label, Schema, Sparse
+    >>> from autoemb.nn.layers import mlp
+    >>> def table(ids):
+    ...     own = IdTable()
+    ...     _ = own.rows(ids)
+    ...     return ServedTable(own, [torch.ones(len(ids), 1)], [torch.ones(4, 1)],
     ...                        [torch.zeros(4)], torch.zeros(4))
-    >>> model = ServedModel([field([7, 9]), field(["jaws"])], mlp(8, (3,), 1),
-    ...                     TASKS["regression"])
-    >>> model.predict([np.array([9, 1]), ["jaws", "alien"]]).shape  # unknown ids are newcomers
+    >>> schema = Schema(label=Label(column="click", kind="click"),
+    ...                 sparse=[Sparse(column="user_id"), Sparse(column="item_id")])
+    >>> tables = {"user_id": table([7, 9]), "item_id": table(["jaws"])}
+    >>> model = ServedModel(schema, tables, mlp(8, (3,), 1))
+    >>> model.predict({"user_id": [9, 1], "item_id": ["jaws", "alien"]}).shape
     torch.Size([2])
     """
 
     def __init__(
         self,
-        fields: Sequence[ServedField],
+        schema: Schema,
+        tables: Mapping[str, ServedTable],
         hidden: nn.Sequential,
-        task: Task,
+        task: Task | str | None = None,
         *,
+        dense: DenseTransform | None = None,
         scale: float = 1.0,
         linear: bool = False,
         about: Mapping[str, Any] | None = None,
     ) -> None:
-        self.fields, self.hidden, self.task = list(fields), hidden, task
+        self.task = task if isinstance(task, Task) else task_for(task, schema.label)
+        self.schema, self.tables, self.hidden = schema, dict(tables), hidden
         self.scale, self.linear = scale, linear
         self.about = dict(about or {})
+        self._check(dense)
         self.hidden.requires_grad_(False)
+        self._encoder = Encoder({feature.column: feature for feature in schema.features})
+        self._encoder.id_tables = {name: table.ids for name, table in self.tables.items()}
+        self._encoder.dense = dense
 
-    @torch.no_grad()
-    def embed(self, ids: Sequence[Any]) -> Tensor:
-        """Return the embeddings [B, F, D] of F columns of raw ids."""
-        lengths = [len(column) if isinstance(column, Sized) else None for column in ids]
-        if len(lengths) != len(self.fields) or None in lengths or len({*lengths}) != 1:
-            raise UserError(
-                f"ids are columns of {lengths} ids; expected {len(self.fields)} of the same length"
+    def _check(self, dense: DenseTransform | None) -> None:
+        schema, widths = self.schema, {len(table.newcomer) for table in self.tables.values()}
+        if self.tables.keys() != {*schema.tables}:
+            known, named = ", ".join(self.tables) or "none", ", ".join(schema.tables)
+            raise ValueError(f"the tables are {known}; the schema names {named}")
+        if len(widths) != 1:
+            raise ValueError(f"tables are {sorted(widths)} wide; expected one width")
+        if (() if dense is None else dense.features) != schema.dense:
+            raise ValueError("the transform is of other dense features than the schema's")
+        if self.task.label != schema.label:
+            raise ValueError("the task is of another label than the schema's")
+        layers = [layer for layer in self.hidden if isinstance(layer, nn.Linear)]
+        found = (layers[0].in_features, layers[-1].out_features) if layers else (0, 0)
+        wanted = inputs_of(schema, widths.pop()), self.task.outputs
+        if found != wanted:
+            raise ValueError(
+                f"the network has {found[0]} inputs and {found[1]} outputs; expected {wanted[0]} "
+                f"and {wanted[1]}"
             )
-        pairs = zip(self.fields, ids, strict=True)
-        return torch.stack([self._embed(field, column) for field, column in pairs], 1)
 
-    def _embed(self, field: ServedField, column: Any) -> Tensor:
-        numbers = torch.from_numpy(field.ids.rows(column, insert=False))
-        output = field.newcomer.expand(len(numbers), -1).clone()
-        start = 0
-        for k, rows in enumerate(field.rows):
-            place = numbers - start
-            (events,) = ((place >= 0) & (place < len(rows))).nonzero(as_tuple=True)
-            if len(events):
-                output[events] = self._expand(field, k, place[events])
-            start += len(rows)
-        return output
+    @property
+    def dense(self) -> DenseTransform | None:
+        """What is known of dense features."""
+        return self._encoder.dense
 
-    def _expand(self, field: ServedField, k: int, place: Tensor) -> Tensor:
-        """Return the embeddings [B, D] of rows of one width."""
-        rows, projection, offset = field.rows[k], field.projections[k], field.offsets[k]
-        if not len(projection):
-            return rows[place]
-        if self.linear:
-            return functional.linear(rows[place], projection, offset)
-        standard = torch.zeros(1, 1, len(offset)), torch.ones(1, 1, len(offset))
-        return soft_embedding(
-            [rows],
-            place.unsqueeze(1),
-            torch.full((len(place), 1, 1), self.scale),
-            projection.unsqueeze(0),
-            offset.view(1, 1, -1),
-            standard,
-            dims=(rows.shape[1],),
-            eps=0.0,
-            average=False,
-        ).output.squeeze(1)
+    def embed(self, batch: Batch | Mapping[str, Any]) -> Tensor:
+        """Return the embeddings [B, F, D] of each event's ids, bags pooled."""
+        return self._embedded(self._inputs(batch))
 
-    @torch.no_grad()
-    def logits(self, ids: Sequence[Any]) -> Tensor:
-        """Return the model's output [B, outputs] for F columns of B raw ids.
+    def logits(self, batch: Batch | Mapping[str, Any]) -> Tensor:
+        """Return the model's output [B, outputs].
+
+        Parameters
+        ----------
+        batch : Batch, or mapping of str to column
+            Raw ids by feature; labels are not needed. In a mapping a sparse feature has ids [B], a
+            bag a list of ids for each event or a :class:`autoemb.Bag`, and a dense feature numbers
+            [B], None or NaN where one is missing.
 
         Raises
         ------
         UserError
-            For ids of another kind than those that the model knows, or columns of another number or
-            of unequal lengths.
+            For a batch that is not what the schema says: a feature that is missing or of another
+            kind, ids of another kind than those that the model knows, columns of unequal lengths.
         """
-        output: Tensor = self.hidden(self.embed(ids).flatten(1))
-        return output
+        inputs = self._inputs(batch)
+        embedded = self._embedded(inputs).flatten(1)
+        if inputs.dense is not None:
+            embedded = torch.cat([embedded, inputs.dense], 1)
+        with torch.no_grad():
+            logits: Tensor = self.hidden(embedded)
+        return logits
 
-    def predict(self, ids: Sequence[Any]) -> Tensor:
-        """Return probabilities: of a positive rating [B], or of each class [B, outputs]."""
-        return predictions_of(self.task, self.logits(ids))
+    def predict(self, batch: Batch | Mapping[str, Any]) -> Tensor:
+        """Return what the task makes of :meth:`logits`: probabilities or values [B], or classes.
+
+        Of classes, and of the stars of a rating, it is the probability of each [B, outputs].
+        """
+        return self.task.predict(self.logits(batch))
+
+    def _inputs(self, batch: Batch | Mapping[str, Any]) -> Inputs:
+        if not isinstance(batch, Batch):
+            batch = as_batch(batch, self.schema)
+        batch = self._encoder.checked(batch, labelled=False)
+        return self._encoder.example(batch, self._encoder.numbers(batch, insert=False)).inputs
+
+    @torch.no_grad()
+    def _embedded(self, inputs: Inputs) -> Tensor:
+        found: dict[str, Tensor] = {}
+        for name, table in self.tables.items():
+            readers = [feature for feature in self.schema.features if feature.table == name]
+            parts = [inputs.ids[feature.column] for feature in readers]
+            flat = [part.values if isinstance(part, Bag) else part for part in parts]
+            numbers, where = torch.unique(torch.cat(flat), return_inverse=True)
+            values = table.embeddings(numbers, scale=self.scale, linear=self.linear)
+            own = where.split_with_sizes([len(ids) for ids in flat])
+            for feature, part, rows in zip(readers, parts, own, strict=True):
+                found[feature.column] = taken(feature, part, values, rows)
+        return torch.stack([found[feature.column] for feature in self.schema.features], 1)
 
     def bytes(self) -> dict[str, int]:
-        """Return the bytes of each part: rows, projections (with offsets), network, ids."""
-        parts: dict[str, list[Tensor]] = {
-            "rows": [rows for field in self.fields for rows in field.rows],
-            "projections": [
-                tensor
-                for field in self.fields
-                for tensor in (*field.projections, *field.offsets, field.newcomer)
-            ],
-            "network": [*self.hidden.parameters()],
+        """Return the bytes of each part.
+
+        Returns
+        -------
+        dict
+            ``rows``; ``projections`` (with offsets and newcomers); ``network`` (with what dense
+            features are scaled by); ``ids``.
+        """
+        pairs = [table.tensors() for table in self.tables.values()]
+        network = [*self.hidden.parameters(), *(self.dense.buffers() if self.dense else ())]
+        parts = {
+            "rows": [tensor for rows, _ in pairs for tensor in rows],
+            "projections": [tensor for _, others in pairs for tensor in others],
+            "network": network,
         }
         sizes = {
             name: sum(t.numel() * t.element_size() for t in tensors)
             for name, tensors in parts.items()
         }
-        states = [field.ids.state().values() for field in self.fields]
+        states = [table.ids.state().values() for table in self.tables.values()]
         return sizes | {"ids": sum(array.nbytes for state in states for array in state)}
 
     def save(self, path: Path) -> None:
@@ -217,122 +207,26 @@ class ServedModel:
         """
         layers = [layer for layer in self.hidden if isinstance(layer, nn.Linear)]
         state = {
-            "kind": _KIND,
+            "kind": KIND,
+            "columns": self.schema.model_dump(mode="json"),
             "task": self.task.name,
             "scale": self.scale,
             "linear": self.linear,
             "hidden": [[layer.weight, layer.bias] for layer in layers],
-            "fields": [vars(field) | {"ids": field.ids.state()} for field in self.fields],
+            "tables": {name: table.state() for name, table in self.tables.items()},
+            "dense": None if self.dense is None else dict(self.dense.state_dict()),
             "about": self.about,
         }
         checkpoint.save(state, path)
 
 
-def predictions_of(task: Task, logits: Tensor) -> Tensor:
-    """Return probabilities: of a positive rating [B], or of each class [B, outputs].
+def inputs_of(schema: Schema, width: int) -> int:
+    """Return how many inputs a network has over embeddings of a width and dense features.
 
     Examples
     --------
-    >>> predictions_of(TASKS["regression"], torch.zeros(2, 1))
-    tensor([0.5000, 0.5000])
+    >>> from autoemb.schema import RATINGS
+    >>> inputs_of(RATINGS, 128)
+    256
     """
-    return torch.sigmoid(logits.squeeze(1)) if task.outputs == 1 else logits.softmax(1)
-
-
-def load_model(path: Path | str) -> ServedModel:
-    """Read a model that ``autoemb export`` wrote. The file is parsed, never executed.
-
-    Parameters
-    ----------
-    path : path or str
-
-    Raises
-    ------
-    UserError
-        If the file is missing, broken, or something else.
-
-    Examples
-    --------
-    >>> load_model("nowhere.safetensors")
-    Traceback (most recent call last):
-        ...
-    autoemb.errors.UserError: nowhere.safetensors does not exist
-    """
-    state = checkpoint.load(Path(path))
-    if state.get("kind") != _KIND:
-        raise UserError(f"{path} is not a model; make one with: autoemb export")
-    saved = _SavedModel.parse(state, str(path))
-    try:
-        return _model(saved)
-    except (LookupError, RuntimeError, TypeError, ValueError) as error:
-        raise UserError(f"{path} does not hold such a model: {error}") from None
-
-
-class _SavedField(Declared):
-    """What a file holds of one field: see :class:`ServedField`."""
-
-    model_config = ConfigDict(arbitrary_types_allowed=True)
-
-    ids: dict[str, np.ndarray[Any, Any]]
-    rows: tuple[Tensor, ...]
-    projections: tuple[Tensor, ...]
-    offsets: tuple[Tensor, ...]
-    newcomer: Tensor
-
-
-class _SavedModel(Declared):
-    """What a file holds: see :class:`ServedModel`."""
-
-    model_config = ConfigDict(arbitrary_types_allowed=True)
-
-    kind: Literal["autoemb model 1"]
-    task: str
-    scale: Annotated[float, Field(allow_inf_nan=False)]
-    linear: bool
-    hidden: tuple[tuple[Tensor, Tensor], ...]  # weight and bias of each layer
-    fields: tuple[_SavedField, ...]
-    about: dict[str, JsonValue]
-
-
-def _model(saved: _SavedModel) -> ServedModel:
-    fields = [
-        ServedField(
-            IdTable.from_state(field.ids),
-            list(field.rows),
-            list(field.projections),
-            list(field.offsets),
-            field.newcomer,
-        )
-        for field in saved.fields
-    ]
-    widths = [len(field.newcomer) for field in fields]
-    if len({*widths}) != 1:
-        raise ValueError(f"fields are {widths} wide; expected one width")
-    if saved.task not in TASKS:
-        raise ValueError(f"task is {saved.task!r}; expected one of {', '.join(TASKS)}")
-    task = TASKS[saved.task]
-    return ServedModel(
-        fields,
-        _network(saved.hidden, sum(widths), task.outputs),
-        task,
-        scale=saved.scale,
-        linear=saved.linear,
-        about=saved.about,
-    )
-
-
-def _network(layers: Sequence[tuple[Tensor, Tensor]], inputs: int, outputs: int) -> nn.Sequential:
-    """Return the layers of a file, whose sizes must fit together, as they are in memory."""
-    if not layers:
-        raise ValueError("hidden is empty; expected a layer")
-    sizes = [inputs]
-    for number, (weight, bias) in enumerate(layers):
-        last = outputs if number == len(layers) - 1 else None
-        sizes.append(_size(f"weight of layer {number}", weight, last, sizes[-1])[0])
-        _size(f"bias of layer {number}", bias, sizes[-1])
-    with torch.device("meta"):  # nothing is allocated or drawn for what is replaced at once
-        network = mlp(inputs, sizes[1:-1], outputs)
-    linear = [layer for layer in network if isinstance(layer, nn.Linear)]
-    for layer, (weight, bias) in zip(linear, layers, strict=True):
-        layer.load_state_dict({"weight": weight, "bias": bias}, assign=True)
-    return network
+    return len(schema.features) * width + 2 * len(schema.dense)

@@ -1,17 +1,9 @@
 """The streaming runtime: ids to rows, history, reservoir, and the loop over them."""
 
+from autoemb.streaming.history import History
 from autoemb.streaming.id_table import IdTable
 from autoemb.streaming.learner import Step, StreamLearner
 from autoemb.streaming.reservoir import Reservoir
-from autoemb.streaming.state import InteractionState
-from autoemb.streaming.stream import Events, Stream
+from autoemb.streaming.stream import Stream
 
-__all__ = [
-    "Events",
-    "IdTable",
-    "InteractionState",
-    "Reservoir",
-    "Step",
-    "Stream",
-    "StreamLearner",
-]
+__all__ = ["History", "IdTable", "Reservoir", "Step", "Stream", "StreamLearner"]

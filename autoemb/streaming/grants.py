@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from autoemb.nn.granted import GrantedEmbedding
 from autoemb.ops import Plan
-from autoemb.streaming.state import InteractionState
+from autoemb.streaming.history import History
 
 #: Events after which half of an id's traffic is forgotten.
 HALF_LIFE = 2**17
@@ -40,8 +40,8 @@ class Grants:
     Parameters
     ----------
     embedding : GrantedEmbedding
-    state : InteractionState
-        Weights last given.
+    history : History
+        Mix last given.
     budget : float
         Share of the floats that all sizes of all ids seen would take, in (0, 1].
     reset : callable
@@ -49,13 +49,13 @@ class Grants:
 
     Examples
     --------
-    >>> from autoemb.ops import distinct_columns
-    >>> embedding = GrantedEmbedding([4], (1, 2), norm="running")
-    >>> state = InteractionState(1, 2)
-    >>> state.grow([4])
-    >>> grants = Grants(embedding, state, 0.5, reset=lambda parameter, rows: None)
-    >>> plans = distinct_columns(torch.tensor([[0], [0], [1]]))
-    >>> grants.update(plans, num_ids=[2])
+    >>> from autoemb.ops import distinct
+    >>> embedding = GrantedEmbedding([4], (1, 2), features=["item_id"])
+    >>> history = History(["item_id"], 2)
+    >>> history.grow({"item_id": 4})
+    >>> grants = Grants(embedding, history, 0.5, reset=lambda parameter, rows: None)
+    >>> plan = distinct(torch.tensor([0, 0, 1]))
+    >>> grants.update({"item_id": plan}, num_ids={"item_id": 2}, events=3)
     >>> embedding.floats, grants.limit  # both own size 1; one of size 2 would be too much
     (2, 3)
     """
@@ -63,18 +63,18 @@ class Grants:
     def __init__(
         self,
         embedding: GrantedEmbedding,
-        state: InteractionState,
+        history: History,
         budget: float,
         reset: Callable[[nn.Parameter, Tensor], None],
     ) -> None:
         if not 0 < budget <= 1:
             raise ValueError(f"budget must be a share in (0, 1]; got {budget}")
-        self.embedding, self.state, self.budget, self.reset = embedding, state, budget, reset
-        self.traffic = [torch.zeros(0, dtype=torch.float64) for _ in range(embedding.fields)]
-        self.last = [torch.zeros(0, dtype=torch.int64) for _ in range(embedding.fields)]
+        self.embedding, self.history, self.budget, self.reset = embedding, history, budget, reset
+        self.traffic = [torch.zeros(0, dtype=torch.float64) for _ in embedding.row_tables]
+        self.last = [torch.zeros(0, dtype=torch.int64) for _ in embedding.row_tables]
         self.now = 0
         self.ranked_at = 0
-        self.num_ids = [0] * embedding.fields
+        self.num_ids = [0] * len(embedding.row_tables)
         self.price = 0.0
         # Each size adds half as much as the one before (docs/export.md has what narrow rows lack).
         halves = 0.5 ** torch.arange(len(embedding.embedding_dims))
@@ -86,24 +86,28 @@ class Grants:
         return int(self.budget * sum(self.num_ids) * sum(self.embedding.embedding_dims))
 
     @torch.no_grad()
-    def update(self, plans: Sequence[Plan], num_ids: Sequence[int]) -> None:
+    def update(self, plans: Mapping[str, Plan], num_ids: Mapping[str, int], events: int) -> None:
         """Take in the ids of a batch, before it is learnt, and grant and revoke rows.
 
         Parameters
         ----------
-        plans : sequence of F Plan
-            Distinct ids of the batch.
-        num_ids : sequence of F int
-            Ids seen so far.
+        plans : mapping of str to Plan
+            Distinct ids of the batch, by table.
+        num_ids : mapping of str to int
+            Ids seen so far, by table.
+        events : int
+            Of the batch.
         """
-        self.num_ids = list(num_ids)
-        self.now += int(plans[0].counts.sum())
-        for field, plan in enumerate(plans):
+        tables = self.embedding.reading.tables
+        self.num_ids = [num_ids[table] for table in tables]
+        self.now += events
+        own = [plans[table] for table in tables]
+        for field, plan in enumerate(own):
             self._count(field, plan)
-        if self.now - self.ranked_at >= EVENTS_PER_ID * sum(num_ids):
+        if self.now - self.ranked_at >= EVENTS_PER_ID * sum(self.num_ids):
             self._rank_all()
             self.ranked_at = self.now
-        self._grant_some(plans)
+        self._grant_some(own)
 
     def _count(self, field: int, plan: Plan) -> None:
         # As long as the slots, which grow by doubling: no copy of everything at each batch.
@@ -121,7 +125,8 @@ class Grants:
 
     def _worth(self, field: int, rows: Tensor | slice) -> tuple[Tensor, Tensor]:
         """Return worth per float [U, N] and whether it is owned [U, N]."""
-        weights = self.state.fields[field].weights[rows]
+        table = self.embedding.reading.tables[field]
+        weights = self.history.tables[table].mix[rows]
         owned = self.embedding.slots(field)[rows] > 0
         costs = torch.tensor(self.embedding.embedding_dims)
         value = (weights + self._prior) / 2
@@ -153,7 +158,7 @@ class Grants:
             for size, column in enumerate(gained.unbind(1)):
                 self._grant(field, column.nonzero().flatten(), size)
 
-    def _grant_some(self, plans: Sequence[Plan]) -> None:
+    def _grant_some(self, plans: list[Plan]) -> None:
         """Give ids of a batch what is worth the price, the best first, while there is room."""
         pairs = [self._worth(field, plan.rows) for field, plan in enumerate(plans)]
         worth = torch.cat([w.flatten() for w, _ in pairs])

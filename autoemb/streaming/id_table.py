@@ -64,19 +64,37 @@ class IdTable:
         >>> IdTable().rows(np.array([1 << 40, -7, 1 << 40]))
         array([0, 1, 0])
         """
+        ids = canonical(ids)
         if len(ids) == 0:
             return np.empty(0, dtype=np.int64)
+        if self._table is None and not insert:  # and stays so: others may be reading
+            return np.full(len(ids), -1, dtype=np.int64)
         try:
-            if not _are_strings(ids):
-                integers = _int64_array(ids)
-                return self._integers().rows(integers, insert)
-            strings = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
-            return self._strings().rows(strings, insert)
+            if isinstance(ids, np.ndarray):
+                return self._integers().rows(ids, insert)
+            return self._strings().rows(ids, insert)
         except (TypeError, UnicodeEncodeError) as error:
             raise UserError(f"expected strings as ids: {error}") from None
         finally:
             if len(self) == 0:  # ids that were refused, or not to be inserted, decide no kind
                 self._table = None
+
+    @property
+    def kind(self) -> str | None:
+        """What the ids are: "integers", "strings", or None before the first."""
+        match self._table:
+            case Int64IdTable():
+                return "integers"
+            case StringIdTable():
+                return "strings"
+        return None
+
+    def truncate(self, rows: int) -> None:
+        """Forget the ids that were inserted last, down to so many; as slow as a new table."""
+        if rows < len(self):
+            kept = self.ids()[:rows]
+            self._table = None
+            self.rows(kept)
 
     def ids(self) -> Int64Array | list[str]:
         """Return the ids in row order: an int64 array [V], or a list of V strings."""
@@ -144,6 +162,30 @@ class IdTable:
         if not isinstance(self._table, StringIdTable):
             raise UserError("ids are strings here and were integers before; expected one kind")
         return self._table
+
+
+def canonical(ids: npt.NDArray[Any] | Sequence[Any]) -> Int64Array | list[str]:
+    """Return ids as an int64 array, or a list of str.
+
+    Raises
+    ------
+    UserError
+        If they are neither integers nor strings, or if an integer does not fit into int64.
+
+    Examples
+    --------
+    >>> canonical([3, 7]), canonical(np.array(["ann"]))
+    (array([3, 7]), ['ann'])
+    """
+    if len(ids) == 0:
+        return [] if isinstance(ids, list) else np.empty(0, dtype=np.int64)
+    if not _are_strings(ids):
+        return _int64_array(ids)
+    strings = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
+    for position, id in enumerate(strings):
+        if not isinstance(id, str):
+            raise UserError(f"id {position} is {id!r}; expected strings, as the first is one")
+    return strings
 
 
 def _are_strings(ids: npt.NDArray[Any] | Sequence[Any]) -> bool:

@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from autoemb.bilevel import Batch, BilevelTrainer, Outcome
-from autoemb.nn.rows import grow
-from autoemb.ops import check_ids, distinct_columns
+from autoemb.batch import Bag, Batch
+from autoemb.bilevel import BilevelTrainer, Example, Outcome
+from autoemb.errors import UserError
+from autoemb.nn.draws import id_keys
+from autoemb.nn.rows import begin, grow
+from autoemb.ops import Plan, check_ids, distinct
+from autoemb.schema import Bag as BagFeature
+from autoemb.schema import Dense
+from autoemb.streaming.columns import batch_from_state, batch_state
+from autoemb.streaming.encoding import Encoder
 from autoemb.streaming.grants import Grants
 from autoemb.streaming.graph import StepGraph
-from autoemb.streaming.id_table import IdTable
-from autoemb.streaming.packed import Layout, tensors_of
+from autoemb.streaming.history import History
+from autoemb.streaming.newcomers import new_ids, view_of_strangers
+from autoemb.streaming.packed import Layout, tensors_of, with_tensors
 from autoemb.streaming.reservoir import Reservoir
-from autoemb.streaming.state import InteractionState
-from autoemb.streaming.stream import Events
 from autoemb.streaming.transfer import Upload
 
 #: Rows a table starts with; it doubles from there.
 INITIAL_ROWS = 1024
 
-VALIDATION_SOURCES = ("reservoir", "last-batch", "new-events")
+VALIDATION_SOURCES = ("new-events", "reservoir", "last-batch")
 
 
 class Step(NamedTuple):
@@ -33,14 +40,21 @@ class Step(NamedTuple):
     ----------
     outcome : Outcome
         Predictions and losses, made before the batch was learnt.
-    target : Tensor[B]
-    popularity : list of F Tensor[B]
-        Events of each event's id before this batch.
+    label : Tensor[B]
+    weight : Tensor[B], or None
+    popularity : dict of str to Tensor[B]
+        Of each sparse feature: events of each event's id before this batch.
     """
 
     outcome: Outcome
-    target: Tensor
-    popularity: list[Tensor]
+    label: Tensor
+    weight: Tensor | None
+    popularity: dict[str, Tensor]
+
+    @property
+    def losses(self) -> Tensor:
+        """Loss [B] of each prediction, made before the batch was learnt."""
+        return self.outcome.losses
 
 
 class StreamLearner:
@@ -51,22 +65,32 @@ class StreamLearner:
     (3) updates the weights on it; validated on new events, the controller is updated last, with a
     gradient of before (3). No label is used before its prediction is scored.
 
+    :func:`autoemb.build_learner` makes one from a schema, a task and a recipe. One thread may
+    learn while others :meth:`predict`.
+
     Parameters
     ----------
     trainer : BilevelTrainer
-    modules : sequence of torch.nn.Module
-        Those whose tables grow with the ids: model and controller.
-    state : InteractionState
-    reservoir : Reservoir
-    validation : {"reservoir", "last-batch", "new-events"}, default "reservoir"
-        What the controller learns from: a uniform sample of the past, the previous batch (then the
-        virtual step is on the batch before it), or the new batch, which the weights have not learnt
-        yet. The weights know past events by heart, and every id of them: what a newcomer needs,
-        and which mix generalises, only new events tell.
+        Its model names the features that a batch must hold.
+    history : History
+        Of the trainer's tables.
+    reservoir : Reservoir, optional
+        Needed for ``validation="reservoir"``.
+    validation : {"new-events", "reservoir", "last-batch"}, default "new-events"
+        What the controller learns from: the new batch, which the weights have not learnt yet; a
+        uniform sample of the past; or the previous batch (then the virtual step is on the batch
+        before it). The weights know past events by heart, and every id of them: what a newcomer
+        needs, and which mix generalises, only new events tell.
     batch_size : int, default 500
         Events of a sample of the past.
+    dense : sequence of Dense
+        Dense features, in the order of a batch's columns.
+    seed : int, default 0
+        With table and raw id it decides what an id starts with.
+    initial_rows : int, default 1024
+        Rows that tables have at first; they double from there. It changes no number.
     device : torch.device or str, default "cpu"
-        Of model, controller and state. On a CUDA device the host never waits in :meth:`learn`: it
+        Of model, controller and history. On a CUDA device the host never waits in :meth:`learn`: it
         prepares the next batch meanwhile.
     grants : Grants, optional
         Which ids own rows of which sizes; on the CPU, with soft selection.
@@ -75,32 +99,38 @@ class StreamLearner:
         without. Modules and optimisers must then change by this class alone: whatever else moves
         their tensors, freezes parameters or changes rates goes unnoticed.
 
+    Raises
+    ------
+    ValueError
+        For an unknown ``validation``, a history that lacks a table or has another number of sizes
+        or features than the controller, or ``validation="reservoir"`` without a reservoir.
+
     Examples
     --------
     >>> import numpy as np, torch
-    >>> from autoemb import Controller, RatingModel, SoftEmbedding, TASKS
-    >>> state = InteractionState(fields=2, sizes=2)
-    >>> model = RatingModel(SoftEmbedding([4, 4], (1, 4)), hidden=(8,))
-    >>> controller = Controller(2, 2, state.num_features, hidden=(8,))
-    >>> trainer = BilevelTrainer(
-    ...     model, controller, loss=TASKS["regression"].loss, features=state.features
+    >>> from autoemb import Batch, Label, Schema, Sparse, build_learner
+    >>> schema = Schema(
+    ...     label=Label(column="click", kind="click"),
+    ...     sparse=[Sparse(column="user_id"), Sparse(column="item_id")],
     ... )
-    >>> learner = StreamLearner(trainer, [model, controller], state, Reservoir())
-    >>> users, items = np.array(["ann", "bob", "ann"]), np.array([10**12, 7, 7])
-    >>> events = Events([users, items], torch.tensor([1.0, 0.0, 1.0]), np.arange(3))
-    >>> [learner.learn(events).popularity[0].tolist() for _ in range(2)]
+    >>> learner = build_learner(schema, "click")
+    >>> ids = {"user_id": ["ann", "bob", "ann"], "item_id": np.array([10**12, 7, 7])}
+    >>> batch = Batch(ids, label=torch.tensor([1.0, 0.0, 1.0]))
+    >>> [learner.learn(batch).popularity["user_id"].tolist() for _ in range(2)]
     [[0, 0, 0], [2, 1, 2]]
     """
 
     def __init__(
         self,
         trainer: BilevelTrainer,
-        modules: list[torch.nn.Module],
-        state: InteractionState,
-        reservoir: Reservoir,
+        history: History,
+        reservoir: Reservoir | None = None,
         *,
-        validation: str = "reservoir",
+        validation: str = "new-events",
         batch_size: int = 500,
+        dense: Sequence[Dense] = (),
+        seed: int = 0,
+        initial_rows: int = INITIAL_ROWS,
         device: torch.device | str = "cpu",
         grants: Grants | None = None,
         graph: bool = True,
@@ -109,50 +139,52 @@ class StreamLearner:
             raise ValueError(
                 f"validation must be one of {', '.join(VALIDATION_SOURCES)}; got {validation!r}"
             )
-        self.trainer, self.modules, self.grants = trainer, modules, grants
+        if validation == "reservoir" and reservoir is None and trainer.bilevel:
+            raise ValueError('validation="reservoir" needs a reservoir to sample from')
+        _check_history(trainer, history)
+        self.trainer, self.history, self.reservoir = trainer, history, reservoir
+        self.grants, self.seed = grants, seed
         self._check_selection(trainer.hard)
-        self.state, self.reservoir = state, reservoir
         self.validation, self.batch_size = validation, batch_size
         self.device = torch.device(device)
         self._cuda = self.device.type == "cuda"
         self._upload = Upload(self.device) if self._cuda else None
         self._graph = StepGraph(self._compute, self.device) if graph and self._cuda else None
-        self.id_tables = [IdTable() for _ in state.fields]
-        self._rows = [0 for _ in state.fields]  # rows every table has
-        self._recent: list[Batch] = []  # the last two batches, newest first, in main memory
+        self.encoder = Encoder(trainer.reads, dense)
+        self._lock = threading.RLock()  # held while anything that a prediction reads changes
+        self._rows = dict.fromkeys(trainer.tables, 0)  # that every table has
+        self._recent: list[Batch] = []  # the last two batches, newest first
+        self._grow(dict.fromkeys(trainer.tables, initial_rows))
+
+    @property
+    def modules(self) -> list[torch.nn.Module]:
+        """The model, and the controller if there is one."""
+        parts = filter(None, (self.trainer.model, self.trainer.controller))
+        return [part.function.module for part in parts]
+
+    def num_ids(self) -> dict[str, int]:
+        """Return how many ids each table knows."""
+        return {table: len(ids) for table, ids in self.encoder.id_tables.items()}
 
     def _check_selection(self, hard: bool) -> None:
         if hard and self.grants is not None:
             raise ValueError("hard selection with grants: an id may not own its largest size")
 
-    def rows(self, ids: list[Any]) -> Tensor:
-        """Return row numbers [B, F] of raw ids, giving new ids new rows and growing the tables."""
-        return self._host_rows(ids).to(self.device)
-
-    def _host_rows(self, ids: list[Any]) -> Tensor:
-        pairs = zip(self.id_tables, ids, strict=True)
-        rows = torch.from_numpy(np.stack([table.rows(column) for table, column in pairs], 1))
-        need = [len(table) for table in self.id_tables]
-        if any(used > have for used, have in zip(need, self._rows, strict=True)):
-            pairs_of_rows = zip(need, self._rows, strict=True)
-            self._grow([_doubled(used, have) for used, have in pairs_of_rows])
-        return rows
-
-    def _grow(self, num_rows: list[int]) -> None:
+    def _grow(self, num_rows: Mapping[str, int]) -> None:
         if self._graph is not None:
             self._graph.forget()
-        self._rows = num_rows
+        self._rows = dict(num_rows)
         for module in self.modules:
             grow(module, num_rows)
-        self.state.grow(num_rows)
+        self.history.grow(num_rows)
 
-    def learn(self, events: Events) -> Step:
-        """Predict, record and learn one batch.
+    def learn(self, batch: Batch) -> Step:
+        """Predict, record and learn one batch: all of it or, where an error is raised, nothing.
 
         Parameters
         ----------
-        events : Events
-            At least two.
+        batch : Batch
+            With labels.
 
         Returns
         -------
@@ -160,22 +192,77 @@ class StreamLearner:
 
         Raises
         ------
+        UserError
+            For a batch that is not what the schema says; names feature or event, and what was
+            expected.
         ValueError
-            For fewer; nothing has changed then.
+            For a loss of another shape, and one event where the model takes batch statistics.
         """
-        if len(events.label) < 2:
-            raise ValueError(f"{len(events.label)} events to learn; batch statistics need 2")
-        batch = Batch(self._host_rows(events.ids), events.label)
-        if self.grants is not None:
-            # By the ids alone: whoever is new owns rows when the batch is learnt.
-            ids = [len(table) for table in self.id_tables]
-            self.grants.update(distinct_columns(batch.ids), ids)
-        step = self._run([*self._past(), batch])
+        batch = self.encoder.checked(batch, labelled=True)
+        before = self._before()
+        try:
+            past = self._past()
+            with self._lock:
+                example = self._inserted(batch, before[0])
+                examples = [*(self._seen(one) for one in past), example]
+                if self.grants is not None:
+                    # By the ids alone: whoever is new owns rows when the batch is learnt.
+                    self.grants.update(self._plans(example), self.num_ids(), len(batch))
+            step = self._run(examples)
+        except BaseException:
+            self._undo(before)
+            raise
+        if self.encoder.dense is not None and batch.dense is not None:
+            with self._lock:
+                self.encoder.dense.update(batch.dense)
         if self.trainer.bilevel:
-            if self.validation == "reservoir":
-                self.reservoir.add(batch)
-            self._recent = [batch, *self._recent[:1]]
+            self._remember(batch)
         return step
+
+    def _remember(self, batch: Batch) -> None:
+        """Keep a batch that was learnt, for the controller."""
+        if self.validation == "reservoir" and self.reservoir is not None:
+            self.reservoir.add(batch)
+        self._recent = [batch, *self._recent[:1]]
+
+    def _before(self) -> tuple[dict[str, int], Tensor, Any]:
+        drawn = None if self.reservoir is None else self.reservoir.random_state()
+        return self.num_ids(), torch.random.get_rng_state(), drawn
+
+    def _undo(self, before: tuple[dict[str, int], Tensor, Any]) -> None:
+        num_ids, random, drawn = before
+        with self._lock:
+            for table, rows in num_ids.items():
+                self.encoder.id_tables[table].truncate(rows)
+        torch.random.set_rng_state(random)
+        if self.reservoir is not None:
+            self.reservoir.rewind(drawn)
+
+    def _inserted(self, batch: Batch, known: Mapping[str, int]) -> Example:
+        """Return a batch with rows for its ids; new ones get the next rows of their tables."""
+        numbers = self.encoder.numbers(batch, insert=True)
+        used = self.num_ids()
+        # One row more than there are ids: what is known of a stranger (see `newcomers`).
+        if any(rows + 1 > self._rows[table] for table, rows in used.items()):
+            self._grow({t: _doubled(rows + 1, self._rows[t]) for t, rows in used.items()})
+        for table, ids in new_ids(self.trainer.reads, batch, numbers, known).items():
+            rows = torch.arange(known[table], used[table], device=self.device)
+            for module in self.modules:
+                begin(module, table, rows, id_keys(ids, self.seed, table))
+        return self.encoder.example(batch, numbers)
+
+    def _seen(self, batch: Batch) -> Example:
+        """Return a batch of the past with the rows of its ids."""
+        return self.encoder.example(batch, self.encoder.numbers(batch, insert=False))
+
+    def _plans(self, example: Example) -> dict[str, Plan]:
+        """Return the distinct ids of each table."""
+        found: dict[str, list[Tensor]] = {}
+        for name, feature in self.trainer.reads.items():
+            column = example.inputs.ids[name]
+            values = column.values if isinstance(column, Bag) else column
+            found.setdefault(feature.table, []).append(values)
+        return {table: distinct(torch.cat(parts)) for table, parts in found.items()}
 
     def _past(self) -> list[Batch]:
         """Return the past batches that the controller needs, validation first, if there are."""
@@ -183,85 +270,174 @@ class StreamLearner:
             return []
         if self.validation == "last-batch":
             return self._recent
-        if self.validation == "reservoir":
+        if self.validation == "reservoir" and self.reservoir is not None:
             return [self.reservoir.sample(self.batch_size), self._recent[0]]
         return [] if self.trainer.hypergradient == "first" else self._recent[:1]
 
-    def _run(self, batches: list[Batch]) -> Step:
-        tensors = tensors_of(batches)
+    def _run(self, examples: list[Example]) -> Step:
+        tensors = tensors_of(examples)
+        self._layout = examples  # how to put them together again
         if self._upload is None:
             return self._compute(tensors)
         check_ids(self.device)  # a replayed graph does not look by itself
         layout = Layout(tensors)
         packed = self._upload(layout, tensors)
-        if self._graph is None:
-            return self._compute(layout.unpack(packed))
-        return self._graph(layout, packed)
+        with self._lock:  # what is launched under it, the device does in this order
+            if self._graph is None:
+                return self._compute(layout.unpack(packed))
+            return self._graph(layout, packed)
 
     def _compute(self, tensors: list[Tensor]) -> Step:
-        """Learn from ids and target of past batches, if any, and of a new one, on the device."""
-        *past, batch = map(Batch, tensors[::2], tensors[1::2])
+        """Learn from past batches, if any, and a new one, on the device."""
+        *past, example = with_tensors(self._layout, iter(tensors))
+        trainer = self.trainer
         if self.validation == "new-events":
-            outcome = self.trainer.step(batch, validates=True, previous=past[0] if past else None)
+            previous = past[0] if past else None
+            update = trainer.compute(example, validates=True, previous=previous)
         else:
             if past:
-                self.trainer.controller_step(*past)
-            outcome = self.trainer.step(batch)
-        popularity = [
-            self.state.count(field, plan.rows).index_select(0, plan.inverse)
-            for field, plan in enumerate(outcome.plans)
-        ]
-        self.state.record(batch.ids, outcome.losses, outcome.weights, outcome.plans)
+                change = trainer.compute_controller(*past)
+                with self._lock:
+                    trainer.apply_controller(change)
+            update = trainer.compute(example)
+        outcome = update.outcome
+        popularity = self._popularity(outcome)
+        with self._lock:
+            trainer.apply(update)
+            self._record(example, outcome)
         # What nobody reads need not travel to the host.
-        brief = [plan._replace(order=None, starts=None) for plan in outcome.plans]
-        return Step(outcome._replace(plans=brief), batch.target, popularity)
+        plans = {t: p._replace(order=None, starts=None) for t, p in outcome.plans.items()}
+        brief = outcome._replace(plans=plans)
+        return Step(brief, example.label, example.weight, popularity)
 
-    def predict(self, ids: list[Any], *, hard: bool = False) -> Tensor:
-        """Return logits [B, outputs] of raw ids with running statistics; nothing is learnt.
+    def _popularity(self, outcome: Outcome) -> dict[str, Tensor]:
+        found = {}
+        for name, places in outcome.places.items():
+            table = self.trainer.reads[name].table
+            counts = self.history.count(table, outcome.plans[table].rows)
+            found[name] = counts.index_select(0, places)
+        return found
 
-        Ids never seen get the row that they will keep. ``hard`` takes each id's largest size alone
-        (Eq. 6).
+    def _record(self, example: Example, outcome: Outcome) -> None:
+        readers: dict[str, list[str]] = {}
+        for name, feature in self.trainer.reads.items():
+            readers.setdefault(feature.table, []).append(name)
+        for table, names in readers.items():
+            plan = outcome.plans[table]
+            for name in names:
+                feature = self.trainer.reads[name]
+                if not feature.counts:
+                    continue
+                column, losses = example.inputs.ids[name], outcome.losses
+                if isinstance(column, Bag):
+                    losses = losses.repeat_interleave(column.offsets.diff())
+                alone = len(names) == 1 and not isinstance(feature, BagFeature)
+                own = (
+                    plan
+                    if alone
+                    else distinct(column.values if isinstance(column, Bag) else column)
+                )
+                self.history.record(table, own, losses)
+            if outcome.mix is not None and table in outcome.mix:
+                self.history.give(table, plan, outcome.mix[table])
+
+    def predict(self, batch: Batch, *, hard: bool = False) -> Tensor:
+        """Return logits [B, outputs] with running statistics; nothing is learnt or inserted.
+
+        An id never seen is predicted for by the row that it would start with. May run in other
+        threads while one learns: the prediction is by the state between two steps.
+
+        Parameters
+        ----------
+        batch : Batch
+            Labels are not needed.
+        hard : bool, default False
+            Take each id's largest size alone (Eq. 6).
 
         Raises
         ------
+        UserError
+            For a batch that is not what the schema says.
         ValueError
             For ``hard`` with ``grants``.
         """
         self._check_selection(hard)
-        return self.trainer.predict(self.rows(ids), hard=hard)
+        batch = self.encoder.checked(batch, labelled=False)
+        with self._lock:
+            snapshot = view_of_strangers(self, batch)
+            if self.grants is not None:  # whose slots are read where they are
+                return self.trainer.reader.logits(snapshot)
+        return self.trainer.reader.logits(snapshot, hard=hard)
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that :meth:`load_state_dict` needs to continue to the last bit."""
         return {
             "rows": self._rows,
-            "ids": [table.state() for table in self.id_tables],
+            "encoder": self.encoder.state_dict(),
             "trainer": self.trainer.state_dict(),
-            "state": self.state.state_dict(),
-            "reservoir": self.reservoir.state_dict(),
+            "history": self.history.state_dict(),
+            "reservoir": None if self.reservoir is None else self.reservoir.state_dict(),
             "grants": None if self.grants is None else self.grants.state_dict(),
-            "recent": [list(batch) for batch in self._recent],
+            "recent": [batch_state(batch) for batch in self._recent],
             "random": torch.random.get_rng_state(),
             "cuda_random": torch.cuda.get_rng_state(self.device) if self._cuda else None,
         }
 
-    def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Restore :meth:`state_dict` into a learner built with the same options."""
-        self._grow(list(saved["rows"]))  # which also forgets the graph
-        self.id_tables = [IdTable.from_state(state) for state in saved["ids"]]
-        self.trainer.load_state_dict(saved["trainer"])
-        self.state.load_state_dict(saved["state"])
-        self.reservoir.load_state_dict(saved["reservoir"])
-        if self.grants is not None:
-            self.grants.load_state_dict(saved["grants"])
-        self._recent = [Batch(*batch) for batch in saved["recent"]]
-        torch.random.set_rng_state(saved["random"])
-        if self._cuda and saved["cuda_random"] is not None:
-            torch.cuda.set_rng_state(saved["cuda_random"], self.device)
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Restore :meth:`state_dict` into a learner built with the same options.
+
+        Raises
+        ------
+        UserError
+            For tables whose rows are not as many as the state's tensors hold.
+        """
+        with self._lock:
+            self._grow(_checked_rows(saved, self.trainer.tables))  # which also forgets the graph
+            self.encoder.load_state_dict(saved["encoder"])
+            self.trainer.load_state_dict(saved["trainer"])
+            self.history.load_state_dict(saved["history"])
+            if self.reservoir is not None and saved["reservoir"] is not None:
+                self.reservoir.load_state_dict(saved["reservoir"])
+            if self.grants is not None:
+                self.grants.load_state_dict(saved["grants"])
+            self._recent = [batch_from_state(batch) for batch in saved["recent"]]
+            torch.random.set_rng_state(saved["random"])
+            if self._cuda and saved["cuda_random"] is not None:
+                torch.cuda.set_rng_state(saved["cuda_random"], self.device)
+
+
+def _checked_rows(saved: Mapping[str, Any], tables: Sequence[str]) -> dict[str, int]:
+    """Return the rows of each table, as many as its counts: nothing more is allocated."""
+    rows = {table: saved["rows"][table] for table in tables}
+    for table, number in rows.items():
+        held = len(saved["history"][table]["count"])
+        if type(number) is not int or number != held:
+            raise UserError(f"table {table!r} has {number!r} rows; its history has {held}")
+    return rows
+
+
+def _check_history(trainer: BilevelTrainer, history: History) -> None:
+    """Check that what is known of ids suits the trainer."""
+    missing = [table for table in trainer.tables if table not in history.tables]
+    if missing:
+        known = ", ".join(history.tables) or "none"
+        raise ValueError(f"the history has no table {missing[0]!r}; it has {known}")
+    if trainer.controller is None:
+        return
+    controller = trainer.controller.function.module
+    sizes = getattr(controller, "sizes", None)
+    for table in trainer.tables:
+        width = history.tables[table].mix.shape[1]
+        if sizes not in (None, width):
+            raise ValueError(
+                f"the history of table {table!r} keeps a mix of {width} sizes; the controller "
+                f"gives {sizes}"
+            )
 
 
 def _doubled(used: int, have: int) -> int:
     """Return the smallest doubling of ``have`` that holds ``used`` rows."""
-    rows = max(have, INITIAL_ROWS)
+    rows = max(have, 1)
     while rows < used:
         rows *= 2
     return rows

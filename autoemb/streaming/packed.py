@@ -55,7 +55,7 @@ class Layout:
 
 
 def tensors_of(value: Any) -> list[Tensor]:
-    """Return all tensors in nested lists and named tuples.
+    """Return all tensors in nested lists, dicts and named tuples.
 
     Examples
     --------
@@ -67,7 +67,8 @@ def tensors_of(value: Any) -> list[Tensor]:
         return [value]
     if value is None:
         return []
-    return [tensor for part in value for tensor in tensors_of(part)]
+    parts = value.values() if isinstance(value, dict) else value
+    return [tensor for part in parts for tensor in tensors_of(part)]
 
 
 def with_tensors(value: T, tensors: Iterator[Tensor]) -> T:
@@ -83,5 +84,7 @@ def with_tensors(value: T, tensors: Iterator[Tensor]) -> T:
         return value
     if isinstance(value, Tensor):
         return cast(T, next(tensors))
+    if isinstance(value, dict):
+        return cast(T, {name: with_tensors(part, tensors) for name, part in value.items()})
     parts = [with_tensors(part, tensors) for part in cast(Iterable[Any], value)]
     return cast(T, parts if isinstance(value, list) else type(value)(*parts))

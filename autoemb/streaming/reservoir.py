@@ -5,14 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
+import numpy.typing as npt
 
-from autoemb.bilevel import Batch
+from autoemb.batch import Batch
+from autoemb.streaming.columns import Columns
 
 
 class Reservoir:
     """Keep a uniform sample of past events in bounded memory (Vitter's algorithm R).
+
+    Events are kept as they came, with raw ids: they outlive whatever rows their ids own.
 
     Parameters
     ----------
@@ -23,11 +25,11 @@ class Reservoir:
 
     Examples
     --------
-    >>> import torch
+    >>> import numpy as np, torch
     >>> reservoir = Reservoir(capacity=10)
-    >>> reservoir.add(Batch(torch.arange(100).reshape(50, 2), torch.zeros(50)))
-    >>> len(reservoir), reservoir.seen, reservoir.sample(4).ids.shape
-    (10, 50, torch.Size([4, 2]))
+    >>> reservoir.add(Batch({"user_id": np.arange(50)}, label=torch.zeros(50)))
+    >>> len(reservoir), reservoir.seen, len(reservoir.sample(4))
+    (10, 50, 4)
     """
 
     def __init__(self, capacity: int = 100_000, seed: int = 0) -> None:
@@ -36,31 +38,22 @@ class Reservoir:
         self.capacity = capacity
         self.seen = 0
         self._random = np.random.default_rng(seed)
-        self._ids: Tensor | None = None
-        self._target: Tensor | None = None
+        self._kept = Columns()
 
     def __len__(self) -> int:
         return min(self.seen, self.capacity)
 
     def add(self, batch: Batch) -> None:
-        """Offer events in main memory, in order."""
-        events = len(batch.ids)
-        if self._ids is None or self._target is None:
-            self._ids = batch.ids.new_zeros(0, batch.ids.shape[1])
-            self._target = batch.target.new_zeros(0)
+        """Offer events, in order."""
+        events = len(batch)
         number = np.arange(self.seen, self.seen + events)
         # Event i (from 0) takes slot i while there is room, then a random slot of i + 1.
         slot = np.where(number < self.capacity, number, self._random.integers(0, number + 1))
         kept = np.flatnonzero(slot < self.capacity)
         self.seen += events
-        if len(self._ids) < len(self):  # room grows by doubling, up to the capacity
-            room = min(self.capacity, max(2 * len(self._ids), len(self)))
-            missing = room - len(self._ids)
-            self._ids = torch.cat([self._ids, self._ids.new_zeros(missing, self._ids.shape[1])])
-            self._target = torch.cat([self._target, self._target.new_zeros(missing)])
-        # NumPy promises that the last of several events for one slot stays; PyTorch does not.
-        self._ids.numpy()[slot[kept]] = batch.ids.numpy()[kept]
-        self._target.numpy()[slot[kept]] = batch.target.numpy()[kept]
+        if len(self._kept) < len(self):  # room grows by doubling, up to the capacity
+            self._kept.grow(min(self.capacity, max(2 * len(self._kept), len(self))))
+        self._kept.put(slot[kept], batch, kept)
 
     def sample(self, size: int) -> Batch:
         """Return ``size`` distinct kept events at random, or all of them while there are fewer.
@@ -70,24 +63,31 @@ class Reservoir:
         ValueError
             If nothing was added yet.
         """
-        if self._ids is None or self._target is None:
+        if self.seen == 0:
             raise ValueError("nothing was added to the reservoir yet")
-        chosen = torch.from_numpy(
-            self._random.choice(len(self), min(size, len(self)), replace=False, shuffle=False)
+        chosen: npt.NDArray[np.int64] = self._random.choice(
+            len(self), min(size, len(self)), replace=False, shuffle=False
         )
-        return Batch(self._ids[chosen], self._target[chosen])
+        return self._kept.take(chosen)
+
+    def random_state(self) -> Any:
+        """Return the state of the random numbers, for :meth:`rewind`."""
+        return self._random.bit_generator.state
+
+    def rewind(self, state: Any) -> None:
+        """Draw again what was drawn since :meth:`random_state`."""
+        self._random.bit_generator.state = state
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything, the random state included."""
         return {
             "seen": self.seen,
-            "random": self._random.bit_generator.state,
-            "ids": self._ids,
-            "target": self._target,
+            "random": self.random_state(),
+            "events": self._kept.state_dict(len(self)),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore :meth:`state_dict`."""
-        kept = [None if state[name] is None else state[name].clone() for name in ("ids", "target")]
-        self.seen, (self._ids, self._target) = state["seen"], kept
-        self._random.bit_generator.state = state["random"]
+        self.seen = int(state["seen"])
+        self._kept = Columns.from_state(state["events"])
+        self.rewind(state["random"])

@@ -2,104 +2,80 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-import torch
-from torch import Tensor
-
+from autoemb.batch import Batch, Events
 from autoemb.errors import UserError
-
-
-class Events(NamedTuple):
-    """A batch of the stream, ids as they came.
-
-    Attributes
-    ----------
-    ids : list of F arrays [B]
-        Raw ids of each field: int64, or str.
-    label : Tensor[B]
-        What the task made of the rating.
-    timestamp : array [B], int64
-        Seconds since the epoch.
-    """
-
-    ids: list[Any]
-    label: Tensor
-    timestamp: npt.NDArray[np.int64]
 
 
 class Stream:
     """Batches of consecutive events, once: iterating goes on from the position.
 
-    A single event left at the end joins the batch before it: batch statistics need two.
-
     Parameters
     ----------
-    ids : sequence of F columns
-        Anything with ``len`` that slices to raw ids (arrays, polars Series).
-    label : Tensor[E]
-    timestamp : array [E], int64
+    events : Events
+        A number of events in their order, such as ``Dataset.events`` gives
+        (:class:`autoemb.batch.Events`).
     batch_size : int, default 500
+    least : int, default 1
+        Fewer events left at the end join the batch before them: batch statistics need two.
 
     Raises
     ------
     UserError
-        For a batch size below 2, fewer than two events, columns of unequal length, or a label that
-        is not a finite number: it would spoil every weight for good.
+        For a batch size below ``least`` or 1, or fewer than ``least`` events.
 
     Examples
     --------
-    >>> import numpy as np, torch
-    >>> stream = Stream([np.arange(5), np.arange(5)], torch.zeros(5), np.arange(5), batch_size=2)
-    >>> [len(events.label) for events in stream], stream.position
+    >>> import numpy as np
+    >>> from autoemb import Batch
+    >>> class Five:
+    ...     def __len__(self):
+    ...         return 5
+    ...
+    ...     def batch(self, start, stop):
+    ...         return Batch({"user_id": np.arange(start, stop)})
+    >>> stream = Stream(Five(), batch_size=2, least=2)
+    >>> [len(batch) for batch in stream], stream.position
     ([2, 3], 5)
     """
 
-    def __init__(
-        self,
-        ids: Sequence[Any],
-        label: Tensor,
-        timestamp: npt.NDArray[np.int64],
-        batch_size: int = 500,
-    ) -> None:
-        if batch_size < 2:
-            raise UserError(f"batch size is {batch_size}; batch statistics need at least 2 events")
-        if len(label) < 2:
-            raise UserError(f"the stream has {len(label)} events; at least 2 are needed")
-        for number, column in enumerate((*ids, timestamp)):
-            if len(column) != len(label):
-                name = f"column {number} of the ids" if number < len(ids) else "timestamp"
-                raise UserError(f"{name} has {len(column)} values and label has {len(label)}")
-        finite = torch.isfinite(label)
-        if not bool(finite.all()):
-            event = int((~finite).nonzero()[0])
-            raise UserError(f"label {event} is {label[event]}; expected a finite number")
-        self._ids, self._label, self._timestamp = ids, label, timestamp
-        self.batch_size = batch_size
+    def __init__(self, events: Events, batch_size: int = 500, least: int = 1) -> None:
+        if batch_size < max(least, 1):
+            raise UserError(f"batch size is {batch_size}; expected at least {max(least, 1)} events")
+        if len(events) < max(least, 1):
+            raise UserError(
+                f"the stream has {len(events)} events; at least {max(least, 1)} are needed"
+            )
+        self._events = events
+        self.batch_size, self.least = batch_size, least
         self.position = 0
 
     def __len__(self) -> int:
-        return len(self._label)
+        return len(self._events)
 
-    def __iter__(self) -> Iterator[Events]:
+    def __iter__(self) -> Iterator[Batch]:
         while self.position < len(self):
             start, end = self.position, self.position + self.batch_size
-            if end + 1 >= len(self):
+            if len(self) - end < self.least:
                 end = len(self)
             self.position = end
-            yield Events(
-                [column[start:end] for column in self._ids],
-                self._label[start:end],
-                self._timestamp[start:end],
-            )
+            yield self._events.batch(start, end)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position: events already yielded."""
         return {"position": self.position}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a saved position."""
-        self.position = int(state["position"])
+        """Continue from a saved position.
+
+        Raises
+        ------
+        UserError
+            If the stream has no such position.
+        """
+        position = state["position"]
+        if type(position) is not int or not 0 <= position <= len(self):
+            raise UserError(f"the position is {position!r}; expected 0 to {len(self)}")
+        self.position = position

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from autoemb import Controller, InteractionState, StreamLearner
-from autoemb.bilevel import Batch
-from autoemb.streaming import Events, Step
-from autoemb.streaming.state import POPULARITY_WIDTH
+from autoemb import Batch, Controller, History, StreamLearner
+from autoemb.streaming import Step
+from autoemb.streaming.history import POPULARITY_WIDTH
 
 SHARE_HELD_OUT = 0.05
 
@@ -21,9 +20,11 @@ def tempered(temperature: float) -> type[Controller]:
     """Return a controller whose logits are divided by a temperature."""
 
     class Tempered(Controller):
-        def forward(self, ids: Sequence[Tensor], features: Sequence[Tensor]) -> list[Tensor]:
-            mixes = super().forward(ids, features)
-            return [torch.softmax(mix.log() / temperature, 1) for mix in mixes]
+        def forward(
+            self, rows: Mapping[str, Tensor], features: Mapping[str, Tensor]
+        ) -> dict[str, Tensor]:
+            mixes = super().forward(rows, features)
+            return {t: torch.softmax(mix.log() / temperature, 1) for t, mix in mixes.items()}
 
     return Tempered
 
@@ -47,9 +48,11 @@ def with_entropy_bonus(strength: float) -> type[Controller]:
     """Return a controller that also learns to raise the entropy of its weights."""
 
     class WithBonus(Controller):
-        def forward(self, ids: Sequence[Tensor], features: Sequence[Tensor]) -> list[Tensor]:
-            mixes = super().forward(ids, features)
-            return [_Bonus.apply(mix, strength) for mix in mixes]  # type: ignore[no-untyped-call]
+        def forward(
+            self, rows: Mapping[str, Tensor], features: Mapping[str, Tensor]
+        ) -> dict[str, Tensor]:
+            mixes = super().forward(rows, features)
+            return {t: _Bonus.apply(mix, strength) for t, mix in mixes.items()}  # type: ignore[no-untyped-call]
 
     return WithBonus
 
@@ -57,12 +60,14 @@ def with_entropy_bonus(strength: float) -> type[Controller]:
 class Gates(Controller):
     """Each size has a weight of its own in (0, 1) instead of a share: 1/3 for a logit of 0."""
 
-    def forward(self, ids: Sequence[Tensor], features: Sequence[Tensor]) -> list[Tensor]:
+    def forward(
+        self, rows: Mapping[str, Tensor], features: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
         # The softmax of (x, 0, 0) is the sigmoid of x - log 2.
-        return [
-            torch.sigmoid(self._logits(network, inputs) - math.log(2))
-            for network, inputs in zip(self.networks, features, strict=True)
-        ]
+        return {
+            table: torch.sigmoid(logits - math.log(2))
+            for table, logits in self.logits(features).items()
+        }
 
 
 class RandomStart(Controller):
@@ -74,7 +79,7 @@ class RandomStart(Controller):
             network[-1].reset_parameters()  # type: ignore[index, operator]
 
 
-class WidestStart(InteractionState):
+class WidestStart(History):
     """A history whose prior gives every id, newcomers too, most of the widest size."""
 
     def popularity_prior(self) -> Tensor:
@@ -83,12 +88,14 @@ class WidestStart(InteractionState):
         return prior
 
 
-def without_inputs(*groups: str) -> type[InteractionState]:
+def without_inputs(*groups: str) -> type[History]:
     """Return a history that gives zeros for some groups: popularity, weights, losses."""
 
-    class Blinded(InteractionState):
-        def features(self, field: int, rows: Tensor) -> Tensor:
-            features = super().features(field, rows)
+    class Blinded(History):
+        def features(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {t: self._blinded(own.clone()) for t, own in super().features(rows).items()}
+
+        def _blinded(self, features: Tensor) -> Tensor:
             last, count, mean = range(features.shape[1] - 3, features.shape[1])
             columns = {
                 "popularity": [*range(POPULARITY_WIDTH), count],
@@ -136,16 +143,17 @@ class HeldOut(StreamLearner):
 
         self.trainer.loss = masked
 
-    def learn(self, events: Events) -> Step:
-        batch = Batch(self._host_rows(events.ids), events.label)
-        self._held = torch.rand(len(batch.ids), generator=self._random) < SHARE_HELD_OUT
-        self._target = batch.target
-        past = (
-            [self.reservoir.sample(self.batch_size), *self._recent[:1]]
-            if len(self.reservoir)
-            else []
-        )
-        step = self._run([*past, batch])
-        self.reservoir.add(Batch(batch.ids[self._held], batch.target[self._held]))
+    def learn(self, batch: Batch) -> Step:
+        self._held = torch.rand(len(batch), generator=self._random) < SHARE_HELD_OUT
+        self._target = batch.label
+        return super().learn(batch)
+
+    def _past(self) -> list[Batch]:
+        return super()._past() if self.reservoir is not None and len(self.reservoir) else []
+
+    def _remember(self, batch: Batch) -> None:
+        held = self._held.numpy()
+        sparse = {name: ids[held] for name, ids in batch.sparse.items()}  # type: ignore[call-overload]
+        label = None if batch.label is None else batch.label[self._held]
+        super()._remember(Batch(sparse, label=label))
         self._recent = [batch]
-        return step

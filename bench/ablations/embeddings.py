@@ -21,15 +21,16 @@ class PlainEmbedding(SoftEmbedding):
         """Return z [U, D] normalised, from the batch's statistics [D] and the running ones."""
         raise NotImplementedError
 
-    def forward(self, ids: Tensor, weights: Tensor) -> Tensor:
-        columns = [self._field(f, ids[:, f], weights[:, f]) for f in range(self.fields)]
+    def _op(self, tables: slice, positions: Tensor, weights: Tensor) -> Tensor:
+        numbers = range(len(self.row_tables))[tables]
+        columns = [self._table(f, positions[:, k], weights[:, k]) for k, f in enumerate(numbers)]
         if self.training:
-            self.num_batches_tracked += 1
+            self.num_batches_tracked[tables] += 1
         return torch.stack(columns, 1)
 
-    def _field(self, f: int, ids: Tensor, weights: Tensor) -> Tensor:
+    def _table(self, f: int, ids: Tensor, weights: Tensor) -> Tensor:
         distinct, inverse, counts = torch.unique(ids, return_inverse=True, return_counts=True)
-        rows = functional.embedding(self.positions(f, distinct), self.tables[f])
+        rows = functional.embedding(distinct, self.tables[f])
         share = (counts / counts.sum()).unsqueeze(1)
         output = torch.zeros(())
         for n, columns in enumerate(size_slices(self.embedding_dims)):
@@ -74,10 +75,10 @@ class Renormalised(PlainEmbedding):
 class PastAndPresent(PlainEmbedding):
     """Running statistics that hold the batch itself already, as constants."""
 
-    def _field(self, f: int, ids: Tensor, weights: Tensor) -> Tensor:
+    def _table(self, f: int, ids: Tensor, weights: Tensor) -> Tensor:
         self._now = f
         self._size = 0
-        return super()._field(f, ids, weights)
+        return super()._table(f, ids, weights)
 
     def normalise(
         self, z: Tensor, mean: Tensor, variance: Tensor, running: tuple[Tensor, Tensor]
@@ -88,17 +89,17 @@ class PastAndPresent(PlainEmbedding):
 
 
 class WithSizeZero(SoftEmbedding):
-    """One more choice: a vector that all ids of a field share, in the place of the first size.
+    """One more choice: a vector that all ids of a table share, in the place of the first size.
 
     Its rows of width ``embedding_dims[0]`` are there and not used.
     """
 
     def __init__(self, num_embeddings: Any, embedding_dims: Any, **options: Any) -> None:
         super().__init__(num_embeddings, embedding_dims, **options)
-        self.shared = nn.Parameter(torch.zeros(self.fields, self.output_dim))
+        self.shared = nn.Parameter(torch.zeros(len(num_embeddings), self.output_dim))
 
-    def forward(self, ids: Tensor, weights: Tensor) -> Tensor:
+    def _op(self, tables: slice, positions: Tensor, weights: Tensor) -> Tensor:
         first = weights[..., :1]
         others = torch.cat([torch.zeros_like(first), weights[..., 1:]], -1)
         scale = 1 / len(self.embedding_dims) if self.average else 1.0
-        return super().forward(ids, others) + scale * first * self.shared
+        return super()._op(tables, positions, others) + scale * first * self.shared[tables]

@@ -16,17 +16,19 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-from autoemb import TASKS
-from autoemb.lab import RunConfig, methods, run
+from autoemb import learners
+from autoemb.lab import RunConfig, run
 from autoemb.lab.differences import block_bootstrap, read_windows
-from autoemb.lab.study.jobs import interactions
 from autoemb.lab.study.run import first_tenth
+from autoemb.lab.study.source import Source
 from bench.ablations.variants import DEFAULT, VARIANTS, Variant
 from bench.harness import RESULTS, environment
 
 RECORD = RESULTS / "ablations.json"
 SETS = ("ml-100k", "movietweetings")
 SEEDS = {"chronological": (0, 1), "shuffled": (0,)}
+
+TASKS = ("regression", "classification")
 
 
 class Job(NamedTuple):
@@ -58,10 +60,12 @@ def execute(job: Job) -> dict[str, Any]:
     folder = job.folder / folder_name(job)
     with ExitStack() as stack:
         for name, part in variant.parts.items():
-            stack.enter_context(patch.object(methods, name, part))
-        summary = run(RunConfig(**options), interactions(job.data), folder, resume=True)
+            stack.enter_context(patch.object(learners, name, part))
+        summary = run(
+            RunConfig(**options), Source(job.data.name, job.data).dataset(), folder, resume=True
+        )
     windows = read_windows(folder / "metrics.jsonl", summary)
-    online = [w for w in windows if w.text("stage") == "online"]
+    online = [w for w in windows if w.stage == "online"]
     return {
         "variant": job.variant,
         "data": job.data.name,
@@ -70,9 +74,9 @@ def execute(job: Job) -> dict[str, Any]:
         "seed": job.seed,
         "online": summary["online"]["loss"],
         "first_tenth": first_tenth(windows),
-        "losses": [w.number("loss") for w in online],
-        "events": [w.count("window") for w in online],
-        "weights": windows[-1].value["weights"],
+        "losses": [w.loss for w in online],
+        "events": [w.window for w in online],
+        "weights": windows[-1].weights,
         "seconds": summary["seconds"],
     }
 
@@ -110,6 +114,7 @@ def make(
 
 def effects(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return for every variant and stream what it does to the default's losses, in percent."""
+    groups = {variant.name: variant.group for variant in VARIANTS}
     by_key: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for one in found:
         key = one["variant"], one["data"], one["task"], one["order"]
@@ -125,6 +130,7 @@ def effects(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         results.append(
             {
                 "variant": variant,
+                "group": groups.get(variant, "other"),
                 "data": stream[0],
                 "task": stream[1],
                 "order": stream[2],
@@ -136,8 +142,8 @@ def effects(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
                 "first_tenth_percent": 100
                 * (np.mean([one["first_tenth"] for one in runs]) / early - 1),
                 "weights": {
-                    field: np.mean([one["weights"][field] for one in runs], 0).tolist()
-                    for field in runs[0]["weights"] or ()
+                    feature: np.mean([one["weights"][feature] for one in runs], 0).tolist()
+                    for feature in runs[0]["weights"] or ()
                 },
                 "seconds": float(np.mean([one["seconds"] for one in runs])),
             }

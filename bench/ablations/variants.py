@@ -8,10 +8,10 @@ from functools import partial
 from typing import Any
 
 from autoemb import BilevelTrainer, SoftEmbedding
-from autoemb.lab.config import PRESETS
+from autoemb.recipe import Recipe
 from bench.ablations import controllers, embeddings
 
-_RECIPE = PRESETS[None]
+_RECIPE = Recipe()
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Variant:
     options : mapping
         Of :class:`autoemb.lab.RunConfig`.
     parts : mapping
-        What takes the place of a class that :mod:`autoemb.lab.methods` builds from.
+        What takes the place of a class that :mod:`autoemb.learners` builds from.
     """
 
     name: str
@@ -103,7 +103,7 @@ VARIANTS = [
         "controller's inputs",
         *(
             (f"without {' and '.join(groups)}", options,
-             {"InteractionState": controllers.without_inputs(*groups)})
+             {"History": controllers.without_inputs(*groups)})
             for groups, options in (
                 (("popularity",), {"start": "equal"}),  # there is nothing to start by
                 (("losses",), {}),
@@ -114,7 +114,7 @@ VARIANTS = [
     *_group(
         "what ids start with, and collapse",
         ("equal weights (paper)", {"start": "equal"}, {}),
-        ("the widest for all", {}, {"InteractionState": controllers.WidestStart}),
+        ("the widest for all", {}, {"History": controllers.WidestStart}),
         *((f"temperature {t:g}", {}, {"Controller": controllers.tempered(t)}) for t in (0.3, 3.0)),
         *(
             (f"entropy bonus {s:g}", {}, {"Controller": controllers.with_entropy_bonus(s)})

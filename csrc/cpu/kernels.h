@@ -14,7 +14,6 @@ constexpr int64_t kTileRows = 48;
 struct Table {
   const float* base;
   int64_t stride;
-  const int64_t* rows;  // row number of each event's id, -1: it has none; null: the id itself
 };
 
 // One field of one call. Shapes: U distinct ids, N sizes of widths dims[n], S = sum(dims), D output
@@ -22,10 +21,10 @@ struct Table {
 struct Field {
   int64_t distinct, sizes, total, width, padded_width;
   const int64_t* dims;
-  const Table* tables;         // [N]
-  const int64_t* const* rows;  // [N]: row numbers [U]
-  const int64_t* order;        // [B]: events by distinct id
-  const int64_t* starts;       // [U + 1]: where each id's events begin in `order`
+  const Table* tables;    // [N]
+  const int64_t* rows;    // [U]: the distinct ids, ascending
+  const int64_t* order;   // [B]: events by distinct id
+  const int64_t* starts;  // [U + 1]: where each id's events begin in `order`
 
   const float* projection;  // [D, S]
   float* by_width;          // projection for [U, d] x [d, D], packed
@@ -34,7 +33,7 @@ struct Field {
   const float* centre;   // [S]: subtracted from every row
   const float* shift;    // [N, D']: added to the product
   const float* scale;    // [N, D']: 1 / sqrt(variance + eps)
-  const float* share;    // [N, U]: part of the batch that an id makes up; null where none is needed
+  const float* share;    // [U]: part of the batch that an id makes up; null where none is needed
   const float* sum;      // [N, D']: of dy
   const float* product;  // [N, D']: of dy * y
 
@@ -80,7 +79,7 @@ struct Kernels {
   void (*pack_by_width)(const Field&);
   void (*pack_by_total)(const Field&);
 
-  // embeddings = rows of the tile's ids; zeros for a size that an id lacks
+  // embeddings = rows of the tile's ids
   void (*gather)(const Field&, const Tile&);
   // sums [S] = sum over the tile's ids of share * row
   void (*sum_rows)(const Field&, const Tile&, double* sums);

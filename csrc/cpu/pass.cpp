@@ -31,33 +31,13 @@ void plan(const Call& call, int64_t f, Work& work) {
   for (int64_t b = 0; b < call.batch; ++b) work.order[next[work.inverse[b]]++] = b;
 }
 
-// Rows and shares of every size; a size whose rows some ids lack has fewer events.
-void find_rows(const Call& call, Work& work) {
-  Field& field = work.field;
-  const size_t used = work.distinct.values.size();
-  work.own_rows.resize(static_cast<size_t>(field.sizes));
-  const bool shares = call.training || call.batch_mean != nullptr;
-  if (shares) work.share.resize(static_cast<size_t>(field.sizes) * used);
-  for (int64_t n = 0; n < field.sizes; ++n) {
-    const int64_t* given = field.tables[n].rows;
-    if (given == nullptr) {
-      work.rows.push_back(work.distinct.values.data());
-    } else {
-      for (size_t u = 0; u < used; ++u) {
-        work.own_rows[n].push_back(given[work.order[work.starts[u]]]);
-      }
-      work.rows.push_back(work.own_rows[n].data());
-    }
-    if (!shares) continue;
-    int64_t events = 0;
-    for (size_t u = 0; u < used; ++u) {
-      if (work.rows[n][u] >= 0) events += work.distinct.counts[u];
-    }
-    for (size_t u = 0; u < used; ++u) {
-      const auto count = static_cast<float>(work.distinct.counts[u]);
-      work.share[n * used + u] = work.rows[n][u] < 0 ? 0.0f : count / static_cast<float>(events);
-    }
+// Each distinct id's part of the batch.
+std::vector<float> shares(const Call& call, const Work& work) {
+  std::vector<float> share;
+  for (const int64_t count : work.distinct.counts) {
+    share.push_back(static_cast<float>(count) / static_cast<float>(call.batch));
   }
+  return share;
 }
 
 }  // namespace
@@ -66,46 +46,14 @@ Pass::Pass(const Call& call, float* embeddings, int64_t kept_bytes)
     : call_(call), embeddings_(embeddings), works_(static_cast<size_t>(call.fields)) {
   const auto sizes = static_cast<int64_t>(call.dims.size());
   const int64_t total = std::accumulate(call.dims.begin(), call.dims.end(), int64_t{0});
-  const int64_t vector = call.kernels->vector, padded = up(call.width, vector);
-  columns_ = sizes * padded;
+  const int64_t vector = call.kernels->vector;
+  columns_ = sizes * up(call.width, vector);
   // Where values of a tile were, gradients of one size's rows come to lie, and it may be wider.
   tile_columns_ =
       std::max(columns_, up(*std::max_element(call.dims.begin(), call.dims.end()), vector));
   parallel_for(call.threads, call.fields, [&](int64_t f, int) { plan(call, f, works_[f]); });
   if (out_of_range().field >= 0) return;
-  for (int64_t f = 0; f < call.fields; ++f) {
-    Work& work = works_[f];
-    Field& field = work.field;
-    field.distinct = static_cast<int64_t>(work.distinct.values.size());
-    field.sizes = sizes;
-    field.total = total;
-    field.width = call.width;
-    field.padded_width = padded;
-    field.dims = call.dims.data();
-    field.tables = call.tables.data() + f * sizes;
-    find_rows(call, work);
-    field.rows = work.rows.data();
-    field.order = work.order.data();
-    field.starts = work.starts.data();
-    field.projection = call.projection + f * call.width * total;
-    field.share = work.share.empty() ? nullptr : work.share.data();
-    field.weights = call.weights + f * call.weights_field_stride;
-    field.weights_event_stride = call.weights_event_stride;
-    field.weights_size_stride = call.weights_size_stride;
-    field.factor = call.average ? 1.0f / static_cast<float>(sizes) : 1.0f;
-    work.centre.assign(static_cast<size_t>(total), 0.0f);
-    field.centre = work.centre.data();
-    work.shift = zeros(columns_);
-    work.scale = zeros(columns_);
-    field.shift = work.shift.get();
-    field.scale = work.scale.get();
-    work.by_width = floats(call.kernels->packed_by_width(field));
-    field.by_width = work.by_width.get();
-    work.first_tile = tiles_;
-    work.tiles = (field.distinct + kTileRows - 1) / kTileRows;
-    tiles_ += work.tiles;
-    field_of_.insert(field_of_.end(), static_cast<size_t>(work.tiles), f);
-  }
+  for (int64_t f = 0; f < call.fields; ++f) prepare(f, total);
   tile_floats_ = kTileRows * (tile_columns_ + columns_);
   kept_ = std::min(tiles_, kept_bytes / static_cast<int64_t>(sizeof(float)) / tile_floats_);
   thread_floats_ = up(2 * columns_ + tile_floats_ + kTileRows * total, 16);
@@ -113,6 +61,41 @@ Pass::Pass(const Call& call, float* embeddings, int64_t kept_bytes)
   tile_memory_ = thread_memory_ + call.threads * thread_floats_;
   parallel_for(call.threads, call.fields,
                [&](int64_t f, int) { call.kernels->pack_by_width(works_[f].field); });
+}
+
+void Pass::prepare(int64_t f, int64_t total) {
+  const auto sizes = static_cast<int64_t>(call_.dims.size());
+  Work& work = works_[f];
+  Field& field = work.field;
+  field.distinct = static_cast<int64_t>(work.distinct.values.size());
+  field.sizes = sizes;
+  field.total = total;
+  field.width = call_.width;
+  field.padded_width = columns_ / sizes;
+  field.dims = call_.dims.data();
+  field.tables = call_.tables.data() + f * sizes;
+  field.rows = work.distinct.values.data();
+  field.order = work.order.data();
+  field.starts = work.starts.data();
+  field.projection = call_.projection + f * call_.width * total;
+  if (call_.training || call_.batch_mean != nullptr) work.share = shares(call_, work);
+  field.share = work.share.empty() ? nullptr : work.share.data();
+  field.weights = call_.weights + f * call_.weights_field_stride;
+  field.weights_event_stride = call_.weights_event_stride;
+  field.weights_size_stride = call_.weights_size_stride;
+  field.factor = call_.average ? 1.0f / static_cast<float>(sizes) : 1.0f;
+  work.centre.assign(static_cast<size_t>(total), 0.0f);
+  field.centre = work.centre.data();
+  work.shift = zeros(columns_);
+  work.scale = zeros(columns_);
+  field.shift = work.shift.get();
+  field.scale = work.scale.get();
+  work.by_width = floats(call_.kernels->packed_by_width(field));
+  field.by_width = work.by_width.get();
+  work.first_tile = tiles_;
+  work.tiles = (field.distinct + kTileRows - 1) / kTileRows;
+  tiles_ += work.tiles;
+  field_of_.insert(field_of_.end(), static_cast<size_t>(work.tiles), f);
 }
 
 Tile Pass::memory(int64_t tile, int thread) {

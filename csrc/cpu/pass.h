@@ -16,8 +16,6 @@ struct Work {
   Field field{};
   Distinct distinct;
   std::vector<int64_t> column, inverse, order, starts;
-  std::vector<std::vector<int64_t>> own_rows;  // where row numbers are not the ids
-  std::vector<const int64_t*> rows;
   std::vector<float> share, centre;
   Floats shift, scale, sum, product, by_width, by_total;
   int64_t first_tile = 0, tiles = 0;
@@ -64,6 +62,9 @@ class Pass {
   bool kept(int64_t tile) const { return tile < kept_; }
 
  private:
+  // What the kernels are told of a field whose distinct ids are known; S is `total`.
+  void prepare(int64_t f, int64_t total);
+
   const Call& call_;
   float* embeddings_;
   std::vector<Work> works_;

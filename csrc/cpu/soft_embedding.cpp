@@ -39,16 +39,26 @@ void take_last(const Field& f, const Tile& tile) {
   }
 }
 
+// The variance of a training batch, from the squares of its tiles [tiles, N, D'].
+void store_variance(const Call& call, int64_t f, const Work& work, const float* squares) {
+  const Field& field = work.field;
+  const std::vector<double> variance = merged(work, squares, field.sizes * field.padded_width);
+  for (int64_t n = 0; n < field.sizes; ++n) {
+    for (int64_t j = 0; j < call.width; ++j) {
+      call.variance[(f * field.sizes + n) * call.width + j] =
+          static_cast<float>(variance[n * field.padded_width + j]);
+    }
+  }
+}
+
 // The batch's statistics from those of its tiles [tiles, N, D'], which are of values less the mean
 // that they are normalised with.
 void store_statistics(const Call& call, int64_t f, const Work& work, const float* means,
                       const float* squares) {
   const Field& field = work.field;
+  std::vector<double> share(static_cast<size_t>(work.tiles), 0.0);
+  for (int64_t u = 0; u < field.distinct; ++u) share[u / kTileRows] += field.share[u];
   for (int64_t n = 0; n < field.sizes; ++n) {
-    std::vector<double> share(static_cast<size_t>(work.tiles), 0.0);
-    for (int64_t u = 0; u < field.distinct; ++u) {
-      share[u / kTileRows] += field.share[n * field.distinct + u];
-    }
     for (int64_t j = 0; j < call.width; ++j) {
       const int64_t first = (work.first_tile * field.sizes + n) * field.padded_width + j;
       const int64_t stride = field.sizes * field.padded_width;
@@ -61,6 +71,73 @@ void store_statistics(const Call& call, int64_t f, const Work& work, const float
       const int64_t at = (f * field.sizes + n) * call.width + j;
       call.batch_mean[at] = static_cast<float>(call.mean[at] + mean);
       call.batch_variance[at] = static_cast<float>(variance);
+    }
+  }
+}
+
+// Tiles of one field, over which one thread sums the gradient of the projection.
+struct Chunk {
+  int64_t field, begin, end;
+};
+
+// The chunks of all fields. How many there are must not depend on the number of threads.
+std::vector<Chunk> chunks_of(const std::vector<Work>& works) {
+  std::vector<Chunk> chunks;
+  for (size_t f = 0; f < works.size(); ++f) {
+    const Work& work = works[f];
+    const int64_t count = std::min(kMostChunks, (work.tiles + 1) / 2);
+    for (int64_t c = 0; c < count; ++c) {
+      chunks.push_back({static_cast<int64_t>(f), work.first_tile + work.tiles * c / count,
+                        work.first_tile + work.tiles * (c + 1) / count});
+    }
+  }
+  return chunks;
+}
+
+// What a field's kernels need for dz: the sums of dy and of dy * y over the batch, from those of
+// its tiles [tiles, 2, N, D'], and the projection packed the other way.
+void prepare_gradients(const Kernels& kernels, const float* sums, int64_t columns, Work& work) {
+  const std::vector<double> both = merged(work, sums, 2 * columns);
+  work.sum = floats(columns);
+  work.product = floats(columns);
+  std::copy_n(both.begin(), columns, work.sum.get());
+  std::copy_n(both.begin() + columns, columns, work.product.get());
+  work.field.sum = work.sum.get();
+  work.field.product = work.product.get();
+  work.by_total = floats(kernels.packed_by_total(work.field));
+  work.field.by_total = work.by_total.get();
+  kernels.pack_by_total(work.field);
+}
+
+// A field's rows with their padding, and the gradient of its bias.
+void store_rows(const Call& call, int64_t f, const Work& work, const Gradients& result) {
+  const Field& field = work.field;
+  const int64_t used = field.distinct, total = field.total;
+  int64_t* rows = result.rows + f * call.batch;
+  std::copy_n(work.distinct.values.begin(), used, rows);
+  std::fill(rows + used, rows + call.batch, work.distinct.values.back());
+  std::fill(result.embeddings + (f * call.batch + used) * total,
+            result.embeddings + (f + 1) * call.batch * total, 0.0f);
+  for (int64_t n = 0; n < field.sizes; ++n) {
+    for (int64_t j = 0; j < call.width; ++j) {
+      const int64_t column = n * field.padded_width + j;
+      result.bias[(f * field.sizes + n) * call.width + j] =
+          call.training ? 0.0f : work.sum.get()[column] * work.scale.get()[column];
+    }
+  }
+}
+
+// The gradient of a field's projection: its chunks' [chunks, S, D'] added in their order.
+void store_projection(const Field& field, int64_t f, float* parts, int64_t chunks,
+                      const Gradients& result) {
+  const int64_t size = field.total * field.padded_width;
+  for (int64_t c = 1; c < chunks; ++c) {
+    for (int64_t i = 0; i < size; ++i) parts[i] += parts[c * size + i];
+  }
+  for (int64_t j = 0; j < field.width; ++j) {
+    for (int64_t k = 0; k < field.total; ++k) {
+      result.projection[(f * field.width + j) * field.total + k] =
+          parts[k * field.padded_width + j];
     }
   }
 }
@@ -91,14 +168,7 @@ OutOfRange forward(const Call& call, float* output) {
       if (!pass.kept(tile)) put_last(field, memory);
     });
     for (int64_t f = 0; f < call.fields; ++f) {
-      const Work& work = pass.works()[f];
-      const std::vector<double> variance = merged(work, squares.get(), columns);
-      for (int64_t n = 0; n < work.field.sizes; ++n) {
-        for (int64_t j = 0; j < call.width; ++j) {
-          call.variance[(f * work.field.sizes + n) * call.width + j] =
-              static_cast<float>(variance[n * work.field.padded_width + j]);
-        }
-      }
+      store_variance(call, f, pass.works()[f], squares.get());
     }
   }
   for (int64_t f = 0; f < call.fields; ++f) pass.set_scale(pass.works()[f], f);
@@ -156,71 +226,26 @@ OutOfRange backward(const Call& call, const float* grad, int64_t grad_event_stri
   });
   if (!embeddings) return {};
 
-  struct Chunk {
-    int64_t field, begin, end;  // tiles
-  };
-  std::vector<Chunk> chunks;
-  std::vector<int64_t> first_chunk;
-  for (int64_t f = 0; f < call.fields; ++f) {
-    Work& work = pass.works()[f];
-    const std::vector<double> both = merged(work, sums.get(), 2 * columns);
-    work.sum = floats(columns);
-    work.product = floats(columns);
-    std::copy_n(both.begin(), columns, work.sum.get());
-    std::copy_n(both.begin() + columns, columns, work.product.get());
-    work.field.sum = work.sum.get();
-    work.field.product = work.product.get();
-    work.by_total = floats(kernels.packed_by_total(work.field));
-    work.field.by_total = work.by_total.get();
-    kernels.pack_by_total(work.field);
-    // Each chunk sums its own gradient of the projection: how many there are must not depend on
-    // the number of threads.
-    const int64_t count = std::min(kMostChunks, (work.tiles + 1) / 2);
-    first_chunk.push_back(static_cast<int64_t>(chunks.size()));
-    for (int64_t c = 0; c < count; ++c) {
-      chunks.push_back({f, work.first_tile + work.tiles * c / count,
-                        work.first_tile + work.tiles * (c + 1) / count});
-    }
-  }
-  first_chunk.push_back(static_cast<int64_t>(chunks.size()));
-
+  for (Work& work : pass.works()) prepare_gradients(kernels, sums.get(), columns, work);
+  const std::vector<Chunk> chunks = chunks_of(pass.works());
+  const auto count = static_cast<int64_t>(chunks.size());
   const Field& any = pass.works().front().field;
-  const int64_t total = any.total, padded = any.padded_width;
-  const Floats projections = zeros(static_cast<int64_t>(chunks.size()) * total * padded);
-  parallel_for(call.threads, static_cast<int64_t>(chunks.size()), [&](int64_t c, int thread) {
-    const Chunk& chunk = chunks[c];
-    const Field& field = pass.works()[chunk.field].field;
-    for (int64_t tile = chunk.begin; tile < chunk.end; ++tile) {
+  const int64_t size = any.total * any.padded_width;
+  const Floats projections = zeros(count * size);
+  parallel_for(call.threads, count, [&](int64_t c, int thread) {
+    const Field& field = pass.works()[chunks[c].field].field;
+    for (int64_t tile = chunks[c].begin; tile < chunks[c].end; ++tile) {
       const Tile memory = pass.memory(tile, thread);
       if (!pass.kept(tile)) differentiate(tile, memory);
-      kernels.propagate(field, memory, projections.get() + c * total * padded);
+      kernels.propagate(field, memory, projections.get() + c * size);
     }
   });
   parallel_for(call.threads, call.fields, [&](int64_t f, int) {
-    const Work& work = pass.works()[f];
-    const int64_t used = work.field.distinct;
-    int64_t* rows = result.rows + f * call.batch;
-    std::copy_n(work.distinct.values.begin(), used, rows);
-    std::fill(rows + used, rows + call.batch, work.distinct.values.back());
-    std::fill(result.embeddings + (f * call.batch + used) * total,
-              result.embeddings + (f + 1) * call.batch * total, 0.0f);
-    for (int64_t n = 0; n < sizes; ++n) {
-      for (int64_t j = 0; j < call.width; ++j) {
-        const int64_t column = n * padded + j;
-        result.bias[(f * sizes + n) * call.width + j] =
-            call.training ? 0.0f : work.sum.get()[column] * work.scale.get()[column];
-      }
-    }
-    float* sum = projections.get() + first_chunk[f] * total * padded;
-    for (int64_t c = first_chunk[f] + 1; c < first_chunk[f + 1]; ++c) {
-      const float* part = projections.get() + c * total * padded;
-      for (int64_t i = 0; i < total * padded; ++i) sum[i] += part[i];
-    }
-    for (int64_t j = 0; j < call.width; ++j) {
-      for (int64_t k = 0; k < total; ++k) {
-        result.projection[(f * call.width + j) * total + k] = sum[k * padded + j];
-      }
-    }
+    const auto of_field = [&](const Chunk& chunk) { return chunk.field == f; };
+    const auto first = std::find_if(chunks.begin(), chunks.end(), of_field);
+    store_rows(call, f, pass.works()[f], result);
+    store_projection(pass.works()[f].field, f, projections.get() + (first - chunks.begin()) * size,
+                     std::count_if(chunks.begin(), chunks.end(), of_field), result);
   });
   return {};
 }

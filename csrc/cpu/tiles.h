@@ -54,9 +54,8 @@ void pack_by_total(const Field& f) {
 AUTOEMB_INLINE void prefetch(const Field& f, const Tile& tile) {
   constexpr int64_t kLine = 64 / sizeof(float);
   for (int64_t i = 0; i < tile.rows; ++i) {
+    const int64_t row = f.rows[tile.begin + i];
     for (int64_t n = 0; n < f.sizes; ++n) {
-      const int64_t row = f.rows[n][tile.begin + i];
-      if (row < 0) continue;
       const float* from = f.tables[n].base + row * f.tables[n].stride;
       for (int64_t k = 0; k < f.dims[n]; k += kLine) __builtin_prefetch(from + k);
     }
@@ -66,16 +65,11 @@ AUTOEMB_INLINE void prefetch(const Field& f, const Tile& tile) {
 void gather(const Field& f, const Tile& tile) {
   prefetch(f, tile);
   for (int64_t i = 0; i < tile.rows; ++i) {
+    const int64_t row = f.rows[tile.begin + i];
     float* to = tile.embeddings + i * f.total;
     for (int64_t n = 0; n < f.sizes; to += f.dims[n++]) {
       const Table& table = f.tables[n];
-      const int64_t row = f.rows[n][tile.begin + i];
-      const auto bytes = sizeof(float) * static_cast<size_t>(f.dims[n]);
-      if (row < 0) {
-        memset(to, 0, bytes);
-      } else {
-        memcpy(to, table.base + row * table.stride, bytes);
-      }
+      memcpy(to, table.base + row * table.stride, sizeof(float) * static_cast<size_t>(f.dims[n]));
     }
   }
 }
@@ -95,8 +89,8 @@ inline void sum_columns(const Field& f, const Tile& tile, int64_t column, const 
 
 void sum_rows(const Field& f, const Tile& tile, double* sums) {
   constexpr int kAtOnce = kVector == 4 ? 2 : 4;  // 8 accumulators of doubles, 4 with SSE2
+  const float* share = f.share + tile.begin;
   for (int64_t n = 0, k = 0, end = 0; n < f.sizes; ++n) {
-    const float* share = f.share + n * f.distinct + tile.begin;
     end += f.dims[n];
     for (; k + kAtOnce * kVector <= end; k += kAtOnce * kVector) {
       sum_columns<kAtOnce>(f, tile, k, share, sums);
@@ -148,12 +142,12 @@ void project(const Field& f, const Tile& tile) {
 }
 
 void sum_squares(const Field& f, const Tile& tile, float* means, float* squares) {
+  const float* share = f.share + tile.begin;
+  float whole = 0;
+  for (int64_t i = 0; i < tile.rows; ++i) whole += share[i];
+  const float part = means == nullptr || whole == 0 ? 0.0f : 1.0f / whole;
   for (int64_t n = 0; n < f.sizes; ++n) {
-    const float* share = f.share + n * f.distinct + tile.begin;
     const float* values = tile.normalised + n * kTileRows * f.padded_width;
-    float whole = 0;
-    for (int64_t i = 0; i < tile.rows; ++i) whole += share[i];
-    const float part = means == nullptr || whole == 0 ? 0.0f : 1.0f / whole;
     for (int64_t j = 0; j < f.padded_width; j += kVector) {
       Vector mean{}, sum{};
       for (int64_t i = 0; part != 0 && i < tile.rows; ++i) {
@@ -169,13 +163,12 @@ void sum_squares(const Field& f, const Tile& tile, float* means, float* squares)
   }
 }
 
-// Scales a row of one size in place and gives its tanh; an id without such a row has 0.
+// Scales a row of one size in place and gives its tanh.
 void activate(const Field& f, const Tile& tile, int64_t n, int64_t i, float* activation) {
   float* values = tile.normalised + (n * kTileRows + i) * f.padded_width;
   const float* scale = f.scale + n * f.padded_width;
-  const bool absent = f.rows[n][tile.begin + i] < 0;
   for (int64_t j = 0; j < f.padded_width; j += kVector) {
-    const Vector y = absent ? Vector{} : load(values + j) * load(scale + j);
+    const Vector y = load(values + j) * load(scale + j);
     store(values + j, y);
     store(activation + j, tanh_of(y));
   }
@@ -283,12 +276,11 @@ void differentiate(const Field& f, const Tile& tile, float* sums) {
     }
     if (sums == nullptr) continue;
     for (int64_t n = 0; n < f.sizes; ++n) {
-      const bool absent = f.rows[n][tile.begin + i] < 0;
       const int64_t at = (n * kTileRows + i) * f.padded_width;
       for (int64_t j = 0; j < f.padded_width; j += kVector) {
         const int64_t column = n * f.padded_width + j;
         const Vector t = load(activation + column);
-        const Vector dy = absent ? Vector{} : load(summed + column) * (1.0f - t * t);
+        const Vector dy = load(summed + column) * (1.0f - t * t);
         const Vector y = load(tile.normalised + at + j);
         store(tile.slope + at + j, dy);
         store(sums + column, load(sums + column) + dy);
@@ -305,7 +297,7 @@ void propagate(const Field& f, const Tile& tile, float* projection_grad) {
     const float* product = f.product + n * f.padded_width;
     for (int64_t i = 0; i < tile.rows; ++i) {
       const int64_t at = (n * kTileRows + i) * f.padded_width;
-      const float share = f.share == nullptr ? 0.0f : f.share[n * f.distinct + tile.begin + i];
+      const float share = f.share == nullptr ? 0.0f : f.share[tile.begin + i];
       for (int64_t j = 0; j < f.padded_width; j += kVector) {
         const Vector y = load(tile.normalised + at + j);
         const Vector common = share * (load(sum + j) + y * load(product + j));

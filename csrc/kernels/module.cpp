@@ -23,7 +23,7 @@ namespace {
 
 using Address = uintptr_t;
 using StridedArray = std::tuple<Address, std::array<int64_t, 3>>;
-using SlotTuple = std::tuple<Address, int64_t, Address, int64_t>;
+using SlotTuple = std::tuple<Address, int64_t, int64_t>;
 
 template <class T>
 T* at(Address address) {
@@ -57,8 +57,8 @@ Batch make_batch(const std::vector<SlotTuple>& slots, Address memory, Address id
   }
   Batch batch{};
   const auto slot = [&](size_t i) {
-    const auto& [base, stride, row_numbers, num_rows] = slots[i];
-    return Slot{at<const float>(base), stride, at<const int64_t>(row_numbers), num_rows};
+    const auto& [base, stride, num_rows] = slots[i];
+    return Slot{at<const float>(base), stride, num_rows};
   };
   if (slots.size() <= kLocalSlots) {
     for (size_t i = 0; i < slots.size(); ++i) batch.slots.local[i] = slot(i);
@@ -132,19 +132,7 @@ UpdateParams update(Address table, int64_t table_stride, Address rows, int num_r
   return params;
 }
 
-}  // namespace
-
-PYBIND11_MODULE(AUTOEMB_MODULE, m) {
-  m.attr("LOCAL_SLOTS") = kLocalSlots;
-  m.attr("SLOT_BYTES") = sizeof(Slot);
-  m.attr("MAX_SORTED") = kMaxSorted;
-  m.attr("MAX_IDS") = kMaxIds - 1;
-#ifdef AUTOEMB_EMULATED
-  m.def("set_seed", &emulation::set_seed, py::arg("seed"));
-#else
-  m.attr("architectures") = py::cast(std::vector<std::string>{AUTOEMB_ARCHITECTURES});
-#endif
-
+void bind_structs(py::module_& m) {
   // Local: the GPU module and its emulation may be loaded side by side.
   py::class_<Batch>(m, "Batch", py::module_local())
       .def(py::init(&make_batch), py::arg("slots"), py::arg("memory"), py::arg("ids"),
@@ -177,7 +165,9 @@ PYBIND11_MODULE(AUTOEMB_MODULE, m) {
            }),
            py::arg("rows"), py::arg("counts"), py::arg("starts"), py::arg("order"),
            py::arg("inverse"), py::arg("used"));
+}
 
+void bind_passes(py::module_& m) {
   m.def("statistics", [](const Batch& batch, const std::array<Address, 3>& strips, Address shift,
                          Address bias, Address centre, Address mean, Address variance,
                          const std::string& mode, Address stream) {
@@ -214,6 +204,10 @@ PYBIND11_MODULE(AUTOEMB_MODULE, m) {
     sum_chunks({at<float>(chunks), at<float>(result), size, tiling.column_blocks},
                to_stream(stream));
   });
+  m.def("gradients", &gradients);
+}
+
+void bind_plans(py::module_& m) {
   m.def("plan", [](const Batch& batch, const Plan& distinct, Address stream) {
     plan({batch, distinct}, to_stream(stream));
   });
@@ -226,8 +220,9 @@ PYBIND11_MODULE(AUTOEMB_MODULE, m) {
     plan_from_sorted({batch, distinct, at<int64_t>(sorted), at<int64_t>(indices)},
                      to_stream(stream));
   });
-  m.def("gradients", &gradients);
+}
 
+void bind_rows(py::module_& m) {
   py::class_<UpdateParams>(m, "Rows", py::module_local())
       .def(py::init(&update), py::arg("table"), py::arg("table_stride"), py::arg("rows"),
            py::arg("num_rows"), py::arg("grad"), py::arg("width"), py::arg("learning_rate"),
@@ -258,6 +253,26 @@ PYBIND11_MODULE(AUTOEMB_MODULE, m) {
                   at<float>(mean_loss), num_rows, at<int64_t>(error), events},
                  to_stream(stream));
         });
+}
+
+}  // namespace
+
+PYBIND11_MODULE(AUTOEMB_MODULE, m) {
+  m.attr("LOCAL_SLOTS") = kLocalSlots;
+  m.attr("SLOT_BYTES") = sizeof(Slot);
+  m.attr("MAX_SORTED") = kMaxSorted;
+  m.attr("MAX_IDS") = kMaxIds - 1;
+#ifdef AUTOEMB_EMULATED
+  m.attr("device") = "cpu";
+  m.def("set_seed", &emulation::set_seed, py::arg("seed"));
+#else
+  m.attr("device") = "cuda";
+  m.attr("architectures") = py::cast(std::vector<std::string>{AUTOEMB_ARCHITECTURES});
+#endif
+  bind_structs(m);
+  bind_passes(m);
+  bind_plans(m);
+  bind_rows(m);
 }
 
 }  // namespace autoemb

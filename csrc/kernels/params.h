@@ -12,7 +12,7 @@
 namespace autoemb {
 
 constexpr int kMaxSizes = 16;
-constexpr int kLocalSlots = 96;  // 3 KB: with the rest below the 4 KB of classic kernel parameters
+constexpr int kLocalSlots = 128;  // 3 KB: with the rest below the 4 KB of classic kernel parameters
 
 // Arithmetic of the matrix products; accumulation is float32 in all of them.
 enum class Mode { kIeee, kTf32, kBf16 };
@@ -20,9 +20,8 @@ enum class Mode { kIeee, kTf32, kBf16 };
 // Where the rows of one size of one field lie.
 struct Slot {
   const float* base;
-  int64_t stride;              // between rows
-  const int64_t* row_numbers;  // [B], -1: this id has no row of this size; null: the id itself
-  int64_t num_rows;            // rows (with null row_numbers: ids) outside are an error
+  int64_t stride;    // between rows
+  int64_t num_rows;  // ids outside are an error
 };
 
 // The F x N slots, field by field: in the kernel's parameters where they fit, in device memory
@@ -111,7 +110,7 @@ struct RecentreParams {
   Mode mode;
   float* shift;   // [F, S]
   float* sums;    // [groups, F, S], of shifted rows as the products see them
-  float* counts;  // [groups, F, N]
+  float* counts;  // [groups, F], of events whose id has a row
   float* centre;  // [F, N, D]
 };
 
@@ -255,7 +254,7 @@ struct RecordParams {
 };
 
 struct DescribeParams {
-  static constexpr int kSlots = 1000;  // 32 KB, the most that kernel parameters hold
+  static constexpr int kSlots = 1300;  // 31 KB; kernel parameters hold 32
   Slot* memory;
   int first, count;
   Slot slots[kSlots];

@@ -13,9 +13,8 @@ constexpr int64_t kNoId = INT64_MAX;
 __device__ int64_t checked_id(const Batch& batch, int field, int event, int named = 0) {
   const Slot& slot = slot_of(batch, field, 0);
   const int64_t id = id_of(batch, field, event);
-  const int64_t num_ids = slot.row_numbers ? kMaxIds - 1 : slot.num_rows;
-  if (id >= 0 && id < num_ids) return id;
-  report(batch.error, field + named, id, num_ids, event);
+  if (id >= 0 && id < slot.num_rows) return id;
+  report(batch.error, field + named, id, slot.num_rows, event);
   return kNoId;
 }
 

@@ -13,7 +13,7 @@ __device__ float as_multiplied(const Batch& batch, int size, float value, Mode m
 // Grid: groups x fields.
 __global__ void __launch_bounds__(kThreads, 4)
     sum_rows_kernel(const __grid_constant__ RecentreParams p) {
-  __shared__ int64_t row_numbers[kMaxSizes][kTileRows];
+  __shared__ int64_t rows[kTileRows];
   const Batch& batch = p.batch;
   const int field = blockIdx.y, group = blockIdx.x;
   const int64_t part = static_cast<int64_t>(group) * batch.fields + field;
@@ -27,17 +27,17 @@ __global__ void __launch_bounds__(kThreads, 4)
       if (group == 0) p.shift[static_cast<int64_t>(field) * batch.total + offset + k] = value;
     }
   }
-  int count = 0;  // thread n: of size n
+  int count = 0;
   for (int first = group * kTileRows; first < batch.events; first += p.groups * kTileRows) {
     __syncthreads();
-    for (int i = threadIdx.x; i < batch.sizes * kTileRows; i += kThreads) {
-      const int n = i / kTileRows, event = first + i % kTileRows;
-      row_numbers[n][i % kTileRows] =
-          event < batch.events ? row_of(batch, slot_of(batch, field, n), field, event) : -1;
+    if (threadIdx.x < kTileRows) {
+      const int event = first + static_cast<int>(threadIdx.x);
+      rows[threadIdx.x] =
+          event < batch.events ? row_of(batch, slot_of(batch, field, 0), field, event) : -1;
     }
     __syncthreads();
-    if (static_cast<int>(threadIdx.x) < batch.sizes) {
-      for (int i = 0; i < kTileRows; ++i) count += row_numbers[threadIdx.x][i] >= 0;
+    if (threadIdx.x == 0) {
+      for (int i = 0; i < kTileRows; ++i) count += rows[i] >= 0;
     }
     for (int n = 0, offset = 0; n < batch.sizes; offset += batch.dims[n++]) {
       const Slot& slot = slot_of(batch, field, n);
@@ -45,7 +45,7 @@ __global__ void __launch_bounds__(kThreads, 4)
         float sum = sums[offset + k];
 #pragma unroll 8
         for (int i = 0; i < kTileRows; ++i) {
-          const int64_t row = row_numbers[n][i];
+          const int64_t row = rows[i];
           if (row < 0) continue;
           const float value = slot.base[row * slot.stride + k] - shift[offset + k];
           sum += as_multiplied(batch, n, value, p.mode);
@@ -54,9 +54,7 @@ __global__ void __launch_bounds__(kThreads, 4)
       }
     }
   }
-  if (static_cast<int>(threadIdx.x) < batch.sizes) {
-    p.counts[part * batch.sizes + threadIdx.x] = static_cast<float>(count);
-  }
+  if (threadIdx.x == 0) p.counts[part] = static_cast<float>(count);
   __syncthreads();
   for (int s = threadIdx.x; s < batch.total; s += kThreads) {
     p.sums[part * batch.total + s] = sums[s];
@@ -75,7 +73,7 @@ __global__ void __launch_bounds__(kThreads)
     for (int group = 0; group < p.groups; ++group) {
       const int64_t part = static_cast<int64_t>(group) * batch.fields + field;
       sum += p.sums[part * batch.total + offset + k];
-      count += p.counts[part * batch.sizes + n];
+      count += p.counts[part];
     }
     means[k] = count > 0.0f ? sum / count : 0.0f;
   }

@@ -1,4 +1,4 @@
-// Where rows lie: slots, row numbers, ids out of range, and the shift that keeps rounding small.
+// Where rows lie: slots, ids out of range, and the shift that keeps rounding small.
 #pragma once
 
 #include "device.cuh"
@@ -29,15 +29,9 @@ __device__ inline void report(int64_t* error, int field, int64_t id, int64_t num
   *static_cast<volatile int64_t*>(error) = field + 1;
 }
 
-// The row of an event's id, or -1: none of this size, or out of range, which is reported.
+// The row of an event's id, which is that id, or -1: out of range, which is reported.
 __device__ inline int64_t row_of(const Batch& batch, const Slot& slot, int field, int event) {
-  int64_t row;
-  if (slot.row_numbers) {
-    row = slot.row_numbers[event];
-    if (row == -1) return -1;
-  } else {
-    row = id_of(batch, field, event);
-  }
+  const int64_t row = id_of(batch, field, event);
   if (row >= 0 && row < slot.num_rows) return row;
   report(batch.error, field, row, slot.num_rows, event);
   return -1;

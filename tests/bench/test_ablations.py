@@ -1,50 +1,53 @@
 """The ablations' variants do what they say."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from autoemb import (
-    TASKS,
+    MLP,
+    Batch,
     BilevelTrainer,
     Controller,
-    InteractionState,
-    RatingModel,
+    History,
     Reservoir,
     SoftEmbedding,
     StreamLearner,
+    task_for,
 )
-from autoemb.streaming import Events
+from autoemb.ops import distinct
+from autoemb.schema import STARS
 from bench.ablations import controllers, embeddings, record
 from bench.ablations.variants import VARIANTS
 
 DIMS = (1, 2, 4)
+TABLES = ("user_id", "item_id")
+#: The norm and all that the embeddings here have in common with BatchNorm.
+BATCH = {"norm": "batch", "eps": 1e-5, "average": True, "projection": "uniform", "init_std": 1.0}
 
 
 def events(batches, size=20, seed=0):
     random = np.random.default_rng(seed)
-    return [
-        Events(
-            [random.integers(0, 30, size), random.integers(0, 40, size)],
-            torch.from_numpy(random.integers(0, 2, size)).float(),
-            np.arange(size),
-        )
-        for _ in range(batches)
-    ]
+    found = []
+    for _ in range(batches):
+        ids = {"user_id": random.integers(0, 30, size), "item_id": random.integers(0, 40, size)}
+        found.append(Batch(ids, label=torch.from_numpy(random.integers(0, 2, size)).float()))
+    return found
 
 
-def learner(
-    kind=StreamLearner, embedding=SoftEmbedding, controller=Controller, state=InteractionState
-):
+def learner(kind=StreamLearner, embedding=SoftEmbedding, controller=Controller, state=History):
     torch.manual_seed(0)
-    history = state(2, len(DIMS))
-    model = RatingModel(embedding([8, 8], DIMS, norm="running"), hidden=(6,))
-    mixer = controller(2, len(DIMS), history.num_features, hidden=(6,))
+    history = state(TABLES, len(DIMS))
+    own = {"eps": 1e-5, "average": True, "projection": "uniform", "init_std": 1.0}
+    model = MLP(embedding([8, 8], DIMS, features=TABLES, norm="running", **own), hidden=(6,))
+    mixer = controller(TABLES, len(DIMS), history.num_features, hidden=(6,))
     trainer = BilevelTrainer(
-        model, mixer, loss=TASKS["regression"].loss, features=history.features,
-        learning_rate=0.01, controller_learning_rate=0.01,
+        model, mixer, loss=task_for("regression", STARS).loss, features=history.features,
+        optimizer="adam", learning_rate=0.01, controller_learning_rate=0.01,
     )  # fmt: skip
-    return kind(trainer, [model, mixer], history, Reservoir(100), batch_size=20)
+    return kind(trainer, history, Reservoir(100), validation="reservoir", batch_size=20)
 
 
 class Plain(embeddings.PlainEmbedding):
@@ -56,7 +59,7 @@ class Plain(embeddings.PlainEmbedding):
 
 def test_the_plain_embedding_is_the_packages_but_for_its_norm():
     torch.manual_seed(0)
-    ours, plain = (kind([9, 9], DIMS, norm="running") for kind in (SoftEmbedding, Plain))
+    ours, plain = (kind([9, 9], DIMS, norm="running", eps=1e-5) for kind in (SoftEmbedding, Plain))
     plain.load_state_dict(ours.state_dict())
     for seed in range(3):
         random = torch.Generator().manual_seed(seed)
@@ -69,7 +72,7 @@ def test_the_plain_embedding_is_the_packages_but_for_its_norm():
 def test_renormalisation_with_the_batchs_own_statistics_is_batch_normalisation():
     z = torch.randn(50, 4, generator=torch.Generator().manual_seed(0)) * 3 + 1
     mean, variance = z.mean(0), z.var(0, unbiased=False)
-    module = embeddings.Renormalised([4], (4,))
+    module = embeddings.Renormalised([4], (4,), eps=1e-5)
     expected = torch.nn.functional.batch_norm(z, None, None, training=True)
     ours = module.normalise(z, mean, variance, (mean, variance))
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
@@ -82,17 +85,17 @@ def test_renormalisation_with_the_batchs_own_statistics_is_batch_normalisation()
 
 
 def test_past_and_present_holds_the_batch():
-    module = embeddings.PastAndPresent([9, 9], DIMS)
+    module = embeddings.PastAndPresent([9, 9], DIMS, **BATCH)
     ids = torch.randint(0, 9, (30, 2), generator=torch.Generator().manual_seed(0))
     weights = torch.full((30, 2, 3), 1 / 3)
-    batch = SoftEmbedding([9, 9], DIMS)
+    batch = SoftEmbedding([9, 9], DIMS, **BATCH)
     batch.load_state_dict(module.state_dict())
     # Before any other, the batch is all there is.
     torch.testing.assert_close(module(ids, weights), batch(ids, weights), rtol=1e-4, atol=1e-5)
 
 
 def test_a_size_zero_is_one_vector_for_all():
-    module = embeddings.WithSizeZero([9, 9], DIMS, norm="running")
+    module = embeddings.WithSizeZero([9, 9], DIMS, norm="running", average=True)
     torch.nn.init.normal_(module.shared)
     module.eval()
     ids = torch.tensor([[0, 1], [5, 6]])
@@ -103,24 +106,24 @@ def test_a_size_zero_is_one_vector_for_all():
 
 def test_temperature_divides_the_logits():
     plain, tempered = (
-        kind(1, 3, 5, hidden=(4,)) for kind in (Controller, controllers.tempered(3.0))
+        kind(["t"], 3, 5, hidden=(4,)) for kind in (Controller, controllers.tempered(3.0))
     )
     torch.nn.init.normal_(plain.networks[0][-1].weight)
     tempered.load_state_dict(plain.state_dict())
     inputs = torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
-    (cold,), (warm,) = (kind([None], [inputs]) for kind in (plain, tempered))
+    cold, warm = (kind({}, {"t": inputs})["t"] for kind in (plain, tempered))
     torch.testing.assert_close(warm, torch.softmax(cold.log() / 3, 1))
 
 
 def test_an_entropy_bonus_changes_the_gradient_alone():
     kind = controllers.with_entropy_bonus(0.5)
     torch.manual_seed(0)
-    plain, ours = Controller(1, 3, 5, hidden=(4,)), kind(1, 3, 5, hidden=(4,))
+    plain, ours = Controller(["t"], 3, 5, hidden=(4,)), kind(["t"], 3, 5, hidden=(4,))
     torch.nn.init.normal_(plain.networks[0][-1].weight)
     ours.load_state_dict(plain.state_dict())
     inputs = torch.randn(6, 5)
     wanted = torch.rand(6, 3)
-    (mix,), (other,) = (kind([None], [inputs]) for kind in (ours, plain))
+    mix, other = (kind({}, {"t": inputs})["t"] for kind in (ours, plain))
     assert torch.equal(mix, other)
     (mix * wanted).sum().backward()
     entropy = -(other * other.log()).sum(1).mean()
@@ -133,12 +136,12 @@ def test_an_entropy_bonus_changes_the_gradient_alone():
     "groups", [("popularity",), ("weights",), ("losses",), ("weights", "losses")]
 )
 def test_inputs_left_out_are_zeros(groups):
-    whole, blinded = InteractionState(1, 2), controllers.without_inputs(*groups)(1, 2)
+    whole, blinded = History(["t"], 2), controllers.without_inputs(*groups)(["t"], 2)
     for state in (whole, blinded):
-        state.grow([5])
-        state.record(torch.tensor([[1], [2], [1]]), torch.tensor([0.2, 0.3, 0.4]))
-    rows = torch.tensor([1, 2])
-    features, left = whole.features(0, rows), blinded.features(0, rows)
+        state.grow({"t": 5})
+        state.record("t", distinct(torch.tensor([1, 2, 1])), torch.tensor([0.2, 0.3, 0.4]))
+    rows = {"t": torch.tensor([1, 2])}
+    features, left = whole.features(rows)["t"], blinded.features(rows)["t"]
     changed = (features != left).any(0)
     assert (left[:, changed] == 0).all()
     columns = {"popularity": {0, 1, 2, 35}, "weights": {32, 33}, "losses": {34, 36}}
@@ -162,7 +165,7 @@ def play(kind, batches, flipped=None):
     one = learner(kind)  # which seeds the random numbers that new rows are drawn with
     for number, batch in enumerate(batches):
         if flipped is not None and number == len(batches) - 1:
-            batch = batch._replace(label=torch.where(flipped, 1 - batch.label, batch.label))
+            batch = replace(batch, label=torch.where(flipped, 1 - batch.label, batch.label))
         step = one.learn(batch)
     return one, step
 

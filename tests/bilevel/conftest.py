@@ -12,14 +12,15 @@ import torch
 from torch.nn import functional
 
 from autoemb import (
-    TASKS,
     Controller,
     FixedEmbedding,
     PerIdLogits,
     RatingModel,
     SoftEmbedding,
+    task_for,
 )
 from autoemb.bilevel import Batch, BilevelTrainer
+from autoemb.schema import STARS
 
 ROWS, DIMS, FEATURES = (12, 9), (1, 3), 5
 
@@ -157,7 +158,7 @@ def build():
         trainer = BilevelTrainer(
             model,
             controller,
-            loss=TASKS["regression"].loss,
+            loss=task_for("regression", STARS).loss,
             features=lambda field, ids: inputs[field][ids % rows[field]],  # rows may be added
             joint=method == "sam",
             hypergradient=hypergradient,

@@ -7,12 +7,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from autoemb import TASKS, BilevelTrainer, PerIdLogits
+from autoemb import BilevelTrainer, PerIdLogits, task_for
 from autoemb.bilevel import Batch
 from autoemb.bilevel.hypergradient import KINDS
 from autoemb.nn.rows import RowModule
+from autoemb.schema import STARS
 
-LOSS = TASKS["regression"].loss
+LOSS = task_for("regression", STARS).loss
 EXACT = 1e-12  # float64, the same sums in another order
 
 

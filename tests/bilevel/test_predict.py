@@ -5,10 +5,11 @@ import copy
 import pytest
 import torch
 
-from autoemb import TASKS
+from autoemb import task_for
 from autoemb.nn.controller import select_hard
+from autoemb.schema import STARS
 
-LOSS = TASKS["regression"].loss
+LOSS = task_for("regression", STARS).loss
 
 
 def test_predict_is_the_model_in_eval_mode_and_changes_nothing(

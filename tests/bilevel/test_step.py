@@ -7,9 +7,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from autoemb import TASKS, BilevelTrainer, PerIdLogits, SoftEmbedding
+from autoemb import BilevelTrainer, PerIdLogits, SoftEmbedding, task_for
+from autoemb.schema import STARS
 
-LOSS = TASKS["regression"].loss
+LOSS = task_for("regression", STARS).loss
 
 
 def test_step_is_gradient_descent_on_whole_tables(

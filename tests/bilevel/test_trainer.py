@@ -10,6 +10,7 @@ from autoemb import TASKS, BilevelTrainer
 from autoemb.bilevel import Batch
 from autoemb.bilevel.hypergradient import KINDS
 from autoemb.nn.rows import grow
+from autoemb.optim import OPTIMIZERS
 
 LOSS = TASKS["regression"].loss
 BILEVEL = ("darts", "autoemb")
@@ -91,7 +92,7 @@ def test_first_does_without_a_training_batch(build, batch, assert_same):
     ("option", "value", "message"),
     [
         ("hypergradient", "second", "first, finite-difference, exact; got 'second'"),
-        ("optimizer", "lion", "adam, adagrad, rowwise-adagrad, sgd; got 'lion'"),
+        ("optimizer", "lion", "adagrad, adam, ftrl, rowwise-adagrad, sgd; got 'lion'"),
     ],
 )
 def test_unknown_options_are_named(option, value, message):
@@ -167,7 +168,7 @@ def test_tables_may_grow_between_steps(build, cycle, method, flat):
     assert all(len(parameter) == 80 for parameter in tables.values())
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "adagrad", "sgd"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("hypergradient", KINDS)
 def test_a_restored_trainer_continues_to_the_last_bit(
     build, cycle, method, hypergradient, optimizer, assert_same
@@ -204,7 +205,7 @@ def test_the_largest_allocation_is_seen_inside_an_op():
     assert largest_allocation(lambda: (~table[:, 0]).sum()) >= VOCABULARY
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "adagrad", "sgd"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("hypergradient", KINDS)
 def test_a_step_allocates_nothing_as_long_as_a_table(
     build, batch, cycle, method, hypergradient, optimizer

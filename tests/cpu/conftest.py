@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from autoemb.ops import cpu
+from tests.samples import BACKWARD, FORWARD, overload
 
 GRADIENTS = "embeddings_grad", "weights_grad", "projection_grad", "bias_grad", "rows"
 
@@ -38,20 +39,13 @@ def run_op(kernels):
     """Run both passes of the op on the native kernels; results by name."""
 
     def run(sample, embeddings=True, backend="native"):
-        tables = [table.detach() for table in sample.tables]
-        inputs = [x.detach() for x in (sample.weights, sample.projection, sample.bias)]
-        options = list(sample.dims), sample.eps, sample.average
-        output, mean, variance = torch.ops.autoemb.soft_embedding(
-            tables, sample.ids, *inputs, *(sample.running or (None, None)), *options, False, backend
-        )
-        training = sample.running is None
-        statistics = mean.clone(), variance.clone()
-        gradients = torch.ops.autoemb.soft_embedding_backward(
-            sample.grad, tables, sample.ids, *inputs, *statistics, *options, training, embeddings,
-            backend,
-        )  # fmt: skip
-        assert torch.equal(statistics[0], mean)
-        assert torch.equal(statistics[1], variance)
+        sample = sample.detached()
+        forward, backward = (overload(op, sample, backend) for op in (FORWARD, BACKWARD))
+        output, *statistics = forward(False, *sample.problem())
+        before = [x.clone() for x in statistics]
+        gradients = backward(sample.grad, embeddings, *sample.problem(*statistics))
+        assert all(map(torch.equal, statistics, before))
+        mean, variance = statistics
         results = dict(zip(GRADIENTS, gradients, strict=True))
         return SimpleNamespace(output=output, mean=mean, variance=variance, **results)
 
@@ -63,10 +57,7 @@ def run_forward(kernels):
     """Run the forward pass with the batch's own statistics beside given ones."""
 
     def run(sample):
-        inputs = sample.ids, sample.weights, sample.projection, sample.bias, *sample.running
-        options = list(sample.dims), sample.eps, sample.average, False, "native", True
-        with torch.no_grad():
-            found = torch.ops.autoemb.soft_embedding(sample.tables, *inputs, *options)
+        found = FORWARD(True, *sample.detached().problem())
         return SimpleNamespace(**dict(zip(("output", "mean", "variance"), found, strict=True)))
 
     return run

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.naive import check, exact, shift_rows, stretch_rows
-from tests.samples import EMPTY, POPULATED, Case, draw, mode
+from tests.samples import BACKWARD, EMPTY, POPULATED, Case, draw, mode
 
 # Widths that vectors of 4, 8 and 16 floats do not divide, sizes beyond the output width, and more
 # distinct ids than a tile holds, or the work memory that is kept between two passes.
@@ -131,15 +131,13 @@ def test_one_distinct_id_in_a_batch_has_exactly_zero_gradients(make_sample, run_
 def test_the_backward_pass_writes_none_of_its_inputs(make_sample, kernels):
     # In training mode it finds the mean again, more exactly than float32 keeps it.
     sample = make_sample((4, 8), 2, 33)
-    inputs = [x.detach() for x in (sample.weights, sample.projection, sample.bias)]
+    sample = sample.detached()
     mean, variance = torch.full((2, 2, 2, 8), torch.nan)
-    inputs += [mean, variance.fill_(1.0)]
-    tables = [table.detach() for table in sample.tables]
-    before = [x.clone() for x in (*inputs, *tables, sample.grad)]
-    results = torch.ops.autoemb.soft_embedding_backward(
-        sample.grad, tables, sample.ids, *inputs, [4, 8], sample.eps, True, True, True, "native"
-    )
-    for value, old in zip((*inputs, *tables, sample.grad), before, strict=True):
+    problem = sample.problem(mean, variance.fill_(1.0))
+    _, *inputs = problem.flat()
+    before = [x.clone() for x in (*inputs, sample.grad)]
+    results = BACKWARD(sample.grad, True, *problem)
+    for value, old in zip((*inputs, sample.grad), before, strict=True):
         assert torch.equal(value.nan_to_num(), old.nan_to_num())
     assert mean.isnan().all()
     assert all(x.isfinite().all() for x in results)

@@ -5,11 +5,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from autoemb import optim
 from autoemb.ops import cpu
-from tests.samples import update_op
+from autoemb.optim import OPTIMIZERS
+from tests.samples import WITH_OP, update_op
 
-every = pytest.mark.parametrize("name", optim.ROW_OPTIMIZERS)
+every = pytest.mark.parametrize("name", WITH_OP)
 OPTIONS = {
     "sgd": {"lr": 0.1},
     "adagrad": {"lr": 0.1, "eps": 1e-3},
@@ -37,7 +37,7 @@ def native(monkeypatch):
         return call
 
     module = SimpleNamespace(**vars(cpu._cpu))
-    for name in set(map(update_op, optim.ROW_OPTIMIZERS)):
+    for name in set(map(update_op, WITH_OP)):
         setattr(module, name, counted(getattr(module, name)))
     monkeypatch.setattr(cpu, "_cpu", module)
     return seen
@@ -47,7 +47,7 @@ def make(name, rows=300, width=146, dtype=torch.float32):
     generator = torch.Generator().manual_seed(0)
     table = torch.randn(rows, width, generator=generator).to(dtype)
     table = torch.nn.Parameter(table)
-    return optim.ROW_OPTIMIZERS[name]([table], **OPTIONS[name]), table
+    return OPTIMIZERS[name].rows([table], **OPTIONS[name]), table
 
 
 def steps(rows, width, count=6, least=150):

@@ -7,6 +7,8 @@ import shlex
 import shutil
 import subprocess
 import sys
+import warnings
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -77,10 +79,18 @@ def nothing_reported(request):
         cuda.check_ids(request.getfixturevalue("target").device)
 
 
+PASSES = {
+    "soft_embedding": cuda.forward,
+    "soft_embedding.sparse": cuda.forward,
+    "soft_embedding_backward": cuda.backward,
+}
+
+
 @pytest.fixture
 def on_kernels(monkeypatch, emulated):
     """Let CPU tensors go the way of CUDA tensors; return the names of the kernels called."""
     calls = set()
+    library = torch.library.Library("autoemb", "IMPL")
 
     class Counting:
         def __getattr__(self, name):
@@ -88,6 +98,10 @@ def on_kernels(monkeypatch, emulated):
             return getattr(emulated, name)
 
     def use():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch tells that the op had a kernel for the CPU
+            for op, function in PASSES.items():
+                library.impl(op, partial(function, Counting()), "CPU", allow_override=True)
         monkeypatch.setattr(cuda, "kernels", Counting())
         monkeypatch.setattr(cuda, "COMPILED", True)
         monkeypatch.setattr(cuda, "DEVICE", "cpu")
@@ -98,7 +112,8 @@ def on_kernels(monkeypatch, emulated):
             )
         return calls
 
-    return use
+    yield use
+    library._destroy()
 
 
 PRECISIONS = {"ieee": "highest", "tf32": "high", "bf16": "medium"}
@@ -126,20 +141,26 @@ def move(target):
 
 
 @pytest.fixture(scope="session")
-def run_forward(target, move):
+def move_problem(move):
+    """Copy the tensors of a problem there; statistics in float32."""
+
+    def move_problem(problem):
+        statistics = problem.mean, problem.variance
+        mean, variance = (None if x is None else move(x).to(torch.float32) for x in statistics)
+        names = "ids", "weights", "projection", "bias"
+        moved = {name: move(getattr(problem, name)) for name in names}
+        tables = [move(table) for table in problem.tables]
+        return problem._replace(mean=mean, variance=variance, tables=tables, **moved)
+
+    return move_problem
+
+
+@pytest.fixture(scope="session")
+def run_forward(target, move_problem):
     """Run the forward pass with the batch's own statistics beside given ones."""
 
     def run_forward(sample):
-        found = cuda.forward(
-            target.kernels,
-            [move(x) for x in sample.tables],
-            *map(move, (sample.ids, sample.weights, sample.projection, sample.bias)),
-            *(x.to(target.device, torch.float32) for x in sample.running),
-            sample.dims,
-            sample.eps,
-            sample.average,
-            statistics=True,
-        )
+        found = cuda.forward(target.kernels, True, *move_problem(sample.problem()))
         names = "output", "mean", "variance"
         return SimpleNamespace(**{n: x.cpu() for n, x in zip(names, found, strict=True)})
 
@@ -147,48 +168,17 @@ def run_forward(target, move):
 
 
 @pytest.fixture(scope="session")
-def run_op(target, move):
+def run_op(target, move, move_problem):
     """Run both passes of the kernels on a sample; the results are on the CPU."""
 
-    def run_op(sample, embeddings=True, row_numbers=None, seed=0):
+    def run_op(sample, embeddings=True, seed=0):
         if target.device.type == "cpu":
             target.kernels.set_seed(seed)
-        tables = [move(x) for x in sample.tables]
-        ids, weights, projection, bias, grad = (
-            move(x)
-            for x in (sample.ids, sample.weights, sample.projection, sample.bias, sample.grad)
-        )
-        running = [x.to(target.device, torch.float32) for x in sample.running or ()]
-        if row_numbers is not None:
-            row_numbers = row_numbers.to(target.device)
-        options = sample.dims, sample.eps, sample.average
-        output, mean, variance = cuda.forward(
-            target.kernels,
-            tables,
-            ids,
-            weights,
-            projection,
-            bias,
-            *(running or (None, None)),
-            *options,
-            row_numbers,
-        )
+        problem = move_problem(sample.problem())
+        output, mean, variance = cuda.forward(target.kernels, False, *problem)
+        problem = problem._replace(mean=mean, variance=variance)
+        results = cuda.backward(target.kernels, move(sample.grad), embeddings, *problem)
         names = "embeddings_grad", "weights_grad", "projection_grad", "bias_grad", "rows"
-        results = cuda.backward(
-            target.kernels,
-            grad,
-            tables,
-            ids,
-            weights,
-            projection,
-            bias,
-            mean,
-            variance,
-            *options,
-            sample.running is None,
-            embeddings,
-            row_numbers,
-        )
         results = dict(zip(names, results, strict=True), output=output, mean=mean)
         return SimpleNamespace(
             **{name: x.cpu() for name, x in results.items()}, variance=variance.cpu()

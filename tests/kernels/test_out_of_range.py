@@ -8,15 +8,16 @@ import copy
 
 import pytest
 import torch
+from autoemb.lab.methods import METHODS, build_trainer
 
 from autoemb import FixedEmbedding, InteractionState, PerIdLogits
 from autoemb.bilevel import Batch
 from autoemb.lab import RunConfig, methods
-from autoemb.lab.methods import METHODS, build_trainer
 from autoemb.ops import cuda, rows_of, soft_embedding
 from autoemb.ops.lookup import NO_ROW
-from autoemb.optim import ROW_OPTIMIZERS
+from autoemb.optim import OPTIMIZERS, RowFtrl
 from autoemb.streaming import Events, learner
+from tests.samples import WITH_OP
 
 CPU = torch.device("cpu")
 ROWS = (20, 30)
@@ -157,7 +158,7 @@ def rows_of_field_1(modules):
 
 
 @every_bad
-@pytest.mark.parametrize("optimizer", ROW_OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("method", METHODS)
 def test_no_row_learns_from_an_event_whose_id_is_bad(noted, method, optimizer, bad):
     results = []
@@ -264,15 +265,36 @@ def test_a_learner_learns_nothing_of_a_bad_row_new_or_past(noted, monkeypatch, m
         assert all(parameter.isfinite().all() for parameter in module.parameters())
 
 
-@pytest.mark.parametrize("name", ROW_OPTIMIZERS)
+@pytest.mark.parametrize("name", WITH_OP)
 @pytest.mark.parametrize("bad", [-1, 6, 2**40])
 def test_the_reference_refuses_a_bad_row_at_once(on_kernels, name, bad):
     on_kernels()
     table = torch.nn.Parameter(torch.ones(6, 5, dtype=torch.float64))  # no kernel takes it
     rows = torch.tensor([2, bad]).sort()[0]
     with pytest.raises(IndexError, match=rf"out of range: row {bad} is not in \[0, 5\]"):
-        ROW_OPTIMIZERS[name]([table]).update(table, rows, torch.ones(2, 5, dtype=torch.float64))
+        OPTIMIZERS[name].rows([table]).update(table, rows, torch.ones(2, 5, dtype=torch.float64))
     assert (table == 1).all()
+
+
+@every_bad
+@pytest.mark.parametrize("weight_decay", [0.0, 0.3])
+def test_a_rule_without_kernels_passes_over_a_bad_row(noted, bad, weight_decay):
+    table, twin = (torch.nn.Parameter(torch.ones(30, 5)) for _ in range(2))
+    one, other = (RowFtrl([t], lr=0.1, weight_decay=weight_decay) for t in (table, twin))
+    for _ in range(2):
+        rows, order = torch.tensor([0, 29, bad]).sort()
+        grad = torch.tensor([1.0, 2.0, torch.nan])[order, None].expand(3, 5)
+        one.update(table, rows, grad)
+        assert noted() == f"index out of range in field 0: id {bad} is not in [0, 29]"
+        other.update(twin, torch.tensor([0, 29]), torch.tensor([[1.0], [2.0]]).expand(2, 5))
+    assert torch.equal(table, twin)
+    assert ((table != 1).any(1).nonzero().flatten() == torch.tensor([0, 29])).all()
+    for name, value in other.state[twin].items():
+        assert torch.equal(one.state[table][name], value)
+    before = table.detach().clone()
+    one.update(table, torch.tensor([bad]), torch.full((1, 5), torch.nan))
+    assert f"id {bad} is not" in noted()
+    assert torch.equal(table, before)
 
 
 def test_the_reference_op_names_what_the_kernels_met_before(noted):

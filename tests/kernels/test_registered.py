@@ -6,12 +6,13 @@ Plans are padded as on a GPU. That the kernels were called at all is part of eac
 import numpy as np
 import pytest
 import torch
+from autoemb.lab.methods import build_learner, build_trainer
 
 from autoemb.bilevel import Batch
 from autoemb.lab import RunConfig
-from autoemb.lab.methods import build_learner, build_trainer
 from autoemb.ops import cuda, native, soft_embedding
 from autoemb.streaming import Events
+from tests.samples import BACKWARD, FORWARD
 
 
 def gradients(sample, **changes):
@@ -34,20 +35,15 @@ def test_the_op_and_its_gradients_equal_the_reference(
     assert {"normalise", "gradients"} <= calls
 
 
-def test_the_registered_ops_pass_opcheck(make_sample, on_kernels):
+@pytest.mark.parametrize("name", ["default", "sparse"])
+def test_the_registered_ops_pass_opcheck(make_sample, on_kernels, name):
     calls = on_kernels()
     sample = make_sample((1, 3), 2, 6)
-    positional, named = sample.arguments()
-    running = None, None
-    options = list(sample.dims), named["eps"], named["average"]
-    arguments = *positional[:-1], *running, *options, False, "native"
-    torch.library.opcheck(torch.ops.autoemb.soft_embedding, arguments)
-    _, *statistics = torch.ops.autoemb.soft_embedding(*arguments)
-    saved = sample.ids, sample.weights, sample.projection, sample.bias, *statistics
-    torch.library.opcheck(
-        torch.ops.autoemb.soft_embedding_backward,
-        (sample.grad, sample.tables, *saved, *options, True, True, "native"),
-    )
+    forward = getattr(FORWARD, name)
+    torch.library.opcheck(forward, (False, *sample.problem()))
+    _, *statistics = forward(False, *sample.problem())
+    arguments = sample.grad, True, *sample.problem(*statistics)
+    torch.library.opcheck(BACKWARD.default, arguments)
     assert "gradients" in calls
 
 
@@ -161,15 +157,8 @@ def test_tensors_that_kernels_would_misread_are_named(
     sample = make_sample((4, 8), 2, 33)
     setattr(sample, name, changed(getattr(sample, name)))
     on_kernels()
-    positional, named = sample.arguments()
     with pytest.raises((RuntimeError, ValueError), match=message):
-        native_forward(*positional, **named)
-
-
-def native_forward(tables, ids, weights, projection, bias, running, *, dims, eps, average):
-    return cuda.forward(
-        cuda.kernels, tables, ids, weights, projection, bias, None, None, dims, eps, average
-    )
+        cuda.forward(cuda.kernels, False, *sample.problem())
 
 
 def test_the_newer_precision_switch_is_read_too(make_sample, on_kernels):

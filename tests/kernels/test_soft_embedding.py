@@ -24,9 +24,9 @@ EVERY = POPULATED + [
 ]
 
 
-def check(sample, result, assert_near, mode="ieee", row_numbers=None):
+def check(sample, result, assert_near, mode="ieee"):
     kinds = ("ieee values", "ieee gradients") if mode == "ieee" else (mode, mode)
-    naive.check(sample, result, assert_near, row_numbers, kinds)
+    naive.check(sample, result, assert_near, kinds)
 
 
 @pytest.fixture(params=EVERY)
@@ -144,32 +144,6 @@ def test_statistics_where_embeddings_nearly_lie_on_a_line(make_sample, run_op, w
     assert_near(ratio, torch.ones_like(ratio), "statistics")
 
 
-@pytest.mark.parametrize("training", [True, False], ids=mode_name)
-def test_an_id_without_a_row_of_a_size(make_sample, run_op, training, assert_near):
-    sample = make_sample((2, 16, 128), 2, 90, training=training)
-    chosen = torch.rand(2, 3, 200, generator=torch.Generator().manual_seed(0)) < 0.4
-    chosen[1, 0] = False  # of one size all have a row, of another hardly any
-    ids = sample.ids.t().unsqueeze(1).expand(2, 3, 90)
-    row_numbers = ids.masked_fill(chosen.gather(2, ids), -1).contiguous()
-    assert (row_numbers[0] == -1).any()
-    result = run_op(sample, row_numbers=row_numbers)
-    check(sample, result, assert_near, row_numbers=row_numbers)
-
-
-def test_a_size_that_nobody_has(make_sample, run_op):
-    sample = make_sample((4, 8), 1, 33)
-    row_numbers = sample.ids.t().unsqueeze(1).repeat(1, 2, 1)
-    row_numbers[:, 0] = -1
-    result = run_op(sample, row_numbers=row_numbers)
-    assert torch.equal(result.mean[0, 0], sample.bias[0, 0])
-    assert not result.variance[0, 0].any()
-    assert not result.weights_grad[:, :, 0].any()
-    assert not result.projection_grad[:, :, :4].any()
-    assert not result.embeddings_grad[:, :, :4].any()
-    for part in (result.output, result.embeddings_grad, result.projection_grad):
-        assert part.isfinite().all()
-
-
 @pytest.mark.parametrize("ids", ["zipf", "same"])
 def test_hot_ids(make_sample, run_op, ids, assert_near):
     sample = make_sample((4, 8), 2, 4096, ids="same")
@@ -223,22 +197,14 @@ def test_random_shapes(make_sample, run_op, seed, assert_near):
 @pytest.mark.parametrize("field", [0, 1])
 @pytest.mark.parametrize("bad", [-1, "V", -(2**63), 2**63 - 1])
 def test_an_id_out_of_range_is_raised_later_and_touches_nothing(
-    make_sample, run_op, target, field, bad
+    make_sample, move_problem, target, field, bad
 ):
     sample = make_sample((1, 3), 2, 40)
     rows = len(sample.tables[field])
     bad = rows if bad == "V" else bad
     sample.ids[37, field] = bad
-    positional, _ = sample.arguments()
-    tables, ids, weights, projection, bias = (
-        [x.detach().to(target.device) for x in part]
-        if isinstance(part, list)
-        else part.detach().to(target.device)
-        for part in positional[:5]
-    )
-    arguments = tables, ids, weights, projection, bias
-    options = sample.dims, sample.eps, True
-    output, mean, variance = cuda.forward(target.kernels, *arguments, None, None, *options)
+    problem = move_problem(sample.problem())
+    output, mean, variance = cuda.forward(target.kernels, False, *problem)
     if target.device.type == "cuda":
         torch.cuda.synchronize()
     message = rf"out of range in field {field}: id {bad} is not in \[0, {rows - 1}\]"
@@ -247,10 +213,8 @@ def test_an_id_out_of_range_is_raised_later_and_touches_nothing(
     cuda.check_ids(target.device)  # raised once
 
     assert not output[37, field].any()
-    result = cuda.backward(
-        target.kernels, sample.grad.to(target.device), *arguments, mean, variance, *options,
-        True, True,
-    )  # fmt: skip
+    problem = problem._replace(mean=mean, variance=variance)
+    result = cuda.backward(target.kernels, sample.grad.to(target.device), True, *problem)
     if target.device.type == "cuda":
         torch.cuda.synchronize()
     with pytest.raises(IndexError, match=message):
@@ -261,15 +225,16 @@ def test_an_id_out_of_range_is_raised_later_and_touches_nothing(
     assert all(x.isfinite().all() for x in result)
 
 
-def test_tensors_on_other_devices_are_refused_by_name(make_sample, target):
-    sample = make_sample((4,), 1, 8)
-    positional, _ = sample.arguments()
-    tables, ids, weights, projection, bias, _ = positional
+def test_tensors_on_other_devices_are_refused_by_name(make_sample, target, move_problem):
+    problem = move_problem(make_sample((4,), 1, 8).problem())
+    problem = problem._replace(bias=problem.bias.to("meta"))
     with pytest.raises(RuntimeError, match=r"expected bias on .* but got it on meta"):
-        cuda.forward(
-            target.kernels, tables, ids, weights, projection, bias.to("meta"), None, None,
-            sample.dims, sample.eps, True,
-        )  # fmt: skip
+        cuda.forward(target.kernels, False, *problem)
+    elsewhere = problem._replace(weights=problem.weights.to("meta"))
+    with pytest.raises(
+        RuntimeError, match=rf"tensors on {target.device.type} but got them on meta"
+    ):
+        cuda.forward(target.kernels, False, *elsewhere)
 
 
 @pytest.mark.parametrize(

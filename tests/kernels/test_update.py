@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from autoemb import optim
 from autoemb.ops import cuda
+from autoemb.optim import OPTIMIZERS
 from tests.samples import update_op
 
 NAMES = {
@@ -18,7 +18,7 @@ NAMES = {
 def make(name, rate):
     generator = torch.Generator().manual_seed(0)
     table = torch.nn.Parameter(torch.randn(40, 146, generator=generator))
-    return optim.ROW_OPTIMIZERS[name]([table], lr=rate), table, generator
+    return OPTIMIZERS[name].rows([table], lr=rate), table, generator
 
 
 def apply(target, name, table, rows, grad, state, *hyperparameters):

@@ -1,20 +1,13 @@
 """Small networks, small streams, and recorded files as Python objects."""
 
 import json
-from functools import partial
 
 import polars as pl
 import pytest
 
-from autoemb.data import Interactions, synthetic
-from autoemb.lab import RunConfig, methods
-
-
-@pytest.fixture(autouse=True)
-def small_networks(monkeypatch):
-    """Narrow the hidden layers: at 512 they take 90 % of the time."""
-    for name in ("RatingModel", "Controller"):
-        monkeypatch.setattr(methods, name, partial(getattr(methods, name), hidden=(8,)))
+from autoemb.data import Dataset, synthetic
+from autoemb.lab import RunConfig
+from autoemb.schema import RATINGS, STARS
 
 
 @pytest.fixture(scope="session")
@@ -28,7 +21,9 @@ def make_config():
     """Return a function that makes options which suit ``stream``, but for those given."""
 
     def make(**options):
+        # Hidden layers of 512 take 90 % of the time.
         small = {"dims": (1, 2), "batch_size": 20, "window": 50, "reservoir": 100, "device": "cpu"}
+        small |= {"hidden": (8,), "controller_hidden": (8,)}
         return RunConfig(**small | options)
 
     return make
@@ -40,15 +35,16 @@ def make_stream():
 
     def make(events, name="by hand"):
         number = pl.Series(range(events), dtype=pl.Int64)
-        return Interactions(
-            name=name,
-            user=number % 3,
-            item=number % 5 + 10,
-            rating=(number % 5 + 1).cast(pl.Float32),
-            timestamp=number * 60,
-            max_rating=5.0,
-            format="by hand",
+        frame = pl.DataFrame(
+            {
+                "user_id": number % 3,
+                "item_id": number % 5 + 10,
+                "rating": (number % 5 + 1).cast(pl.Float32),
+                "timestamp": number * 60,
+            }
         )
+        schema = RATINGS.model_copy(update={"label": STARS})
+        return Dataset(name=name, format="by hand", schema=schema, frame=frame)
 
     return make
 

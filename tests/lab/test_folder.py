@@ -104,9 +104,25 @@ def test_another_run_is_refused_and_stays(folder, change, message):
 
 def test_what_a_run_says_beyond_its_identity_does_not_matter(folder):
     opened(folder, resume=False)
-    more = {"config": IDENTITY["config"] | {"comment": "x"}, "data": IDENTITY["data"]}
+    score = {"loss": 0.5, "accuracy": 1, "interactions": 15}
+    more = {
+        "method": "fse",
+        "task": "regression",
+        "seed": 0,
+        "seconds": 1.5,
+        "offline": score,
+        "online": score,
+        "config": IDENTITY["config"] | {"comment": "x"},
+        "data": IDENTITY["data"] | {"format": "CSV"},
+        "versions": {},
+        "by_popularity": {"offline": [], "online": []},
+    }
     folder.summary.write_text(json.dumps(more))
     assert folder.complete() == more
+    del more["seconds"]
+    folder.summary.write_text(json.dumps(more))
+    with pytest.raises(UserError, match=r"summary\.json: seconds is missing"):
+        folder.complete()
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"config": {}', "\ud83d"])

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from autoemb.bilevel import Outcome
 from autoemb.lab.recorder import STAGES, Recorder
 from autoemb.ops import distinct_columns
+from autoemb.schema import STARS
 from autoemb.streaming import Step
 from autoemb.streaming.transfer import Download
-from autoemb.tasks import TASKS
+from autoemb.tasks import task_for
 
 FIELDS, SIZES = ["user", "item"], 2
 
@@ -39,7 +40,7 @@ def make_step(size, seed, sizes=SIZES, losses=None):
 
 
 def make_recorder(offline, window, path=None, sizes=SIZES):
-    return Recorder(FIELDS, sizes, TASKS["regression"].correct, offline, window, path)
+    return Recorder(FIELDS, sizes, task_for("regression", STARS).correct, offline, window, path)
 
 
 def events_of(steps):
@@ -142,7 +143,7 @@ def check_windows_add_up(lines, stage):
 
 def check_popularity(rows, events, sizes):
     for field, name in enumerate(FIELDS):
-        mine = [row for row in rows if row["field"] == name]
+        mine = [row for row in rows if row["feature"] == name]
         assert sum(row["interactions"] for row in mine) == len(events)
         assert [row["low"] for row in mine] == sorted({row["low"] for row in mine})
         for row in mine:
@@ -195,7 +196,7 @@ def test_popularity_goes_by_octaves():
     step = make_step(7, 0)
     counts = torch.tensor([0, 1, 2, 3, 6, 7, 2**31])
     recorder.add(step._replace(popularity=[counts, counts]))
-    rows = [row for row in recorder.by_popularity("online") if row["field"] == "item"]
+    rows = [row for row in recorder.by_popularity("online") if row["feature"] == "item"]
     assert [(row["low"], row["interactions"]) for row in rows] == [
         (0, 1),
         (1, 2),

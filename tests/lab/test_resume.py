@@ -10,11 +10,12 @@ import threading
 import polars as pl
 import pytest
 import torch
+from autoemb.lab.methods import METHODS
 
 from autoemb.data import Interactions
 from autoemb.errors import UserError
 from autoemb.lab import Interrupted, run
-from autoemb.lab.methods import METHODS
+from autoemb.lab.config import OPTIONS
 from autoemb.streaming import checkpoint
 
 module = importlib.import_module("autoemb.lab.run")  # the package names the function alike
@@ -94,7 +95,7 @@ def test_a_run_within_a_budget_continues_to_the_last_bit(
     owned = expected["embeddings"]
     assert 0 < owned["bytes"] - 4 * 2 * ids <= 0.3 * 4 * 3 * ids  # slots, and floats of sizes 1, 2
     assert owned["capacity_bytes"] >= owned["bytes"]
-    assert owned["mean_width"].keys() == owned["rank_correlation"].keys() == {"user", "item"}
+    assert owned["mean_width"].keys() == owned["rank_correlation"].keys() == {"user_id", "item_id"}
 
 
 def test_strings_as_ids_are_resumed_too(make_config, stream, numbers, tmp_path, options):
@@ -259,6 +260,8 @@ OTHER_OPTIONS = {
     "start": "equal",
     "selection": "hard",
     "budget": 0.5,
+    "hidden": (9,),
+    "controller_hidden": (9,),
 }
 
 
@@ -272,9 +275,9 @@ def test_other_options_are_refused_and_the_run_stays(make_config, stream, earlie
 
 def test_every_option_is_compared(make_config):
     config = make_config()
-    options = {field.name for field in dataclasses.fields(config)}
-    assert options == {*OTHER_OPTIONS, "device"}  # which may have no other value here
-    assert all(getattr(config, name) != value for name, value in OTHER_OPTIONS.items())
+    assert {*OPTIONS} == {*OTHER_OPTIONS, "device"}  # which may have no other value here
+    recorded = config.as_dict()
+    assert all(recorded[name] != value for name, value in OTHER_OPTIONS.items())
 
 
 def test_other_data_are_refused_and_the_run_stays(make_config, stream, earlier):

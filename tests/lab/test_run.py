@@ -9,11 +9,11 @@ import re
 import polars as pl
 import pytest
 import torch
+from autoemb.lab.methods import METHODS
 
 from autoemb.errors import UserError
 from autoemb.lab import methods, run
 from autoemb.lab.events import ordered
-from autoemb.lab.methods import METHODS
 
 module = importlib.import_module("autoemb.lab.run")  # the package names the function alike
 
@@ -39,7 +39,7 @@ def test_a_run_leaves_its_summary_and_its_windows(
         "items": stream.num_items,
         "skipped_rows": 0,
     }
-    assert summary["config"] == config.as_dict() | {"fields": ["user", "item"]}
+    assert summary["config"] == config.as_dict() | {"fields": ["user_id", "item_id"]}
     assert {"autoemb", "torch", "python", "platform"} <= {*summary["versions"]}
     assert summary["seconds"] > 0
     expected_rate = 300 / summary["seconds"]
@@ -64,8 +64,8 @@ def test_a_run_leaves_its_summary_and_its_windows(
             total = math.fsum(line[name] * line["window"] for line in mine)
             # Sums in float64 in another order.
             assert total / events == pytest.approx(figures[name], rel=1e-12)
-        for field in ("user", "item"):
-            rows = [r for r in summary["by_popularity"][stage] if r["field"] == field]
+        for feature in ("user_id", "item_id"):
+            rows = [r for r in summary["by_popularity"][stage] if r["feature"] == feature]
             assert sum(row["interactions"] for row in rows) == events
 
 

@@ -6,9 +6,13 @@ from autoemb import SoftEmbedding
 
 ROWS = [4, 5]
 
+#: What the paper's embedding differs in from the default one.
+PAPER = {"norm": "batch", "eps": 1e-5, "init_std": 1.0, "average": True, "projection": "uniform"}
+
 
 def make(dims=(2, 4), rows=ROWS, **options):
-    return SoftEmbedding(rows, dims, **options)
+    """Return the paper's embedding, small, with some options of its own."""
+    return SoftEmbedding(rows, dims, **PAPER | options)
 
 
 def draw_ids(batch, rows=ROWS, seed=0):

@@ -12,7 +12,7 @@ from tests.nn.small import draw_ids, draw_weights, make
 def test_a_batch_of_one_is_refused_in_training_and_served_in_eval_mode():
     module = make()
     before = copy.deepcopy(module.state_dict())
-    with pytest.raises(ValueError, match=r"Expected more than 1 value per channel.*field 0"):
+    with pytest.raises(ValueError, match=r"Expected more than 1 value per channel.*table 0"):
         module(draw_ids(1), draw_weights(1))
     for key, value in module.state_dict().items():
         assert torch.equal(value, before[key])
@@ -26,7 +26,7 @@ def test_ids_out_of_range_raise_and_change_nothing(training, bad, inputs):
     before = copy.deepcopy(module.state_dict())
     ids, weights = inputs
     ids[3, 1] = bad
-    with pytest.raises(IndexError, match=f"field 1: id {bad}"):
+    with pytest.raises(IndexError, match=rf"table '1': id {bad} is not in \[0, 4\]"):
         module(ids, weights)
     for key, value in module.state_dict().items():
         assert torch.equal(value, before[key])
@@ -66,8 +66,8 @@ def test_weights_of_another_shape_are_refused(shape, inputs):
         (([4], ()), {}, "embedding_dims must be positive"),
         (([4], (0, 2)), {}, "embedding_dims must be positive"),
         (([4], (4, 2)), {}, "embedding_dims must ascend"),
-        (([4],), {"norm": "layer"}, 'norm must be one of "batch", "running", "none"; got'),
-        (([4],), {"projection": "zero"}, 'projection must be one of "uniform", "identity"; got'),
+        (([4],), {"norm": "layer"}, 'norm must be one of "none", "batch", "running"; got'),
+        (([4],), {"projection": "zero"}, 'projection must be one of "identity", "uniform"; got'),
         (([4],), {"backend": "cuda"}, 'backend must be one of "auto", "reference", "native"'),
     ],
 )
@@ -78,7 +78,7 @@ def test_constructor_arguments_are_checked(arguments, options, message):
 
 def test_native_backend_where_it_is_not_built_says_why(monkeypatch):
     info = build_info() | {"native": False, "cuda": False, "reason": "no compiler"}
-    monkeypatch.setattr("autoemb.nn.soft.build_info", lambda: info)
+    monkeypatch.setattr("autoemb.nn.checks.build_info", lambda: info)
     with pytest.raises(RuntimeError, match="not in this build: no compiler"):
         make(backend="native")
     make(backend="auto")

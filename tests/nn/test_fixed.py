@@ -14,7 +14,7 @@ def test_equals_one_embedding_a_field():
     expected = [functional.embedding(ids[:, f], module.table(f"table_{f}")) for f in range(2)]
     for weights in (None, draw_weights(33)):
         assert torch.equal(module(ids, weights), torch.stack(expected, 1))
-    assert (module.fields, module.output_dim) == (2, 6)
+    assert (module.num_features, module.output_dim) == (2, 6)
 
 
 def test_gradient_of_a_row_is_the_sum_over_its_events():
@@ -32,7 +32,7 @@ def test_empty_batch():
 def test_bad_ids_are_refused():
     module = FixedEmbedding(ROWS, 6)
     for bad in (-1, 5):
-        with pytest.raises(IndexError, match=f"field 1: id {bad} is not in"):
+        with pytest.raises(IndexError, match=f"table '1': id {bad} is not in"):
             module(torch.tensor([[0, bad]]))
     with pytest.raises(RuntimeError, match=r"torch.int64 but got torch.int32"):
         module(draw_ids(3).int())

@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from autoemb import FixedEmbedding, RatingModel, SoftEmbedding
-from autoemb.nn.mlp import mlp
+from autoemb import MLP, FixedEmbedding, SoftEmbedding
+from autoemb.nn import Inputs
+from autoemb.nn.layers import mlp
+from tests.nn.small import make
 
 IDS = torch.tensor([[0, 1], [3, 4], [0, 4], [2, 0], [3, 1], [1, 1], [0, 2]])
 OP = torch.ops.autoemb.soft_embedding.default
@@ -21,7 +23,7 @@ def _seed():
 
 
 def soft_model(**options):
-    return RatingModel(SoftEmbedding([4, 5], (2, 4)), hidden=(8, 6), **options)
+    return MLP(make(), hidden=(8, 6), **options)
 
 
 def weights(dtype=torch.float32):
@@ -77,14 +79,24 @@ def test_logits_are_the_network_over_embeddings_side_by_side(outputs):
 
 
 def test_fixed_width_needs_no_weights():
-    model = RatingModel(FixedEmbedding([4, 5], 6), outputs=5, hidden=(8,))
+    model = MLP(FixedEmbedding([4, 5], 6), outputs=5, hidden=(8,))
     users, items = model.embedding.table("table_0"), model.embedding.table("table_1")
     expected = model.hidden(torch.cat([users[IDS[:, 0]], items[IDS[:, 1]]], 1))
     assert torch.equal(model(IDS), expected)
 
 
+def test_inputs_by_name_are_those_by_column_and_dense_ones_come_last():
+    model = MLP(make(features=["user_id", "item_id"]), hidden=(8,), num_dense=3).eval()
+    dense = torch.randn(7, 3)
+    inputs = Inputs({"item_id": IDS[:, 1], "city": IDS[:, 0], "user_id": IDS[:, 0]}, dense)
+    mix = {"user_id": torch.rand(4, 2), "item_id": torch.rand(5, 2)}
+    each = torch.stack([mix["user_id"][IDS[:, 0]], mix["item_id"][IDS[:, 1]]], 1)
+    embedded = model.embedding(IDS, each).flatten(1)
+    torch.testing.assert_close(model(inputs, mix), model.hidden(torch.cat([embedded, dense], 1)))
+
+
 def test_default_layers_are_the_papers():
-    model = RatingModel(SoftEmbedding([4, 5]))
+    model = MLP(SoftEmbedding([4, 5]))
     shapes = [tuple(layer.weight.shape) for layer in model.hidden if isinstance(layer, nn.Linear)]
     assert shapes == [(512, 256), (512, 512), (1, 512)]
 

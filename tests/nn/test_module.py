@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from autoemb import SoftEmbedding
+from autoemb import Recipe, SoftEmbedding
 from tests.nn.small import ROWS, draw_ids, draw_weights, make
 
 
@@ -44,9 +44,7 @@ class NaiveSoftEmbedding(nn.Module):
 @pytest.mark.parametrize(("eps", "momentum"), [(1e-5, 0.1), (0.1, 0.7)])
 def test_training_and_serving_equal_naive(dims, average, eps, momentum, assert_near):
     rows = [40, 3, 7]
-    module = SoftEmbedding(
-        rows, dims, eps=eps, momentum=momentum, average=average, dtype=torch.float64
-    )
+    module = make(dims, rows, eps=eps, momentum=momentum, average=average, dtype=torch.float64)
     naive = NaiveSoftEmbedding(rows, dims, eps, momentum, average)
     naive.load_state_dict(module.state_dict())
     for step, batch in enumerate((33, 31, 2)):
@@ -120,17 +118,23 @@ def test_reference_backend_gives_the_same_numbers(inputs, assert_near):
     assert_near(other(*inputs), module(*inputs).double())
 
 
-def test_defaults_are_the_papers():
-    module = SoftEmbedding([3])
-    assert module.embedding_dims == (2, 16, 128)
-    assert (module.eps, module.momentum, module.average) == (1e-5, 0.1, True)
-    assert (module.norm, module.backend) == ("batch", "auto")
-    assert (module.fields, module.output_dim) == (1, 128)
-    assert "[3], embedding_dims=(2, 16, 128), norm='batch'" in repr(module)
+def test_defaults_are_those_of_the_recipe():
+    module, recipe = SoftEmbedding([3]), Recipe()
+    assert module.embedding_dims == recipe.dims == (2, 16, 128)
+    assert (module.norm, module.eps) == (recipe.norm, recipe.norm_eps) == ("none", 1.0)
+    assert module.init_std == recipe.init_std == 0.1
+    assert module.average is (recipe.mix == "mean") is False
+    assert recipe.projection == "identity"
+    assert torch.equal(module.projection[0, :, -128:], torch.eye(128))
+    assert not module.bias.any()
+    assert (module.momentum, module.backend, module.sparse) == (0.1, "auto", False)
+    assert (module.num_features, module.output_dim) == (1, 128)
+    assert "[3], embedding_dims=(2, 16, 128), norm='none'" in repr(module)
+    assert "features=['city']" in repr(SoftEmbedding([3], features=["city"]))
 
 
-def test_initial_values_are_those_of_embedding_and_linear():
-    module = SoftEmbedding([5000], (1, 64))
+def test_initial_values_of_the_papers_are_those_of_embedding_and_linear():
+    module = make((1, 64), [5000])
     assert abs(module.table_0.mean()) < 0.01
     assert abs(module.table_0.std() - 1) < 0.01
     for n, (columns, width) in enumerate(

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from autoemb import SoftEmbedding
+from autoemb.nn.draws import id_keys
 from tests.naive import naive, naive_z
 from tests.nn.small import ROWS, draw_ids, draw_weights, make
 
@@ -74,7 +75,9 @@ def test_second_derivatives():
 @pytest.mark.parametrize("std", [0.0, 0.01, 2.0])
 def test_new_rows_are_drawn_with_the_deviation_asked_for(std):
     module = SoftEmbedding([2000, 2000], (2, 16), init_std=std)
-    module.grow([2000, 4000])
+    module.grow({"1": 4000})
+    new = torch.arange(2000, 4000)
+    module.begin_rows("table_1", new, id_keys(new.numpy(), seed=0, table="1"))
     for rows in (module.table_0, module.table_1[2000:]):
         assert rows.std().item() == pytest.approx(std, rel=0.05)
 

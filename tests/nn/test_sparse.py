@@ -34,5 +34,5 @@ def test_tables_grow_between_steps_while_the_last_loss_is_alive(inputs, sparse):
         loss.backward()
         if sparse:
             RowAdam(module.tables).step()
-        module.grow([rows, rows])
+        module.grow({"0": rows, "1": rows})
     assert len(module.table_0) == 16

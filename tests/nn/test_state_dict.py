@@ -120,7 +120,7 @@ def test_deepcopy_is_equal_and_independent(inputs):
     assert torch.equal(twin.eval()(*inputs), module.eval()(*inputs))
     with torch.no_grad():
         twin.table_0.zero_()
-    twin.grow([9, 9])
+    twin.grow({"0": 9, "1": 9})
     assert module.table_0.all()
     assert [len(table) for table in module.tables] == ROWS
 

@@ -9,8 +9,8 @@ from torch.utils._triton import has_triton
 
 from autoemb import FixedEmbedding, PerIdLogits, SoftEmbedding
 from autoemb.ops import check_ids, soft_embedding
-from autoemb.optim import ROW_OPTIMIZERS
-from tests.samples import Case, draw, draw_update, update_op
+from autoemb.optim import OPTIMIZERS
+from tests.samples import WITH_OP, Case, draw, draw_update, update_op
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
@@ -133,7 +133,7 @@ def test_opcheck_of_the_backward_op(training, embeddings):
     torch.library.opcheck(torch.ops.autoemb.soft_embedding_backward, arguments)
 
 
-@pytest.mark.parametrize("name", ROW_OPTIMIZERS)
+@pytest.mark.parametrize("name", WITH_OP)
 @pytest.mark.parametrize("strided", [False, True], ids=["contiguous", "strided"])
 def test_opcheck_of_the_updates(name, strided, monkeypatch):
     monkeypatch.setenv("AUTOEMB_BACKEND", "native")
@@ -265,11 +265,11 @@ def test_a_lookup_reads_no_bad_id(module, bad):
 
 @every_bad
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("name", ROW_OPTIMIZERS)
+@pytest.mark.parametrize("name", WITH_OP)
 def test_an_update_writes_no_bad_row(name, dtype, bad):
     table = torch.nn.Parameter(torch.ones(64, 5, dtype=dtype, device=DEVICE))
     rows = torch.tensor([2, bad], device=DEVICE).sort()[0]
-    optimizer = ROW_OPTIMIZERS[name]([table])
+    optimizer = OPTIMIZERS[name].rows([table])
     grad = torch.ones(2, 5, dtype=dtype, device=DEVICE)
     message = f"index out of range: row {bad} is not in [0, 63]"
     assert told(lambda: optimizer.update(table, rows, grad)) == message
@@ -335,7 +335,7 @@ def test_rows_at_the_end_of_a_large_table(training, assert_near):
         assert_near(one.cpu(), other, "ieee gradients")
 
 
-@pytest.mark.parametrize("name", ROW_OPTIMIZERS)
+@pytest.mark.parametrize("name", WITH_OP)
 def test_an_update_of_rows_at_the_end_of_a_large_table(name, assert_near, monkeypatch):
     update = getattr(torch.ops.autoemb, update_op(name))
     table, rows, grad, *rest = draw_update(name, rows=100, width=146)

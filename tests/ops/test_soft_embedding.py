@@ -4,10 +4,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.library import opcheck
 from torch.nn import functional
 
 from autoemb.ops import distinct, soft_embedding
 from tests.naive import exact, naive, naive_z, shift_rows, stretch_rows
+from tests.samples import BACKWARD, FORWARD
 
 few = settings(max_examples=20, deadline=None, derandomize=True)
 seeds = st.integers(0, 2**32 - 1)
@@ -64,9 +66,7 @@ def test_statistics_are_those_the_batch_was_normalised_with(sample, assert_near)
 
 
 def test_backward_gives_distinct_rows_padded_by_the_last_with_zero_gradients(sample):
-    embeddings_grad, *_, rows = torch.ops.autoemb.soft_embedding_backward(
-        *backward_arguments(sample)
-    )
+    embeddings_grad, *_, rows = BACKWARD.reference(*backward_arguments(sample))
     for f, column in enumerate(sample.ids.unbind(1)):
         expected = column.unique()
         assert torch.equal(rows[f, : len(expected)], expected)
@@ -247,54 +247,52 @@ def test_gradcheck_and_gradgradcheck_of_the_weights_alone(small):
     assert torch.autograd.gradgradcheck(function, (small.weights,))
 
 
-def forward_arguments(sample, sparse=False):
-    positional, _ = sample.arguments()
-    mean, variance = sample.running or (None, None)
-    options = list(sample.dims), sample.eps, sample.average, sparse, "auto"
-    return *positional[:-1], mean, variance, *options
-
-
 def backward_arguments(sample, embeddings=True):
-    arguments = forward_arguments(sample)
-    _, *statistics = torch.ops.autoemb.soft_embedding(*arguments)
-    training = sample.running is None
-    tensors = sample.ids, sample.weights, sample.projection, sample.bias, *statistics
-    return sample.grad, sample.tables, *tensors, *arguments[7:10], training, embeddings, "auto"
+    _, *statistics = FORWARD.reference(False, *sample.problem())
+    return sample.grad, embeddings, *sample.problem(*statistics)
 
 
 def double_backward_arguments(sample, embeddings=True):
-    grad, *rest, _backend = backward_arguments(sample, embeddings)
-    *first, _ = torch.ops.autoemb.soft_embedding_backward(*backward_arguments(sample, embeddings))
-    return [torch.randn_like(x) for x in first], grad, *rest
+    arguments = backward_arguments(sample, embeddings)
+    *first, _ = BACKWARD.reference(*arguments)
+    return [torch.randn_like(x) for x in first], *arguments
 
 
+every_overload = pytest.mark.parametrize("name", ["reference", "sparse_reference"])
+
+
+@every_overload
 @pytest.mark.parametrize("batch", [0, 6])
-def test_opcheck_of_the_forward_op(make_sample, training, batch):
+def test_opcheck_of_the_forward_op(make_sample, training, batch, name):
     sample = make_sample((1, 3), 2, batch, training=training)
-    torch.library.opcheck(torch.ops.autoemb.soft_embedding, forward_arguments(sample))
+    opcheck(getattr(FORWARD, name), (False, *sample.problem()))
+
+
+@pytest.mark.parametrize("name", ["default", "sparse"])
+def test_opcheck_of_the_forward_op_in_float32(make_sample, training, name):
+    sample = make_sample((1, 3), 2, 6, training=training).to(torch.float32)
+    opcheck(getattr(FORWARD, name), (False, *sample.problem()))
 
 
 def test_opcheck_with_the_statistics_of_the_batch(make_sample):
-    arguments = forward_arguments(make_sample((1, 3), 2, 6, training=False))
-    torch.library.opcheck(torch.ops.autoemb.soft_embedding, (*arguments, True))
+    sample = make_sample((1, 3), 2, 6, training=False)
+    opcheck(FORWARD.reference, (True, *sample.problem()))
 
 
 @pytest.mark.parametrize("embeddings", [True, False])
-def test_opcheck_of_the_backward_op(small, embeddings):
-    small.grad.requires_grad_()
-    torch.library.opcheck(
-        torch.ops.autoemb.soft_embedding_backward, backward_arguments(small, embeddings)
-    )
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_opcheck_of_the_backward_op(small, embeddings, dtype):
+    sample = small.to(dtype)
+    sample.grad.requires_grad_()
+    op = BACKWARD.reference if dtype == torch.float64 else BACKWARD.default
+    opcheck(op, backward_arguments(sample, embeddings))
 
 
 @pytest.mark.parametrize("embeddings", [True, False])
 def test_opcheck_of_the_double_backward_op(small, embeddings):
-    for leaf in small.leaves:  # third derivatives are not offered
-        leaf.requires_grad_(False)
-    torch.library.opcheck(
-        torch.ops.autoemb.soft_embedding_double_backward,
-        double_backward_arguments(small, embeddings),
-    )
+    # third derivatives are not offered
+    arguments = double_backward_arguments(small.detached(), embeddings)
+    opcheck(torch.ops.autoemb.soft_embedding_double_backward, arguments)
 
 
 @few

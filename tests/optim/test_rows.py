@@ -2,6 +2,7 @@
 
 import copy
 import io
+import re
 
 import pytest
 import torch
@@ -9,13 +10,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from autoemb.optim import ROW_OPTIMIZERS, RowAdagrad, RowAdam, RowSGD, RowwiseAdagrad
+from autoemb.optim import OPTIMIZERS, RowAdagrad, RowAdam, RowFtrl, RowSGD, RowwiseAdagrad
 
 ROWS, WIDTH = 6, 3
 few = settings(max_examples=25, deadline=None, derandomize=True)
 # The rows that each step uses.
 schedules = st.lists(st.sets(st.integers(0, ROWS - 1)), min_size=1, max_size=12)
-every = pytest.mark.parametrize("kind", list(ROW_OPTIMIZERS.values()))
+every = pytest.mark.parametrize(
+    "kind", [pytest.param(k.rows, id=k.name) for k in OPTIMIZERS.values()]
+)
+# The dense rule of torch that each row follows where there is one, and options of both.
+torchs_rules = pytest.mark.parametrize(
+    ("ours", "torchs", "options"),
+    [
+        (RowAdam, torch.optim.Adam, {"lr": 0.1}),
+        (RowAdam, torch.optim.Adam, {"lr": 0.01, "betas": (0.5, 0.7), "eps": 0.1}),
+        (RowAdagrad, torch.optim.Adagrad, {"lr": 0.1}),
+        (RowAdagrad, torch.optim.Adagrad, {"lr": 0.01, "eps": 0.1}),
+        (RowSGD, torch.optim.SGD, {"lr": 0.1}),
+        (RowFtrl, torch.optim.Adagrad, {"lr": 0.1}),  # without l1 and l2; beta is eps
+    ],
+)
 every_dtype = pytest.mark.parametrize(
     "dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str
 )
@@ -67,20 +82,15 @@ def run_alone(optimizer, values, gradients, **options):
 
 @few
 @given(schedule=schedules, seed=st.integers(0, 2**32 - 1))
-@pytest.mark.parametrize(
-    ("ours", "torchs", "options"),
-    [
-        (RowAdam, torch.optim.Adam, {"lr": 0.1}),
-        (RowAdam, torch.optim.Adam, {"lr": 0.01, "betas": (0.5, 0.7), "eps": 0.1}),
-        (RowAdagrad, torch.optim.Adagrad, {"lr": 0.1}),
-        (RowAdagrad, torch.optim.Adagrad, {"lr": 0.01, "eps": 0.1}),
-        (RowSGD, torch.optim.SGD, {"lr": 0.1}),
-    ],
-)
-def test_every_row_moves_as_if_it_were_alone(ours, torchs, options, assert_near, schedule, seed):
+@pytest.mark.parametrize("weight_decay", [0.0, 0.3])
+@torchs_rules
+def test_every_row_moves_as_if_it_were_alone(
+    ours, torchs, options, weight_decay, assert_near, schedule, seed
+):
     table = new_table()
     start = table.detach().clone()
-    optimizer = ours([table], **options)
+    options = options | {"weight_decay": weight_decay}
+    optimizer = ours([table], **options, **({"beta": 1e-10} if ours is RowFtrl else {}))
     seen = [[] for _ in range(ROWS)]
     for rows, grad in draw_steps(schedule, seed=seed):
         optimizer.update(table, rows, grad)
@@ -116,13 +126,17 @@ def test_low_precision_adam_takes_the_steps_of_the_exact_one(assert_near):
 
 @few
 @given(schedule=schedules, seed=st.integers(0, 2**32 - 1))
-def test_row_wise_adagrad_accumulates_the_mean_square_of_a_row(assert_near, schedule, seed):
+@pytest.mark.parametrize("weight_decay", [0.0, 0.3])
+def test_row_wise_adagrad_accumulates_the_mean_square_of_a_row(
+    weight_decay, assert_near, schedule, seed
+):
     table = new_table()
     expected, total = table.detach().clone(), torch.zeros(ROWS, dtype=torch.float64)
-    optimizer = RowwiseAdagrad([table], lr=0.1, eps=1e-3)
+    optimizer = RowwiseAdagrad([table], lr=0.1, eps=1e-3, weight_decay=weight_decay)
     for rows, grad in draw_steps(schedule, seed=seed):
         optimizer.update(table, rows, grad)
         for row, gradient in zip(rows.tolist(), grad, strict=True):
+            gradient = gradient + weight_decay * expected[row]
             total[row] += sum(g**2 for g in gradient) / WIDTH
             expected[row] -= 0.1 * gradient / (total[row].sqrt() + 1e-3)
     assert_near(table, expected)
@@ -338,3 +352,183 @@ def test_rows_that_were_reset_learn_as_if_they_were_new(kind):
         used.update(table, torch.tensor([1, 4]), grad)
         new.update(fresh, torch.tensor([1, 4]), grad)
     assert torch.equal(table, fresh)
+
+
+# Padding, and rows that there are not
+
+
+@every
+@every_dtype
+@pytest.mark.parametrize("weight_decay", [0.0, 0.3])
+def test_padding_is_passed_over_with_its_gradients(kind, dtype, weight_decay):
+    (plain, table), (padded, twin) = (
+        (kind([t], lr=0.1, weight_decay=weight_decay), t)
+        for t in (new_table(dtype=dtype), new_table(dtype=dtype))
+    )
+    for _ in range(2):
+        grad = torch.randn(2, WIDTH).to(dtype)
+        plain.update(table, torch.tensor([1, 4]), grad)
+        more = torch.cat([grad, torch.full((3, WIDTH), torch.nan, dtype=dtype)])
+        padded.update(twin, torch.tensor([1, 4, 4, 4, 4]), more)
+    assert_equal_states(copies(padded, twin), copies(plain, table))
+
+
+@every
+@every_dtype
+@pytest.mark.parametrize("bad", [-1, ROWS, 2**40, -(2**63), 2**63 - 1])
+@pytest.mark.parametrize("weight_decay", [0.0, 0.3])
+def test_a_row_that_the_table_has_not_is_named_and_nothing_changes(kind, dtype, bad, weight_decay):
+    table = new_table(dtype=dtype)
+    optimizer = kind([table], weight_decay=weight_decay)
+    optimizer.update(table, torch.tensor([1, 5]), torch.ones(2, WIDTH, dtype=dtype))
+    before = {key: value.clone() for key, value in copies(optimizer, table).items()}
+    with pytest.raises(IndexError, match=rf"row {bad} is not in \[0, 5\]"):
+        optimizer.update(table, torch.tensor([1, bad]), torch.ones(2, WIDTH, dtype=dtype))
+    assert_equal_states(copies(optimizer, table), before)
+
+
+@every
+@pytest.mark.parametrize(
+    ("rows", "shape", "message"),
+    [
+        (torch.tensor([1, 2]), (1, WIDTH), r"expected grad of shape \[2, 3\] but got \[1, 3\]"),
+        (torch.tensor([1, 2]), (2, 1), r"expected grad of shape"),
+        (torch.tensor([[1, 2]]), (1, WIDTH), r"expected rows of shape \[1\] but got \[1, 2\]"),
+        (torch.tensor([1.0]), (1, WIDTH), r"expected rows of dtype torch.int64"),
+        (torch.tensor([False]), (1, WIDTH), r"expected rows of dtype torch.int64"),
+    ],
+    ids=["too few rows", "a column", "a matrix of rows", "float rows", "a mask"],
+)
+def test_an_update_of_another_shape_is_refused(kind, rows, shape, message):
+    table = new_table()
+    optimizer = kind([table], weight_decay=0.3)
+    with pytest.raises((RuntimeError, ValueError), match=message):
+        optimizer.update(table, rows, torch.ones(shape, dtype=torch.float64))
+    assert torch.equal(table, new_table())
+
+
+# Hyperparameters and states that are not this optimiser's
+
+
+@every
+@pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf"), "0.1", None])
+@pytest.mark.parametrize("name", ["lr", "weight_decay"])
+def test_a_hyperparameter_that_is_no_number_is_refused(kind, name, value):
+    message = re.escape(f"{name} is {value}; expected a number from 0")
+    with pytest.raises(ValueError, match=message):
+        kind([new_table()], **{name: value})
+    with pytest.raises(ValueError, match=message):
+        kind([{"params": [new_table()], name: value}])
+
+
+def test_betas_of_one_are_refused():
+    with pytest.raises(ValueError, match=r"betas is \(0.9, 1.0\); expected numbers in \[0, 1\)"):
+        RowAdam([new_table()], betas=(0.9, 1.0))
+
+
+def used(kind, dtype=torch.float64):
+    table = new_table(dtype=dtype)
+    optimizer = kind([table], lr=0.01)
+    for rows, grad in draw_steps([{0, 1, 5}, {1, 2}], dtype):
+        optimizer.update(table, rows, grad)
+    return optimizer, table
+
+
+@every
+def test_a_state_is_loaded_into_a_table_that_has_grown(kind):
+    optimizer, table = used(kind)
+    longer = nn.Parameter(torch.cat([table.detach(), new_table(2 * ROWS).detach()[ROWS:]]))
+    twin = nn.Parameter(longer.detach().clone())
+    other, table.data = kind([twin]), longer.detach()
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for rows, grad in draw_steps([{1, 9}, {3, 9, 11}]):
+        optimizer.update(table, rows, grad)
+        other.update(twin, rows, grad)
+    assert_equal_states(copies(other, twin), copies(optimizer, table))
+
+
+def cut(state):
+    return {name: value[:, :0] for name, value in state.items()}
+
+
+def lengthened(state):
+    return {name: torch.cat([value, value]) for name, value in state.items()}
+
+
+def first_cut(state):
+    return {n: value[:-1] if i == 0 else value for i, (n, value) in enumerate(state.items())}
+
+
+BROKEN = {
+    "columns": (lambda saved: saved["state"].update({0: cut(saved["state"][0])}), "is of shape"),
+    "rows": (
+        lambda saved: saved["state"].update({0: lengthened(saved["state"][0])}),
+        "parameter 0 is of 12 rows; expected at most 6",
+    ),
+    "numbers": (
+        lambda saved: saved["state"].update(
+            {0: {name: torch.tensor(1.0) for name in saved["state"][0]}}
+        ),
+        "is of shape",
+    ),
+    "a name": (
+        lambda saved: saved["state"][0].update(other=torch.zeros(6, 3)),
+        "parameter 0 holds .*other.*; expected",
+    ),
+    "dtype": (
+        lambda saved: saved["state"].update(
+            {0: {n: v.to(torch.int64 if v.is_floating_point() else torch.float32)
+                 for n, v in saved["state"][0].items()}}
+        ),
+        "is of torch.(int64|float32); expected torch.",
+    ),
+    "a parameter": (
+        lambda saved: saved["state"].update({7: saved["state"][0]}),
+        r"state is of parameter 7; expected one of \[0\]",
+    ),
+    "groups": (
+        lambda saved: saved["param_groups"].append(saved["param_groups"][0]),
+        r"state is of groups of \[1, 1\] parameters; expected \[1\]",
+    ),
+    "lr": (lambda saved: saved["param_groups"][0].update(lr=-1), "lr is -1; expected a number"),
+    "no lr": (lambda saved: saved["param_groups"][0].pop("lr"), "state has no lr; expected Row"),
+}  # fmt: skip
+
+
+@every
+@pytest.mark.parametrize("broken", BROKEN)
+def test_a_state_of_something_else_is_refused_and_nothing_changes(kind, broken):
+    optimizer, table = used(kind)
+    saved = copy.deepcopy(optimizer.state_dict())
+    if kind is RowSGD and broken in ("columns", "rows", "numbers", "dtype"):
+        pytest.skip("keeps nothing that could have another shape")
+    spoil, message = BROKEN[broken]
+    if not saved["state"]:
+        saved["state"][0] = {}
+    spoil(saved)
+    before = copy.deepcopy(optimizer.state_dict())
+    with pytest.raises(ValueError, match=message) as caught:
+        optimizer.load_state_dict(saved)
+    assert "\n" not in str(caught.value)
+    assert optimizer.state_dict()["param_groups"] == before["param_groups"]
+    assert_equal_states(
+        copies(optimizer, table), {"values": table.detach(), **before["state"].get(0, {})}
+    )
+
+
+def test_states_of_unequal_lengths_are_refused():
+    optimizer, _ = used(RowAdam)
+    saved = copy.deepcopy(optimizer.state_dict())
+    saved["state"][0] = first_cut(saved["state"][0])
+    with pytest.raises(ValueError, match="parameter 0"):
+        optimizer.load_state_dict(saved)
+
+
+def test_the_state_of_another_optimiser_is_refused():
+    for one in OPTIMIZERS.values():
+        for other in OPTIMIZERS.values():
+            if one is other:
+                continue
+            optimizer, _ = used(one.rows)
+            with pytest.raises(ValueError, match="state"):
+                used(other.rows)[0].load_state_dict(copy.deepcopy(optimizer.state_dict()))

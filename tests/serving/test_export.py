@@ -1,15 +1,13 @@
 """From a trained run to a model of a given size."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
+from autoemb.lab.methods import METHODS
 
 from autoemb.bilevel.passes import evaluating
 from autoemb.errors import UserError
 from autoemb.lab.events import stream_of
-from autoemb.lab.methods import METHODS
 from autoemb.lab.ranks import rank_correlation
 from autoemb.lab.trained import export_lines, load_trained
 from autoemb.serving import Exporter
@@ -194,7 +192,7 @@ def test_a_file_of_something_else_is_refused(trained, tmp_path):
 
 def test_the_state_is_that_of_the_run(trained):
     run = trained(method="sam", seed=3)
-    assert dataclasses.asdict(run.config)["seed"] == 3
+    assert run.config.seed == 3
     assert run.about["position"] == 450  # the end of the batch of 50 that holds event 420
     assert sum(int(c) for c in run.learner.state.fields[0].count) == 450
 

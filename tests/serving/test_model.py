@@ -17,10 +17,11 @@ from safetensors.torch import save_file
 
 from autoemb import IdTable
 from autoemb.errors import UserError
-from autoemb.nn.mlp import mlp
+from autoemb.nn.layers import mlp
+from autoemb.schema import STARS
 from autoemb.serving import ServedField, ServedModel, load_model
 from autoemb.streaming import checkpoint
-from autoemb.tasks import TASKS
+from autoemb.tasks import task_for
 from tests.lab.test_saved import places_of
 
 D = 4
@@ -53,7 +54,7 @@ def make_model(linear):
     return ServedModel(
         [users, items],
         mlp(2 * D, (5, 6), 5),
-        TASKS["classification"],
+        task_for("classification", STARS),
         scale=0.5,
         linear=linear,
         about={"data": {"name": "by hand"}},
@@ -108,7 +109,7 @@ def test_logits_are_the_networks(model):
 
 
 def test_one_output_is_a_probability(model):
-    one = ServedModel(model.fields, mlp(2 * D, (3,), 1), TASKS["regression"])
+    one = ServedModel(model.fields, mlp(2 * D, (3,), 1), task_for("regression", STARS))
     probabilities = one.predict([USERS, ITEMS])
     assert probabilities.shape == (len(USERS),)
     torch.testing.assert_close(probabilities, torch.sigmoid(one.logits([USERS, ITEMS])[:, 0]))
@@ -158,7 +159,7 @@ def test_the_file_holds_little_else(tmp_path):
     many = field(
         [np.arange(0, 20_000), np.arange(20_000, 21_000), np.arange(21_000, 21_100)], random
     )
-    model = ServedModel([many], mlp(D, (3,), 1), TASKS["regression"])
+    model = ServedModel([many], mlp(D, (3,), 1), task_for("regression", STARS))
     model.save(path := tmp_path / "model.safetensors")
     assert path.stat().st_size < sum(model.bytes().values()) + 5_000
 

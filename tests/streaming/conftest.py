@@ -2,7 +2,6 @@
 
 import re
 import sys
-from functools import partial
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from autoemb.bilevel.hypergradient import KINDS
 from autoemb.lab import RunConfig, methods
+from autoemb.optim import OPTIMIZERS
 from autoemb.streaming import Events, learner
 from autoemb.streaming.graph import StepGraph
 
@@ -23,7 +23,7 @@ CASES = [
       for k in KINDS],
     ("autoemb", {"norm": "batch"}),
     ("darts", {"hypergradient": "exact", "validation": "last-batch"}),
-    *[(method, {"optimizer": o}) for method in ("sam", "darts") for o in ("adagrad", "sgd")],
+    *[(method, {"optimizer": o}) for method in ("sam", "darts") for o in OPTIMIZERS],
     ("autoemb", {"selection": "hard"}),
     ("sam", {"task": "classification"}),
 ]  # fmt: skip
@@ -34,11 +34,11 @@ def make_learner(monkeypatch):
     """Return a function that builds a small untrained learner whose tables start with four rows."""
     for module in (learner, methods):
         monkeypatch.setattr(module, "INITIAL_ROWS", 4)
-    for name in ("RatingModel", "Controller"):  # at 512 wide the layers take 90 % of the time
-        monkeypatch.setattr(methods, name, partial(getattr(methods, name), hidden=(8,)))
 
     def make(method="autoemb", **options):
-        options = {"dims": (1, 2), "batch_size": BATCH, "reservoir": 20, "seed": 0} | options
+        small = {"dims": (1, 2), "batch_size": BATCH, "reservoir": 20, "seed": 0}
+        # At 512 wide the layers take 90 % of the time.
+        options = small | {"hidden": (8,), "controller_hidden": (8,)} | options
         # Rates at which a step shows in float32 predictions at once.
         rates = {"learning_rate": 0.01, "controller_learning_rate": 0.01}
         return methods.build_learner(RunConfig(method=method, **rates | options), fields=2)

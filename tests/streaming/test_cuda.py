@@ -2,18 +2,19 @@
 
 import pytest
 import torch
+from autoemb.lab.methods import METHODS
+from autoemb.streaming.state import encode_popularity, popularity_bucket
 from torch import nn
 
 from autoemb.bilevel import Batch
 from autoemb.lab import RunConfig, methods
-from autoemb.lab.methods import METHODS
 from autoemb.lab.recorder import Recorder
+from autoemb.schema import STARS
 from autoemb.streaming import checkpoint
 from autoemb.streaming.graph import WARM_UP
 from autoemb.streaming.packed import Layout
-from autoemb.streaming.state import encode_popularity, popularity_bucket
 from autoemb.streaming.transfer import Download, Upload
-from autoemb.tasks import TASKS
+from autoemb.tasks import task_for
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
@@ -54,7 +55,9 @@ def test_replays_give_the_bits_of_steps_run_one_by_one(build, case, case_stream,
 @pytest.mark.parametrize("method", METHODS)
 def test_the_host_never_waits(build, stream, method):
     learner, _ = build(method)
-    recorder = Recorder(["user", "item"], 2 * (method != "fse"), TASKS["regression"].correct, 0, 6)
+    recorder = Recorder(
+        ["user", "item"], 2 * (method != "fse"), task_for("regression", STARS).correct, 0, 6
+    )
     learner.learn(stream[0])  # loads libraries
     torch.cuda.set_sync_debug_mode("error")
     try:

@@ -6,10 +6,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoemb import TASKS, BilevelTrainer, Controller, RatingModel
+from autoemb import BilevelTrainer, Controller, RatingModel, task_for
 from autoemb.lab.ranks import rank_correlation
 from autoemb.nn.granted import GrantedEmbedding
 from autoemb.ops import distinct_columns
+from autoemb.schema import STARS
 from autoemb.streaming import Events, InteractionState, Reservoir, StreamLearner, grants
 from autoemb.streaming.grants import Grants
 
@@ -198,7 +199,7 @@ def learner(budget=0.3):
     model = RatingModel(embedding, hidden=(6,))
     controller = Controller(2, 3, state.num_features, hidden=(6,))
     trainer = BilevelTrainer(
-        model, controller, loss=TASKS["regression"].loss, features=state.features,
+        model, controller, loss=task_for("regression", STARS).loss, features=state.features,
         learning_rate=0.01,
     )  # fmt: skip
     given = Grants(embedding, state, budget, trainer.reset_rows)

@@ -5,11 +5,12 @@ import copy
 import numpy as np
 import pytest
 import torch
+from autoemb.lab.methods import METHODS
 
 from autoemb.bilevel import Batch
 from autoemb.bilevel.hypergradient import KINDS
-from autoemb.lab.methods import METHODS
 from autoemb.nn.controller import select_hard
+from autoemb.optim import OPTIMIZERS
 from autoemb.streaming import Events, Reservoir, checkpoint
 from autoemb.streaming.learner import VALIDATION_SOURCES, StreamLearner
 
@@ -320,7 +321,7 @@ def test_a_learner_from_a_file_continues_to_the_last_bit(
     assert tables[0] > 16  # the tables grew after the resumption, with random numbers
 
 
-@pytest.mark.parametrize("optimizer", ["adagrad", "sgd"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("method", METHODS)
 def test_other_optimisers_continue_to_the_last_bit_too(
     make_learner, make_batches, changes, tmp_path, method, optimizer

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from autoemb.lab.report.records import Bucket, Run
+from autoemb.lab.records import Bucket
+from autoemb.lab.report.recording import Run
 
 Array = NDArray[np.float64]
 # Larger than any loss worth an axis; also keeps sums of squares inside the figure code finite.
@@ -30,7 +31,7 @@ def over_stream(runs: Sequence[Run], metric: str) -> Curve:
     runs
         Runs of one method with different seeds.
     metric
-        "loss" or "accuracy".
+        "loss", "accuracy" or whatever else the windows hold.
 
     Returns
     -------
@@ -39,8 +40,8 @@ def over_stream(runs: Sequence[Run], metric: str) -> Curve:
     """
     windows = [window for run in runs for window in run.windows]
     x = np.array([window.interactions for window in windows], dtype=np.float64)
-    y = np.array([getattr(window, metric) for window in windows], dtype=np.float64)
-    weight = np.array([window.events for window in windows], dtype=np.float64)
+    y = np.array([window.metrics.get(metric, np.nan) for window in windows], dtype=np.float64)
+    weight = np.array([window.window for window in windows], dtype=np.float64)
     keep = (np.abs(y) < _DRAWABLE) & (weight > 0)  # False for NaN
     positions, index = np.unique(x[keep], return_inverse=True)
     total = np.bincount(index, weight[keep], minlength=len(positions))
@@ -98,7 +99,7 @@ def smooth(curve: Curve, share: float = 1 / 40) -> Curve:
     return Curve(curve.x, np.convolve(curve.weight * curve.y, kernel)[middle] / total, curve.weight)
 
 
-def by_popularity(runs: Sequence[Run], stage: str, field: str) -> list[Bucket]:
+def by_popularity(runs: Sequence[Run], stage: str, feature: str) -> list[Bucket]:
     """Merge the buckets of several runs, weighted by their events.
 
     Returns
@@ -109,8 +110,8 @@ def by_popularity(runs: Sequence[Run], stage: str, field: str) -> list[Bucket]:
     """
     merged: dict[tuple[int, int], list[Bucket]] = {}
     for run in runs:
-        for bucket in run.buckets:
-            if (bucket.stage, bucket.field) == (stage, field) and bucket.interactions:
+        for bucket in run.summary.by_popularity.stage(stage):
+            if bucket.feature == feature and bucket.interactions:
                 merged.setdefault((bucket.low, bucket.high), []).append(bucket)
     return [_merge(parts) for _, parts in sorted(merged.items())]
 
@@ -118,20 +119,19 @@ def by_popularity(runs: Sequence[Run], stage: str, field: str) -> list[Bucket]:
 def _merge(parts: list[Bucket]) -> Bucket:
     first = parts[0]
     sizes = {len(part.weights) for part in parts if part.weights}
-    return Bucket(
-        first.stage,
-        first.field,
-        first.low,
-        first.high,
-        sum(part.interactions for part in parts),
-        _mean([part.loss for part in parts], parts),
-        _mean([part.accuracy for part in parts], parts),
-        tuple(
+    weights = None
+    if len(sizes) == 1:
+        weights = tuple(
             _mean([part.weights[n] if part.weights else np.nan for part in parts], parts)
             for n in range(sizes.pop())
         )
-        if len(sizes) == 1
-        else None,
+    return Bucket(
+        feature=first.feature,
+        low=first.low,
+        high=first.high,
+        interactions=min(sum(part.interactions for part in parts), 2**63 - 1),
+        loss=_mean([part.loss for part in parts], parts),
+        weights=weights,
     )
 
 

@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from autoemb.lab.records import Bucket, Difference
 from autoemb.lab.report import panel
 from autoemb.lab.report.curves import Curve, smooth, thin
-from autoemb.lab.report.records import Bucket, Difference
 from autoemb.lab.report.wording import display, pair, verdict
 
 _METHODS = {
@@ -79,19 +79,7 @@ def over_stream(name: str, curves: Mapping[str, Curve], label: str, boundary: in
         end = max((curve.x[-1] for curve in curves.values() if len(curve.x)), default=1.0)
         axes.set_xlim(0, end)
         if 0 < boundary < end:
-            axes.axvline(boundary, color=panel.MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
-            for text, side, shift in (("offline", "right", -4), ("online", "left", 4)):
-                axes.annotate(
-                    text,
-                    (boundary, 1),
-                    (shift, -3),
-                    xycoords=axes.get_xaxis_transform(),
-                    textcoords="offset points",
-                    ha=side,
-                    va="top",
-                    color=panel.MUTED,
-                    size=8.5,
-                )
+            _mark_boundary(axes, boundary)
         axes.xaxis.set_major_locator(MaxNLocator(6))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: panel.compact(value)))
         axes.set_xlabel("events so far")
@@ -100,8 +88,25 @@ def over_stream(name: str, curves: Mapping[str, Curve], label: str, boundary: in
     return panel.svg(name, panel.WIDE, paint)
 
 
+def _mark_boundary(axes: Axes, boundary: int) -> None:
+    """Mark where the offline stage ends."""
+    axes.axvline(boundary, color=panel.MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
+    for text, side, shift in (("offline", "right", -4), ("online", "left", 4)):
+        axes.annotate(
+            text,
+            (boundary, 1),
+            (shift, -3),
+            xycoords=axes.get_xaxis_transform(),
+            textcoords="offset points",
+            ha=side,
+            va="top",
+            color=panel.MUTED,
+            size=8.5,
+        )
+
+
 def loss_by_popularity(
-    name: str, methods: Mapping[str, Sequence[Bucket]], field: str, label: str
+    name: str, methods: Mapping[str, Sequence[Bucket]], feature: str, label: str
 ) -> str:
     """Draw Figure 6: loss over octaves of popularity, over faint bars for the share of events.
 
@@ -110,9 +115,9 @@ def loss_by_popularity(
     name
         The figure's name, unique on its page.
     methods
-        The merged buckets of each method, of one stage and field.
-    field
-        Whose popularity it is.
+        The merged buckets of each method, of one stage and feature.
+    feature
+        What the popular ids are, as :func:`wording.feature` says it.
     label
         What the vertical axis shows.
 
@@ -151,14 +156,14 @@ def loss_by_popularity(
             transform=axes.get_xaxis_transform(),
             zorder=1,
         )
-        panel.octaves(axes, lows, field)
+        panel.octaves(axes, lows, feature)
         panel.finish(axes, label)
 
     return panel.svg(name, panel.WIDE, paint)
 
 
 def weights_by_popularity(
-    name: str, buckets: Sequence[Bucket], field: str, sizes: Sequence[str]
+    name: str, buckets: Sequence[Bucket], feature: str, sizes: Sequence[str]
 ) -> str:
     """Draw Figure 7: the mean weight of each embedding size over octaves of popularity.
 
@@ -167,9 +172,9 @@ def weights_by_popularity(
     name
         The figure's name, unique on its page.
     buckets
-        The merged buckets of one method, stage and field; those without weights are left out.
-    field
-        Whose popularity it is.
+        The merged buckets of one method, stage and feature; those without weights are left out.
+    feature
+        What the popular ids are, as :func:`wording.feature` says it.
     sizes
         The name of each size, smallest first.
 
@@ -193,7 +198,7 @@ def weights_by_popularity(
             axes.bar(range(len(known)), share, 0.86, base, color=shade, label=size)
             base = [below + height for below, height in zip(base, share, strict=True)]
         axes.set_ylim(0, max([1.0, *base]))
-        panel.octaves(axes, [low for low, _ in known], field)
+        panel.octaves(axes, [low for low, _ in known], feature)
         panel.finish(axes, "mean weight")
 
     return panel.svg(name, panel.SMALL, paint)

@@ -1,9 +1,10 @@
 """The page: recorded files in, ``report.html`` and ``figures/*.svg`` out."""
 
+import math
 import os
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -11,11 +12,15 @@ from typing import Any
 
 from autoemb.errors import UserError
 from autoemb.files import write_text
+from autoemb.lab.recorder import STAGES
+from autoemb.lab.records import Data
 from autoemb.lab.report import tables, wording
-from autoemb.lab.report.records import METRICS, STAGES, Recording, Run, read
+from autoemb.lab.report.recording import Recording, Run, read
 
 # In the configuration, but told to the command line in another way or not at all.
-_NOT_OPTIONS = {"command", "fields", "method", "methods", "out", "resume", "seed", "seeds"}
+_NOT_OPTIONS = {
+    "command", "features", "fields", "method", "methods", "out", "resume", "seed", "seeds"
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -104,73 +109,130 @@ def command_line(recording: Recording) -> str:
 def _panels(recording: Recording) -> dict[str, list[Panel]]:
     """Draw every figure, by the section it stands in."""
     try:
-        from autoemb.lab.report import curves, figures
+        from autoemb.lab.report import curves, figures  # noqa: F401
     except ModuleNotFoundError as error:
         raise extra_missing(error) from error
 
-    comparison = recording.comparison
-    runs: dict[str, list[Run]] = {method: [] for method in comparison.methods}
+    runs: dict[str, list[Run]] = {method: [] for method in recording.comparison.methods}
     for run in recording.runs:
-        runs[run.result.method].append(run)
-    boundary = recording.runs[0].result.stages["offline"].interactions
-    labels = {"loss": wording.loss_name(comparison.task), "accuracy": "accuracy"}
-    baseline = "fse" if "fse" in runs else comparison.methods[0]
-    sections: dict[str, list[Panel]] = {
-        "differences": [],
-        "stream": [],
-        "popularity": [],
-        "weights": [],
+        runs[run.summary.method].append(run)
+    return {
+        "differences": _differences(recording),
+        "stream": _over_stream(recording, runs),
+        "popularity": _by_popularity(recording, runs),
+        "weights": _weights(recording, runs),
     }
 
-    for metric, label in labels.items():
-        pairs = [d for d in comparison.differences if d.metric == metric]
-        if pairs:
-            better = "left" if metric == "loss" else "right"
-            svg = figures.differences(
-                f"difference-{metric}", pairs, f"difference in {label} ({better} of zero is better)"
-            )
-            sections["differences"].append(Panel(f"difference-{metric}", _capital(label), svg))
 
-    lines = {m: {k: curves.over_stream(runs[k], m) for k in runs} for m in METRICS}
+def _differences(recording: Recording) -> list[Panel]:
+    from autoemb.lab.report import figures
+
+    comparison, panels = recording.comparison, []
+    found = dict.fromkeys(d.metric for d in comparison.differences)
+    for metric in [*found][: wording.MOST_METRICS]:
+        pairs = [d for d in comparison.differences if d.metric == metric]
+        label, lower = wording.metric_name(metric, comparison.task), wording.lower_is_better(metric)
+        side = "" if lower is None else f" ({'left' if lower else 'right'} of zero is better)"
+        name = f"difference-{metric}"
+        svg = figures.differences(name, pairs, f"difference in {label}{side}")
+        panels.append(Panel(name, _capital(label), svg))
+    return panels
+
+
+def _over_stream(recording: Recording, runs: Mapping[str, Sequence[Run]]) -> list[Panel]:
+    """Draw every metric over the stream, and then less that of the baseline."""
+    from autoemb.lab.report import curves, figures
+
+    comparison, panels = recording.comparison, []
+    boundary = recording.runs[0].summary.offline.interactions
+    metrics = wording.metrics(window for run in recording.runs for window in run.windows)
+    lines = {m: {k: curves.over_stream(runs[k], m) for k in runs} for m in metrics}
+    labels = {metric: wording.metric_name(metric, comparison.task) for metric in metrics}
     for metric, label in labels.items():
         name = f"stream-{metric}"
         svg = figures.over_stream(name, lines[metric], label, boundary)
-        sections["stream"].append(Panel(name, _capital(label), svg))
-    if len(runs) > 1:
-        against = wording.display(baseline)
-        for metric, label in labels.items():
-            name = f"stream-{metric}-difference"
-            apart = {
-                method: curves.minus(curve, lines[metric][baseline])
-                for method, curve in lines[metric].items()
-            }
-            title = f"{_capital(label)} minus {against}'s"
-            svg = figures.over_stream(name, apart, f"{label} \N{MINUS SIGN} {against}", boundary)
-            sections["stream"].append(Panel(name, title, svg))
-
-    for field in dict.fromkeys(bucket.field for run in recording.runs for bucket in run.buckets):
-        merged = {
-            (stage, method): curves.by_popularity(runs[method], stage, field)
-            for stage in STAGES
-            for method in runs
+        panels.append(Panel(name, _capital(label), svg))
+    baseline = "fse" if "fse" in runs else comparison.methods[0]
+    against = wording.display(baseline)
+    for metric, label in labels.items() if len(runs) > 1 else ():
+        name = f"stream-{metric}-difference"
+        apart = {
+            method: curves.minus(curve, lines[metric][baseline])
+            for method, curve in lines[metric].items()
         }
+        title = f"{_capital(label)} minus {against}'s"
+        svg = figures.over_stream(name, apart, f"{label} \N{MINUS SIGN} {against}", boundary)
+        panels.append(Panel(name, title, svg))
+    return panels
+
+
+def _features(recording: Recording) -> dict[str, str]:
+    """Return the features that popularity was recorded of, each with what its ids are."""
+    found = dict.fromkeys(
+        bucket.feature
+        for run in recording.runs
+        for stage in STAGES
+        for bucket in run.summary.by_popularity.stage(stage)
+    )
+    return {name: wording.feature(name) for name in found}
+
+
+def _drawn(recording: Recording) -> list[tuple[str, str, str]]:
+    """Return the features that are drawn: name, what their ids are, and the part of a file name."""
+    taken: set[str] = set()
+    drawn = [*_features(recording).items()][: wording.MOST_FEATURES]
+    return [(name, said, wording.file_name(said, taken)) for name, said in drawn]
+
+
+def _by_popularity(recording: Recording, runs: Mapping[str, Sequence[Run]]) -> list[Panel]:
+    from autoemb.lab.report import curves, figures
+
+    panels = []
+    for feature, said, file in _drawn(recording):
         for stage in STAGES:
-            name = f"popularity-{field}-{stage}"
-            methods = {method: merged[stage, method] for method in runs if merged[stage, method]}
+            name = f"popularity-{file}-{stage}"
+            merged = {m: curves.by_popularity(runs[m], stage, feature) for m in runs}
+            methods = {method: buckets for method, buckets in merged.items() if buckets}
             if methods:
-                svg = figures.loss_by_popularity(name, methods, field, labels["loss"])
-                title = f"{_capital(field)}, {stage} stage"
-                sections["popularity"].append(Panel(name, title, svg))
+                label = wording.loss_name(recording.comparison.task)
+                svg = figures.loss_by_popularity(name, methods, said, label)
+                panels.append(Panel(name, f"{_capital(said)}, {stage} stage", svg))
+    return panels
+
+
+def _weights(recording: Recording, runs: Mapping[str, Sequence[Run]]) -> list[Panel]:
+    from autoemb.lab.report import curves, figures
+
+    panels = []
+    for feature, said, file in _drawn(recording):
         for method in runs:
-            buckets = merged["online", method] or merged["offline", method]
+            online, offline = (
+                curves.by_popularity(runs[method], stage, feature)
+                for stage in ("online", "offline")
+            )
+            buckets = online or offline
             count = max((len(bucket.weights or ()) for bucket in buckets), default=0)
             if count:
-                name = f"weights-{field}-{method}"
-                sizes = _sizes(comparison.config, count)
-                svg = figures.weights_by_popularity(name, buckets, field, sizes)
-                title = f"{_capital(field)}, {wording.display(method)}"
-                sections["weights"].append(Panel(name, title, svg))
-    return sections
+                name = f"weights-{file}-{method}"
+                sizes = _sizes(runs[method][0].summary.dims, count)
+                svg = figures.weights_by_popularity(name, buckets, said, sizes)
+                title = f"{_capital(said)}, {wording.display(method)}"
+                panels.append(Panel(name, title, svg))
+    return panels
+
+
+def _not_drawn(recording: Recording) -> list[str]:
+    """Return in sentences of which features no popularity is drawn, and why."""
+    features = _features(recording)
+    notes = []
+    if further := [*features.values()][wording.MOST_FEATURES :]:
+        notes.append(f"Recorded, but not drawn here: {', '.join(further)}.")
+    if without := [f for f in recording.comparison.data.features if f not in features]:
+        names = ", ".join(map(wording.feature, without))
+        notes.append(
+            f"Not recorded: {names}. A feature of several ids an event has no one popularity."
+        )
+    return notes
 
 
 def _render(recording: Recording, sections: Mapping[str, list[Panel]]) -> str:
@@ -179,6 +241,7 @@ def _render(recording: Recording, sections: Mapping[str, list[Panel]]) -> str:
     except ModuleNotFoundError as error:
         raise extra_missing(error) from error
 
+    comparison = recording.comparison
     template = resources.files("autoemb.lab.report").joinpath("template.html").read_text("utf-8")
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -187,21 +250,24 @@ def _render(recording: Recording, sections: Mapping[str, list[Panel]]) -> str:
         "decimal": wording.decimal,
         "whole": wording.whole,
         "display": wording.display,
+        "metric": lambda name: wording.metric_name(name, comparison.task),
     }
-    comparison = recording.comparison
     return environment.from_string(template).render(
         recording=recording,
         comparison=comparison,
         data=comparison.data,
-        offline=recording.runs[0].result.stages["offline"],
-        online=recording.runs[0].result.stages["online"],
+        offline=recording.runs[0].summary.offline,
+        online=recording.runs[0].summary.online,
+        metrics=tables.metrics(comparison),
+        not_drawn=_not_drawn(recording),
+        ids=_ids(comparison.data),
+        nan=math.nan,
         rows=tables.rows(comparison),
         differences=list(
             zip(comparison.differences, tables.difference_rows(comparison), strict=True)
         ),
         verdict=wording.verdict,
         interval_name=wording.interval_name(comparison),
-        loss_name=wording.loss_name(comparison.task),
         spread_note=wording.spread_note(comparison),
         findings=wording.findings(comparison),
         command=command_line(recording),
@@ -218,10 +284,17 @@ def extra_missing(error: ModuleNotFoundError) -> UserError:
     return UserError(f"a report needs {error.name}: pip install 'autoemb[report]'")
 
 
-def _sizes(config: Mapping[str, Any], count: int) -> list[str]:
-    dims = config.get("dims")
-    if isinstance(dims, list) and len(dims) == count and all(type(d) is int for d in dims):
-        return [_value(dim) for dim in dims]
+def _ids(data: Data) -> dict[str, int]:
+    """Return how many different ids the first features have."""
+    known = {"users": data.users, "items": data.items}
+    counts = {name: count for name, count in known.items() if count is not None}
+    others = {f: n for f, n in data.features.items() if f not in ("user_id", "item_id")}
+    return counts | {name: others[name] for name in [*others][:8]}
+
+
+def _sizes(dims: Sequence[int] | None, count: int) -> list[str]:
+    if dims is not None and len(dims) == count:
+        return [str(dim) for dim in dims]
     return [f"size {n + 1}" for n in range(count)]
 
 

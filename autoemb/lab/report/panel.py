@@ -94,13 +94,13 @@ def legend(axes: Axes, handles: Sequence[Artist]) -> None:
         )
 
 
-def octaves(axes: Axes, lows: Sequence[int], field: str) -> None:
+def octaves(axes: Axes, lows: Sequence[int], feature: str) -> None:
     """Make the horizontal axis octaves of popularity, named by their lower ends."""
     step = 1 + len(lows) // 11  # labels of 1,023 events and more touch their neighbours
     axes.set_xticks(range(0, len(lows), step), [compact(low) for low in lows[::step]], size=8)
     axes.tick_params(axis="x", length=0)
     axes.set_xlim(-0.6, max(len(lows), 1) - 0.4)
-    axes.set_xlabel(f"earlier events of the {field} (at least)")
+    axes.set_xlabel(f"earlier events of the {cut(feature, 30)} (at least)")
 
 
 def compact(value: float) -> str:

@@ -7,20 +7,18 @@ the extra ``report``.
 import html
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from autoemb.lab.json_object import JsonObject
+from autoemb.lab.recorder import STAGES
+from autoemb.lab.records import Comparison
 from autoemb.lab.report import wording
-from autoemb.lab.report.records import METRICS, STAGES, Comparison, parse_comparison
 
-COLUMNS = tuple((stage, metric) for stage in STAGES for metric in METRICS)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
@@ -39,12 +37,23 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One method: a cell for each of ``COLUMNS``, its rate (events/s) and seconds a run."""
+    """One method: a cell for each of :func:`columns`, its rate (events/s) and seconds a run."""
 
     method: str
     cells: tuple[Cell, ...]
     rate: Cell
     seconds: Cell
+
+
+def metrics(comparison: Comparison) -> list[str]:
+    """Return the metrics that a comparison's tables show."""
+    scores = [result.stage(stage) for result in comparison.results for stage in STAGES]
+    return wording.metrics(scores)
+
+
+def columns(comparison: Comparison) -> list[tuple[str, str]]:
+    """Return stage and metric of each column of numbers."""
+    return [(stage, metric) for stage in STAGES for metric in metrics(comparison)]
 
 
 def rows(comparison: Comparison) -> list[Row]:
@@ -53,21 +62,23 @@ def rows(comparison: Comparison) -> list[Row]:
     The best mean of a column is marked where there are several methods; methods equal to four
     decimals share the mark.
     """
-    found = []
+    found, shown = [], columns(comparison)
     for method in comparison.methods:
         results = [result for result in comparison.results if result.method == method]
         cells = [
-            mean_cell([getattr(r.stages[s], metric) for r in results]) for s, metric in COLUMNS
+            mean_cell([r.stage(stage).metrics.get(metric, math.nan) for r in results])
+            for stage, metric in shown
         ]
-        rate = mean_cell([r.interactions_per_second for r in results])
+        rate = mean_cell([r.rate for r in results])
         found.append(Row(method, tuple(cells), rate, mean_cell([r.seconds for r in results])))
     if len(found) == 1:
         return found
     best = []
-    for column, (_, metric) in enumerate(COLUMNS):
+    for column, (_, metric) in enumerate(shown):
         means = [row.cells[column].mean for row in found if not math.isnan(row.cells[column].mean)]
-        pick = min if metric == "loss" else max
-        best.append(wording.decimal(pick(means)) if means else None)
+        lower = wording.lower_is_better(metric)
+        known = bool(means) and lower is not None
+        best.append(wording.decimal(min(means) if lower else max(means)) if known else None)
     return [
         replace(
             row,
@@ -95,30 +106,11 @@ def difference_rows(comparison: Comparison) -> list[tuple[str, ...]]:
     ]
 
 
-def table(compare: Mapping[str, Any]) -> RenderableType:
-    """Return the methods' table and the online differences for a terminal.
-
-    Parameters
-    ----------
-    compare
-        The content of ``compare.json``.
-
-    Raises
-    ------
-    UserError
-        Where a field is missing or broken.
-
-    Examples
-    --------
-    >>> table({})
-    Traceback (most recent call last):
-        ...
-    autoemb.errors.UserError: compare.json: results is missing; expected a list of objects
-    """
-    comparison = parse_comparison(JsonObject(dict(compare), "compare.json"))
+def table(comparison: Comparison) -> RenderableType:
+    """Return the methods' table and the online differences for a terminal."""
     title = _CONTROL.sub(" ", " · ".join(wording.describe(comparison)))
     scores = _table(Text(title), wording.spread_note(comparison))
-    for header in _headers(comparison.task):
+    for header in _headers(comparison):
         scores.add_column(
             header.replace(" ", "\n", 1), justify="right" if scores.columns else "left"
         )
@@ -138,27 +130,8 @@ def table(compare: Mapping[str, Any]) -> RenderableType:
     return Group(scores, "", paired) if paired.row_count else scores
 
 
-def markdown(compare: Mapping[str, Any]) -> str:
-    """Return the methods' table and all paired differences as GitHub markdown.
-
-    Parameters
-    ----------
-    compare
-        The content of ``compare.json``.
-
-    Raises
-    ------
-    UserError
-        Where a field is missing or broken.
-
-    Examples
-    --------
-    >>> markdown({"results": 3})
-    Traceback (most recent call last):
-        ...
-    autoemb.errors.UserError: compare.json: results is 3; expected a list of objects
-    """
-    comparison = parse_comparison(JsonObject(dict(compare), "compare.json"))
+def markdown(comparison: Comparison) -> str:
+    """Return the methods' table and all paired differences as GitHub markdown."""
     body = [
         [
             wording.display(row.method),
@@ -167,8 +140,8 @@ def markdown(compare: Mapping[str, Any]) -> str:
         ]
         for row in rows(comparison)
     ]
-    lines = [_escape(" · ".join(wording.describe(comparison))), ""]
-    lines += pipes(_headers(comparison.task), body)
+    lines = [escape(" · ".join(wording.describe(comparison))), ""]
+    lines += pipes(_headers(comparison), body)
     lines += ["", f"{wording.spread_note(comparison)}."]
     if comparison.differences:
         lines += ["", *pipes(_difference_headers(comparison), difference_rows(comparison))]
@@ -180,9 +153,12 @@ def _table(title: Text, caption: str) -> Table:
     return Table(title=title, caption=caption, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
 
 
-def _headers(task: str) -> list[str]:
-    names = {"loss": wording.loss_name(task), "accuracy": "accuracy"}
-    return ["method", *(f"{stage} {names[metric]}" for stage, metric in COLUMNS), "events/s"]
+def _headers(comparison: Comparison) -> list[str]:
+    names = [
+        f"{stage} {wording.metric_name(metric, comparison.task)}"
+        for stage, metric in columns(comparison)
+    ]
+    return ["method", *names, "events/s"]
 
 
 def _difference_headers(comparison: Comparison) -> list[str]:
@@ -207,7 +183,7 @@ def pipes(headers: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(cells)} |" for cells in [headers, rule, *body]]
 
 
-def _escape(text: str) -> str:
+def escape(text: str) -> str:
     """Escape text of any content for one line of markdown."""
     flat = html.escape(_CONTROL.sub(" ", text), quote=False)
     return re.sub(r"([\\`*_\[\]|])", r"\\\1", flat)

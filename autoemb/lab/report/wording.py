@@ -1,11 +1,30 @@
 """Names, numbers and verdicts in words: the same in the page, the terminal and the documents."""
 
 import math
+import re
+from collections.abc import Iterable
 
-from autoemb.lab.report.records import METRICS, Comparison, Difference
+from autoemb.lab.records import Comparison, Difference, Scored
 
 NOT_AVAILABLE = "n/a"
 _METHODS = {"fse": "FSE", "sam": "SAM", "darts": "DARTS", "autoemb": "AutoEmb"}
+_FEATURES = {"user_id": "user", "item_id": "item"}
+_LOSSES = {
+    "regression": "MSE loss",
+    "classification": "CE loss",
+    "click": "log loss",
+    "value": "squared error",
+}
+_METRICS = {"auc": "AUC", "mae": "MAE", "normalised_entropy": "normalised entropy", "mrr": "MRR"}
+
+#: Whether a lower value is the better one; of other metrics nobody knows.
+_LOWER_IS_BETTER = {
+    **dict.fromkeys(("loss", "mae", "normalised_entropy"), True),
+    **dict.fromkeys(("accuracy", "auc", "recall@10", "ndcg@10", "mrr"), False),
+}
+
+#: More columns or figures than these tell a reader nothing.
+MOST_METRICS, MOST_FEATURES = 6, 4
 
 
 def display(method: str) -> str:
@@ -27,7 +46,64 @@ def loss_name(task: str) -> str:
     >>> loss_name("regression")
     'MSE loss'
     """
-    return {"regression": "MSE loss", "classification": "CE loss"}[task]
+    return _LOSSES.get(task, "loss")
+
+
+def metric_name(metric: str, task: str) -> str:
+    """Return what a metric is called in tables and figures of a task.
+
+    Examples
+    --------
+    >>> metric_name("loss", "click"), metric_name("auc", "click"), metric_name("mine", "click")
+    ('log loss', 'AUC', 'mine')
+    """
+    return loss_name(task) if metric == "loss" else _METRICS.get(metric, metric)
+
+
+def metrics(scored: Iterable[Scored]) -> list[str]:
+    """Return the first metrics that any of some records hold, the loss before all."""
+    found = dict.fromkeys(name for record in scored for name in record.metrics)
+    return [*found][:MOST_METRICS]
+
+
+def lower_is_better(metric: str) -> bool | None:
+    """Return which values of a metric are better; None where nobody knows.
+
+    Examples
+    --------
+    >>> lower_is_better("loss"), lower_is_better("auc"), lower_is_better("mine")
+    (True, False, None)
+    """
+    return _LOWER_IS_BETTER.get(metric)
+
+
+def feature(name: str) -> str:
+    """Return what the ids of a feature are.
+
+    Examples
+    --------
+    >>> feature("user_id"), feature("city")
+    ('user', 'city')
+    """
+    return _FEATURES.get(name, name)
+
+
+def file_name(name: str, taken: set[str]) -> str:
+    """Return a name that is safe in a file name and not taken; it is taken from then on.
+
+    Examples
+    --------
+    >>> taken = set()
+    >>> file_name("a b", taken), file_name("a/b", taken)
+    ('a-b', 'a-b-2')
+    """
+    plain = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")[:180] or "other"
+    found, times = plain, 1
+    while found.lower() in taken:  # some file systems do not tell case
+        times += 1
+        found = f"{plain}-{times}"
+    taken.add(found.lower())
+    return found
 
 
 def decimal(value: float, digits: int = 4, *, sign: bool = False) -> str:
@@ -75,11 +151,15 @@ def spread_note(comparison: Comparison) -> str:
 
 
 def verdict(difference: Difference) -> str:
-    """Return "better", "worse", "undecided", "identical" or "n/a": the method against the baseline.
+    """Return in a word what the method is against the baseline.
+
+    "better", "worse", "undecided", "identical", "n/a", or "different" by a metric of which nobody
+    knows what is better.
 
     Examples
     --------
-    >>> verdict(Difference("autoemb", "fse", "online", "loss", 0.002, 0.001, 0.003, 0.95))
+    >>> names = {"method": "autoemb", "baseline": "fse", "stage": "online", "metric": "loss"}
+    >>> verdict(Difference(**names, mean=0.002, low=0.001, high=0.003, confidence=0.95))
     'worse'
     """
     if math.isnan(difference.low) or math.isnan(difference.high):
@@ -88,7 +168,10 @@ def verdict(difference: Difference) -> str:
         return "identical"
     if difference.low <= 0 <= difference.high:
         return "undecided"
-    return "better" if (difference.high < 0) == (difference.metric == "loss") else "worse"
+    lower = lower_is_better(difference.metric)
+    if lower is None:
+        return "different"
+    return "better" if (difference.high < 0) == lower else "worse"
 
 
 def reading(difference: Difference) -> str:
@@ -96,9 +179,10 @@ def reading(difference: Difference) -> str:
 
     Examples
     --------
-    >>> reading(Difference("autoemb", "fse", "online", "loss", 0.002, -0.001, 0.003, 0.95))
+    >>> names = {"method": "autoemb", "baseline": "fse", "stage": "online", "metric": "loss"}
+    >>> reading(Difference(**names, mean=0.002, low=-0.001, high=0.003, confidence=0.95))
     'undecided: the interval includes zero'
-    >>> reading(Difference("autoemb", "sam", "online", "loss", 0.0, 0.0, 0.0, 0.95))
+    >>> reading(Difference(**names, mean=0.0, low=0.0, high=0.0, confidence=0.95))
     'identical: no window differs'
     """
     word = verdict(difference)
@@ -114,7 +198,8 @@ def pair(difference: Difference) -> str:
 
     Examples
     --------
-    >>> pair(Difference("autoemb", "fse", "online", "loss", 0.0, 0.0, 0.0, 0.95))
+    >>> names = {"method": "autoemb", "baseline": "fse", "stage": "online", "metric": "loss"}
+    >>> pair(Difference(**names, mean=0.0, low=0.0, high=0.0, confidence=0.95))
     'AutoEmb − FSE'
     """
     return f"{display(difference.method)} \N{MINUS SIGN} {display(difference.baseline)}"
@@ -125,7 +210,8 @@ def interval(difference: Difference) -> str:
 
     Examples
     --------
-    >>> interval(Difference("autoemb", "fse", "online", "loss", 0.0, -0.001, 0.002, 0.95))
+    >>> names = {"method": "autoemb", "baseline": "fse", "stage": "online", "metric": "loss"}
+    >>> interval(Difference(**names, mean=0.0, low=-0.001, high=0.002, confidence=0.95))
     '−0.00100 to +0.00200'
     """
     return " to ".join(decimal(x, 5, sign=True) for x in (difference.low, difference.high))
@@ -149,12 +235,13 @@ def findings(comparison: Comparison) -> list[str]:
         "better": "better than",
         "worse": "worse than",
         "undecided": "undecided against",
+        "different": "different from",
         "identical": "identical to",
         NOT_AVAILABLE: "no interval against",
     }
     sentences = []
     for method in comparison.methods:
-        for metric in METRICS:
+        for metric in dict.fromkeys(d.metric for d in comparison.differences):
             against: dict[str, list[str]] = {word: [] for word in phrases}
             for d in comparison.differences:
                 if (d.method, d.stage, d.metric) == (method, "online", metric):

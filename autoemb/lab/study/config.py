@@ -2,43 +2,76 @@
 
 from __future__ import annotations
 
-import itertools
+import math
 import random
 import re
-import tomllib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
+from annotated_types import Ge, Le
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
+
+from autoemb.declared import Declared, read_toml, shown
 from autoemb.errors import UserError
-from autoemb.lab import RunConfig
-from autoemb.lab.config import CHOICES
+from autoemb.lab.config import OPTIONS, RunConfig, TaskName
+from autoemb.lab.study.source import Source, SourceEntry
+from autoemb.recipe import Recipe
 
 #: Options that the study sets itself.
 _OURS = {"task", "order", "seed", "limit"}
 #: Options that all methods share, since runs are compared window by window.
 _SHARED = {"batch_size", "window", "offline_fraction"}
-_OPTIONS = {field.name: field for field in fields(RunConfig) if field.name not in _OURS}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-_KEYS = {"data", "tasks", "orders", "seeds", "options", "methods", "tuning"}
 
-#: Whether TOML's value is of an option's type, and what that is called.
-_KINDS: dict[str, Callable[[object], bool]] = {
-    "int": lambda value: type(value) is int,
-    "float": lambda value: type(value) in (int, float),
-    "str": lambda value: type(value) is str,
-    "tuple[int, ...]": lambda value: isinstance(value, list) and all(type(v) is int for v in value),
-}
-_WORDS = {
-    "int": "a whole number",
-    "float": "a number",
-    "str": "text",
-    "tuple[int, ...]": "a list of whole numbers",
-}
+#: Candidates of one method, each a run over the offline stage for every data set, task and order.
+MOST_CANDIDATES = 1000
 
 Options = Mapping[str, Any]
-_T = TypeVar("_T")
+T = TypeVar("T")
+
+
+def _different(values: tuple[T, ...]) -> tuple[T, ...]:
+    if not values or len(set(values)) != len(values):
+        raise PydanticCustomError("wanted", "different values in a list")
+    return values
+
+
+_Different = AfterValidator(_different)
+
+
+class StudyFile(Declared):
+    """What the TOML file of a study may hold.
+
+    Attributes
+    ----------
+    data : tuple of str or SourceEntry
+        Files, told apart by their names, perhaps with a schema and a limit of their own.
+    tasks, orders, seeds : tuple
+    options : mapping
+        Of every run.
+    methods : mapping of str to mapping
+        Options of each method, and perhaps ``tuning`` of its own.
+    tuning : mapping of str to list
+        Values to try, and how many ``candidates`` of their combinations.
+    """
+
+    data: Annotated[tuple[str | SourceEntry, ...], Field(min_length=1)]
+    tasks: Annotated[tuple[TaskName, ...], _Different] = ("regression",)
+    orders: Annotated[tuple[Literal["chronological", "shuffled"], ...], _Different] = (
+        "chronological",
+    )
+    seeds: Annotated[tuple[Annotated[int, Ge(0), Le(2**63 - 1)], ...], _Different] = (0,)
+    options: dict[str, Any] = Field(default_factory=dict)
+    methods: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
+    tuning: dict[str, Any] = Field(default_factory=dict)
+
+
+class _Tuning(Declared):
+    candidates: Annotated[int, Ge(1), Le(MOST_CANDIDATES)] | None = None
+    values: dict[str, Annotated[tuple[Any, ...], Field(strict=False, min_length=1)]]
 
 
 @dataclass(frozen=True)
@@ -64,14 +97,14 @@ class Study:
 
     Attributes
     ----------
-    data : tuple of Path
+    data : tuple of Source
     tasks, orders : tuple of str
     seeds : tuple of int
     methods : tuple of Method
         The last is compared with each other one.
     """
 
-    data: tuple[Path, ...]
+    data: tuple[Source, ...]
     tasks: tuple[str, ...]
     orders: tuple[str, ...]
     seeds: tuple[int, ...]
@@ -79,10 +112,7 @@ class Study:
 
     def config(self, method: Method, chosen: Options, **own: Any) -> RunConfig:
         """Return the options of a run of ``method`` with the tuned ones that were chosen."""
-        options = {**method.options, **chosen, **own}
-        if "dims" in options:
-            options["dims"] = tuple(options["dims"])
-        return RunConfig(**options)
+        return RunConfig(**{**method.options, **chosen, **own})
 
 
 def read_study(file: Path, root: Path | None = None) -> Study:
@@ -98,7 +128,7 @@ def read_study(file: Path, root: Path | None = None) -> Study:
     ------
     UserError
         For a file that cannot be read, and for a key or value that a study does not have; names
-        both.
+        both. Every run's options are checked before the first begins.
 
     Examples
     --------
@@ -114,114 +144,106 @@ def read_study(file: Path, root: Path | None = None) -> Study:
     >>> study.seeds, study.methods[0].name, study.data[0].name
     ((0,), 'narrow', 'ratings.csv')
     """
+    found = StudyFile.parse(read_toml(file), str(file))
     try:
-        content = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} cannot be read: {error}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{file} is not TOML: {error}") from None
-    return _Reader(file, content).study(file.parent if root is None else root)
+        return _study(found, file.parent if root is None else root, file.parent)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from None
 
 
-class _Reader:
-    def __init__(self, file: Path, content: dict[str, Any]) -> None:
-        self.file, self.content = file, content
-
-    def error(self, key: str, value: object, expected: str) -> UserError:
-        return UserError(f"{self.file}: {key} is {value!r}; expected {expected}")
-
-    def study(self, root: Path) -> Study:
-        for key in self.content.keys() - _KEYS:
-            raise self.error(key, self.content[key], f"only {', '.join(sorted(_KEYS))}")
-        shared = self.options("options", self.content.get("options", {}))
-        tuning = self.content.get("tuning", {})
-        methods = self.table("methods", self.content.get("methods"))
-        if not methods:
-            raise self.error("methods", methods, "a table for each method")
-        data = self.strings("data", None)
-        if len({Path(name).name for name in data}) != len(data):
-            raise self.error("data", [*data], "different names of files, which tables tell them by")
-        study = Study(
-            data=tuple(root / name for name in data),
-            tasks=self.strings("tasks", ["regression"]),
-            orders=self.strings("orders", ["chronological"]),
-            seeds=self.seeds(),
-            methods=tuple(
-                self.method(name, value, shared, tuning) for name, value in methods.items()
-            ),
+def _study(file: StudyFile, root: Path, beside: Path) -> Study:
+    entries = [SourceEntry(path=one) if isinstance(one, str) else one for one in file.data]
+    data = tuple(entry.source(root, beside) for entry in entries)
+    names = tuple(source.name for source in data)
+    if len({*names}) != len(names):
+        raise UserError(
+            f"data is {shown(names)}; expected different names, which tables tell them by"
         )
-        for method in study.methods:  # every run's options are checked before the first begins
-            for task, order in itertools.product(study.tasks, study.orders):
-                for chosen, seed in itertools.product(method.candidates, study.seeds):
-                    try:
-                        study.config(method, chosen, task=task, order=order, seed=seed)
-                    except UserError as error:
-                        where = f"{self.file}: methods.{method.name}"
-                        raise UserError(f"{where}: {error}") from None
-        return study
-
-    def method(self, name: str, value: object, shared: Options, tuning: object) -> Method:
-        where = f"methods.{name}"
+    shared = _options("options", file.options)
+    methods = []
+    for name, content in file.methods.items():
         if not _NAME.fullmatch(name):
-            raise self.error(where, name, "a name of letters, digits, '.', '_' and '-'")
-        own = dict(self.table(where, value))
-        candidates = self.candidates(
-            {**self.table("tuning", tuning), **self.table(f"{where}.tuning", own.pop("tuning", {}))}
+            raise UserError(
+                f"methods has {shown(name)}; expected names of letters, digits, '.', '_' and '-'"
+            )
+        methods.append(_method(name, dict(content), shared, file.tuning))
+    return Study(data, file.tasks, file.orders, file.seeds, tuple(methods))
+
+
+def _method(name: str, content: dict[str, Any], shared: Options, tuning: Options) -> Method:
+    where = f"methods.{name}"
+    own = content.pop("tuning", {})
+    if not isinstance(own, dict):
+        raise UserError(f"{where}.tuning is {shown(own)}; expected names with values")
+    options = {**shared, **_options(where, content, shared=False)}
+    candidates = _candidates({**tuning, **own})
+    for candidate in candidates:
+        try:
+            RunConfig(**{**options, **candidate})
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
+    return Method(name, options, candidates)
+
+
+def _options(where: str, options: Options, *, shared: bool = True) -> Options:
+    """Check options one by one, and whether they may stand here."""
+    for name, value in options.items():
+        if name not in OPTIONS or name in _OURS:
+            known = ", ".join(option for option in OPTIONS if option not in _OURS)
+            raise UserError(f"{where} has {shown(name)}, which is not an option of a run: {known}")
+        if name in _SHARED and not shared:
+            raise UserError(
+                f"{where}.{name} is {shown(value)}; expected it in [options], the same for all"
+            )
+        try:
+            (Recipe if name in Recipe.model_fields else RunConfig).check(name, value)
+        except UserError as error:
+            raise UserError(f"{where}.{error}") from None
+    return options
+
+
+def _candidates(tuning: Options) -> tuple[Options, ...]:
+    """Return the combinations of the values to try, or ``candidates`` of them at random."""
+    values = {name: value for name, value in tuning.items() if name != "candidates"}
+    try:
+        checked = _Tuning(candidates=tuning.get("candidates"), values=values)
+    except UserError as error:
+        raise UserError(f"tuning.{str(error).removeprefix('values.')}") from None
+    for name, tried in checked.values.items():
+        for value in tried:
+            _options("tuning", {name: value}, shared=False)
+    names = sorted(checked.values)
+    lists = [checked.values[name] for name in names]
+    combinations = math.prod(map(len, lists))
+    most = checked.candidates
+    if most is None and combinations > MOST_CANDIDATES:
+        raise UserError(
+            f"tuning has {shown(combinations)} combinations; expected at most {MOST_CANDIDATES}, "
+            "or how many of them to try as candidates"
         )
-        return Method(name, {**shared, **self.options(where, own, shared=False)}, candidates)
+    return tuple(
+        dict(zip(names, _combination(lists, number), strict=True))
+        for number in _sample(combinations, combinations if most is None else most)
+    )
 
-    def candidates(self, tuning: dict[str, Any]) -> tuple[Options, ...]:
-        """Return the combinations of the values to try, or ``candidates`` of them at random."""
-        most = tuning.pop("candidates", None)
-        if most is not None and (type(most) is not int or most < 1):
-            raise self.error("tuning.candidates", most, "a positive whole number")
-        for name, values in tuning.items():
-            if not isinstance(values, list) or not values:
-                raise self.error(f"tuning.{name}", values, "a list of values to try")
-            for value in values:
-                self.options("tuning", {name: value}, shared=False)
-        names = sorted(tuning)
-        every = [
-            dict(zip(names, values, strict=True))
-            for values in itertools.product(*(tuning[name] for name in names))
-        ]
-        if most is None or most >= len(every):
-            return tuple(every)
-        return tuple(random.Random(0).sample(every, most))
 
-    def options(self, where: str, value: object, *, shared: bool = True) -> Options:
-        options = self.table(where, value)
-        for name, given in options.items():
-            if name not in _OPTIONS:
-                known = ", ".join(_OPTIONS)
-                raise self.error(f"{where}.{name}", given, f"an option of a run: {known}")
-            if name in _SHARED and not shared:
-                raise self.error(f"{where}.{name}", given, "it in [options], the same for all")
-            kind = str(_OPTIONS[name].type).removesuffix(" | None")
-            if not _KINDS[kind](given):
-                raise self.error(f"{where}.{name}", given, _WORDS[kind])
-        return options
+def _sample(combinations: int, most: int) -> Sequence[int]:
+    """Return the numbers of the combinations to try, always the same; none is listed but these."""
+    if most >= combinations:
+        return range(combinations)
+    generator = random.Random(0)
+    if combinations < 2**63:
+        return generator.sample(range(combinations), most)
+    chosen: dict[int, None] = {}  # past what ranges can count
+    while len(chosen) < most:
+        chosen[generator.randrange(combinations)] = None
+    return tuple(chosen)
 
-    def table(self, where: str, value: object) -> dict[str, Any]:
-        if not isinstance(value, dict):
-            raise self.error(where, value, "a table")
-        return dict(value)
 
-    def strings(self, key: str, default: Sequence[str] | None) -> tuple[str, ...]:
-        values = self.different(key, default, str, "names")
-        choices = CHOICES.get(key.removesuffix("s"))
-        if choices is not None and not set(values) <= set(choices):
-            raise self.error(key, [*values], f"some of {', '.join(map(str, choices))}")
-        return values
-
-    def seeds(self) -> tuple[int, ...]:
-        return self.different("seeds", [0], int, "whole numbers")
-
-    def different(
-        self, key: str, default: Sequence[_T] | None, kind: type[_T], what: str
-    ) -> tuple[_T, ...]:
-        values = self.content.get(key, default)
-        right = isinstance(values, list) and values and all(type(v) is kind for v in values)
-        if not isinstance(values, list) or not right or len(set(values)) != len(values):
-            raise self.error(key, values, f"different {what} in a list")
-        return tuple(values)
+def _combination(lists: Sequence[Sequence[Any]], number: int) -> list[Any]:
+    """Return a combination of one value of each list, as numbered by :func:`itertools.product`."""
+    found = []
+    for values in reversed(lists):
+        number, place = divmod(number, len(values))
+        found.append(values[place])
+    return found[::-1]

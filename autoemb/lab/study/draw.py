@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import re
+import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from autoemb.files import write_text
-from autoemb.lab.json_object import JsonObject, read_object
+from autoemb.lab.recorder import STAGES
+from autoemb.lab.records import StudyDifference, StudyRecord, StudyResult, read_record
 from autoemb.lab.report import curves, figures, wording
-from autoemb.lab.report.records import STAGES, Difference, Run, parse_difference, read_run
-from autoemb.lab.report.tables import mean_cell, pipes
+from autoemb.lab.report.recording import Run, read_run
+from autoemb.lab.report.tables import escape, mean_cell, pipes
+
+Cell = tuple[str, str, str]
 
 
 def draw_study(out: Path) -> Path:
@@ -27,35 +29,32 @@ def draw_study(out: Path) -> Path:
     UserError
         Where a recorded file is missing or broken.
     """
-    record = read_object(out / "study.json")
-    results = list(record.children("results"))
-    if not results:
-        raise record.error("results", "at least one result")
-    cells: dict[tuple[str, str, str], list[JsonObject]] = {}
-    for result in results:
+    record = read_record(out / "study.json", StudyRecord)
+    cells: dict[Cell, list[StudyResult]] = {}
+    for result in record.results:
         cells.setdefault(_cell(result), []).append(result)
-    differences = list(record.children("differences"))
-    lines = ["# Study", "", *_candidates(record.child("methods"))]
+    lines, taken = ["# Study", "", *_candidates(record)], set[str]()
     for cell, found in cells.items():
-        pairs = [parse_difference(d) for d in differences if _cell(d) == cell]
+        pairs = [d for d in record.differences if _cell(d) == cell]
         drawing = _Drawing(out, cell, found)
-        lines += ["", f"## {', '.join(cell)}", "", *drawing.table(), ""]
+        lines += ["", escape(f"## {', '.join(cell)}"), "", *drawing.table(), ""]
         lines += [*_pairs(pairs), ""]
         for title, svg in drawing.figures():
-            name = f"{re.sub(r'[^A-Za-z0-9]+', '-', '-'.join((*cell, title)))}.svg"
+            name = f"{wording.file_name('-'.join((*cell, title)), taken)}.svg"
             write_text(out / "figures" / name, svg)
-            lines.append(f"![{title}](figures/{name})")
+            lines.append(f"![{escape(title)}](figures/{name})")
+        lines += drawing.notes()
     return write_text(out / "study.md", "\n".join(lines) + "\n")
 
 
-def _cell(record: JsonObject) -> tuple[str, str, str]:
-    return record.text("data"), record.text("task"), record.text("order")
+def _cell(record: StudyResult | StudyDifference) -> Cell:
+    return record.data, record.task, record.order
 
 
-def _candidates(methods: JsonObject) -> list[str]:
-    counts = {name: len(list(methods.child(name).children("candidates"))) for name in methods.value}
+def _candidates(record: StudyRecord) -> list[str]:
+    counts = {name: len(method.candidates) for name, method in record.methods.items()}
     said = ", ".join(f"{name}: {count}" for name, count in counts.items())
-    if max(counts.values()) == 1:
+    if max(counts.values(), default=1) == 1:
         return ["Nothing was tuned."]
     return [
         "Options were chosen on the offline stage, with the first seed, among so many candidates: "
@@ -63,7 +62,7 @@ def _candidates(methods: JsonObject) -> list[str]:
     ]
 
 
-def _pairs(differences: list[Difference]) -> list[str]:
+def _pairs(differences: list[StudyDifference]) -> list[str]:
     rows = [
         (
             wording.pair(d),
@@ -82,96 +81,94 @@ def _pairs(differences: list[Difference]) -> list[str]:
 class _Drawing:
     """The results of all methods on one data set, task and order."""
 
-    def __init__(self, out: Path, cell: tuple[str, str, str], results: list[JsonObject]) -> None:
+    def __init__(self, out: Path, cell: Cell, results: list[StudyResult]) -> None:
         self.cell, self.results = cell, results
-        self.loss_name = wording.loss_name(
-            results[0].choice("task", "regression", "classification")
-        )
-        runs = [read_run(out / _inside(result)) for result in results]
+        self.loss_name = wording.loss_name(cell[1])
+        runs = [read_run(out / result.run) for result in results]
         # A method that has its paper's name has its colour, too.
         self.key: dict[str, str] = {}
-        for result, (_, run) in zip(results, runs, strict=True):
-            name, kind = result.name("method"), run.result.method
-            self.key[name] = kind if name == wording.display(kind) else name
-        self.kinds = {
-            self.key[r.name("method")]: run.result.method
-            for r, (_, run) in zip(results, runs, strict=True)
-        }
         self.runs: dict[str, list[Run]] = {}
-        self.dims: dict[str, list[Any]] = {}
-        for result, (summary, run) in zip(results, runs, strict=True):
-            key = self.key[result.name("method")]
+        for result, run in zip(results, runs, strict=True):
+            name, kind = result.method, run.summary.method
+            key = self.key.setdefault(name, kind if name == wording.display(kind) else name)
             self.runs.setdefault(key, []).append(run)
-            dims = summary.child("config").value.get("dims")
-            self.dims[key] = dims if isinstance(dims, list) else []
+        self.features = dict.fromkeys(
+            bucket.feature for run in runs for bucket in run.summary.by_popularity.online
+        )
 
-    def by_method(self) -> Iterator[tuple[str, list[JsonObject]]]:
+    def by_method(self) -> Iterator[tuple[str, list[StudyResult]]]:
         for name, key in self.key.items():
-            yield key, [result for result in self.results if result.name("method") == name]
+            yield key, [result for result in self.results if result.method == name]
 
     def table(self) -> list[str]:
+        """Return the lines of the table of losses, and of whatever else the online stage holds."""
+        others = [m for m in wording.metrics(r.online for r in self.results) if m != "loss"]
         rows = []
         for key, found in self.by_method():
-            columns = [[r.number("first_tenth") for r in found]]
-            columns += [[r.child(stage).number("loss") for r in found] for stage in STAGES]
-            columns += [[r.child("online").number("accuracy") for r in found]]
-            chosen = found[0].child("chosen").value
+            columns = [[r.first_tenth for r in found]]
+            columns += [[r.stage(stage).loss for r in found] for stage in STAGES]
+            columns += [[r.online.metrics.get(m, math.nan) for r in found] for m in others]
+            chosen = ", ".join(f"{name} {value}" for name, value in found[0].chosen.items())
             rows.append(
                 [
                     wording.display(key),
                     *(str(mean_cell(values)) for values in columns),
-                    f"{found[0].count('embedding_bytes') / 2**20:.2f}",
-                    ", ".join(f"{name} {value}" for name, value in chosen.items()) or "-",
+                    f"{found[0].embedding_bytes / 2**20:.2f}",
+                    escape(chosen) or "-",
                 ]
             )
-        headers = ["method", "first tenth", "offline", "online", "online accuracy", "MiB", "chosen"]
+        named = [f"online {wording.metric_name(m, self.cell[1])}" for m in others]
+        headers = ["method", "first tenth", "offline", "online", *named, "MiB", "chosen"]
         return pipes(headers, rows)
 
     def figures(self) -> Iterator[tuple[str, str]]:
         """Yield title and SVG text of every figure."""
-        name = "-".join(self.cell)
+        yield self._bytes()
+        kinds = {key: runs[0].summary.method for key, runs in self.runs.items()}
+        baseline = next((key for key in reversed(self.runs) if kinds[key] == "fse"), None)
+        if baseline is not None:
+            yield self._stream(baseline)
+        for feature in [*self.features][: wording.MOST_FEATURES]:
+            yield from self._popularity(feature)
+
+    def notes(self) -> list[str]:
+        """Return which features are left out."""
+        further = [wording.feature(f) for f in [*self.features][wording.MOST_FEATURES :]]
+        said = f"Recorded by popularity, but not drawn: {', '.join(further)}."
+        return ["", escape(said)] if further else []
+
+    def _bytes(self) -> tuple[str, str]:
         points = {}
         for key, found in self.by_method():
-            loss = mean_cell([r.child("online").number("loss") for r in found])
-            points[key] = [(float(found[0].count("embedding_bytes")), loss.mean, loss.spread)]
-        yield (
-            "online loss against bytes",
-            figures.loss_by_bytes(f"{name}-bytes", points, self.loss_name),
+            loss = mean_cell([r.online.loss for r in found])
+            points[key] = [(float(found[0].embedding_bytes), loss.mean, loss.spread)]
+        name = "-".join((*self.cell, "bytes"))
+        return "online loss against bytes", figures.loss_by_bytes(name, points, self.loss_name)
+
+    def _stream(self, baseline: str) -> tuple[str, str]:
+        lines = {key: curves.over_stream(runs, "loss") for key, runs in self.runs.items()}
+        apart = {key: curves.minus(line, lines[baseline]) for key, line in lines.items()}
+        offline = next(iter(self.runs.values()))[0].summary.offline.interactions
+        named = wording.display(baseline)
+        label = f"{self.loss_name} \N{MINUS SIGN} {named}"
+        return (
+            f"loss over the stream, less that of {named}",
+            figures.over_stream("-".join((*self.cell, "stream")), apart, label, offline),
         )
-        baseline = next((key for key in reversed(self.runs) if self.kinds[key] == "fse"), None)
-        if baseline is not None:
-            lines = {key: curves.over_stream(runs, "loss") for key, runs in self.runs.items()}
-            apart = {key: curves.minus(line, lines[baseline]) for key, line in lines.items()}
-            offline = next(iter(self.runs.values()))[0].result.stages["offline"].interactions
-            named = wording.display(baseline)
-            label = f"{self.loss_name} \N{MINUS SIGN} {named}"
-            yield (
-                f"loss over the stream, less that of {named}",
-                figures.over_stream(f"{name}-stream", apart, label, offline),
-            )
-        every = [run for runs in self.runs.values() for run in runs]
-        for field in dict.fromkeys(bucket.field for run in every for bucket in run.buckets):
-            buckets = {
-                key: curves.by_popularity(runs, "online", field) for key, runs in self.runs.items()
-            }
-            yield (
-                f"online loss by popularity of the {field}",
-                figures.loss_by_popularity(f"{name}-{field}", buckets, field, self.loss_name),
-            )
-            for key, merged in buckets.items():
-                if any(bucket.weights for bucket in merged):
-                    sizes = [str(dim) for dim in self.dims[key]]
-                    yield (
-                        f"{wording.display(key)}: weights by popularity of the {field}",
-                        figures.weights_by_popularity(
-                            f"{name}-{key}-{field}", merged, field, sizes
-                        ),
-                    )
 
-
-def _inside(result: JsonObject) -> Path:
-    """Return the folder of a run, which must lie below the study's."""
-    run = result.text("run")
-    if not re.fullmatch(r"runs/[A-Za-z0-9_.-]+", run) or run.endswith(".."):
-        raise result.error("run", "a folder below runs/")
-    return Path(run)
+    def _popularity(self, feature: str) -> Iterator[tuple[str, str]]:
+        name, said = "-".join((*self.cell, feature)), wording.feature(feature)
+        buckets = {
+            key: curves.by_popularity(runs, "online", feature) for key, runs in self.runs.items()
+        }
+        yield (
+            f"online loss by popularity of the {said}",
+            figures.loss_by_popularity(name, buckets, said, self.loss_name),
+        )
+        for key, merged in buckets.items():
+            if any(bucket.weights for bucket in merged):
+                sizes = [str(dim) for dim in self.runs[key][0].summary.dims or ()]
+                yield (
+                    f"{wording.display(key)}: weights by popularity of the {said}",
+                    figures.weights_by_popularity(f"{name}-{key}", merged, said, sizes),
+                )

@@ -13,13 +13,12 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from autoemb.data import Interactions, load
 from autoemb.errors import UserError
 from autoemb.lab import RunConfig, run
 from autoemb.lab.stopping import (
@@ -28,6 +27,7 @@ from autoemb.lab.stopping import (
     remember_requests,
     stop_requests,
 )
+from autoemb.lab.study.source import Source
 
 #: Seconds after which a request to stop is seen at the latest.
 POLL_SECONDS = 0.2
@@ -42,36 +42,30 @@ class Job:
 
     Attributes
     ----------
-    data : Path
+    data : Source
     config : RunConfig
     folder : Path
         Named by the data's name and the options alone: a study that changes makes only the runs
         that are new.
     """
 
-    data: Path
+    data: Source
     config: RunConfig
     folder: Path
 
 
-def job(data: Path, config: RunConfig, out: Path) -> Job:
+def job(data: Source, config: RunConfig, out: Path) -> Job:
     """Return the run of a configuration on a data set, in its folder below ``out``."""
     options = json.dumps(config.as_dict(), sort_keys=True)
-    key = hashlib.blake2b((data.name + options).encode(), digest_size=6).hexdigest()
+    key = hashlib.blake2b((data.key + options).encode(), digest_size=6).hexdigest()
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", data.name)
-    return Job(data, config, out / f"{name}-{config.method}-{key}")
-
-
-@lru_cache(maxsize=2)  # jobs come data set by data set
-def interactions(data: Path) -> Interactions:
-    """Return a data set as loaded."""
-    return load(data)
+    return Job(data, config, out / f"{name}-{config.recipe.method}-{key}")
 
 
 def execute(job: Job) -> dict[str, Any]:
     """Make one run, or continue it, or return what it recorded when it is complete."""
     # A study may have hundreds of runs; what they trained is not kept.
-    return run(job.config, interactions(job.data), job.folder, resume=True, keep=False)
+    return run(job.config, job.data.dataset(), job.folder, resume=True, keep=False)
 
 
 #: Makes runs and yields each with its summary when it is done.

@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 from autoemb.errors import UserError
 from autoemb.files import sole_writer, write_json
 from autoemb.lab.differences import differences, read_windows
-from autoemb.lab.json_object import JsonObject
 from autoemb.lab.recorder import STAGES
+from autoemb.lab.records import Bucket, Summary, Window
 from autoemb.lab.stopping import Interrupted
 from autoemb.lab.study.config import Method, Options, Study
-from autoemb.lab.study.jobs import Execute, Job, interactions, job, pool
+from autoemb.lab.study.jobs import Execute, Job, job, pool
+from autoemb.lab.study.source import Source
 from autoemb.lab.summary import versions_of
 
 #: (what is being run, runs done, runs in all)
@@ -26,7 +27,7 @@ Progress = Callable[[str, int, int], None]
 class Cell(NamedTuple):
     """What methods are compared on."""
 
-    data: Path
+    data: Source
     task: str
     order: str
 
@@ -66,9 +67,8 @@ def run_study(
     StudyInterrupted
         On SIGINT or SIGTERM.
     """
-    for path in study.data:
-        if not path.exists():
-            raise UserError(f"{path} does not exist; --data names the folder of a study's data")
+    for source in study.data:
+        source.check()
     runs = out / "runs"
     cells = [Cell(*names) for names in product(study.data, study.tasks, study.orders)]
     with sole_writer(out), _told_as_a_study(), pool(processes) as execute:
@@ -139,7 +139,7 @@ def _choose(
         if len(method.candidates) == 1:
             chosen[cell, method.name] = method.candidates[0]
             continue
-        length = len(interactions(cell.data))
+        length = len(cell.data.dataset())
         events = study.config(method, {}).offline_events(length)
         if events < 2:
             raise UserError(
@@ -170,9 +170,13 @@ def _tuning_job(
 def _result(
     cell: Cell, name: str, seed: int, one: Job, summary: dict[str, Any], chosen: Options
 ) -> dict[str, Any]:
-    data = summary["data"]
+    file = one.folder / "summary.json"
+    record = Summary.parse(summary, str(file))
+    if record.embeddings is None:
+        raise UserError(f"{file}: embeddings is missing")
+    dims = None if record.config.get("budget") else record.dims
     return {
-        "data": data["name"],
+        "data": record.data.name,
         "task": cell.task,
         "order": cell.order,
         "method": name,
@@ -181,50 +185,53 @@ def _result(
         "chosen": dict(chosen),
         **{stage: summary[stage] for stage in STAGES},
         "first_tenth": first_tenth(read_windows(one.folder / "metrics.jsonl", summary)),
-        "by_popularity": by_popularity(summary),
-        "embedding_bytes": summary["embeddings"]["bytes"],
+        "by_popularity": by_popularity(record.by_popularity.online, dims),
+        "embedding_bytes": record.embeddings.bytes,
         "seconds": summary["seconds"],
     }
 
 
-def first_tenth(windows: Sequence[JsonObject]) -> float:
+def first_tenth(windows: Sequence[Window]) -> float:
     """Return the mean loss of the windows that begin in the first tenth of the stream."""
-    total = sum(window.count("window") for window in windows)
-    begun = events = 0
+    total = sum(window.window for window in windows)
+    events = 0
     loss = 0.0
     for window in windows:
-        if begun * 10 >= total:
+        if events * 10 >= total:
             break
-        count = window.count("window")
-        begun += count
-        events += count
-        loss += count * window.number("loss")
-    return loss / events
+        events += window.window
+        loss += window.window * window.loss
+    return loss / events if events else math.nan
 
 
-def by_popularity(summary: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """Return the online loss and the mean width given, by field and earlier events of its id.
+def by_popularity(
+    octaves: Sequence[Bucket], dims: Sequence[int] | None
+) -> dict[str, list[dict[str, Any]]]:
+    """Return the loss and the mean width given, by feature and earlier events of its id.
 
-    Within a budget there is no width: ids are not given what the controller's weights say, but what
-    they own of it.
+    Parameters
+    ----------
+    octaves : sequence of Bucket
+        Of one stage.
+    dims : sequence of int, optional
+        The run's sizes. None within a budget: there ids are not given what the controller's weights
+        say, but what they own of it.
 
     Examples
     --------
-    >>> octave = {"field": "user", "low": 3, "interactions": 9, "loss": 0.2, "weights": [0.5, 0.5]}
-    >>> by_popularity({"config": {"dims": [2, 16]}, "by_popularity": {"online": [octave]}})
-    {'user': [{'low': 3, 'interactions': 9, 'loss': 0.2, 'width': 9.0}]}
+    >>> octave = Bucket(
+    ...     feature="user_id", low=3, high=6, interactions=9, loss=0.2, weights=(0.5, 0.5)
+    ... )
+    >>> by_popularity([octave], [2, 16])
+    {'user_id': [{'low': 3, 'interactions': 9, 'loss': 0.2, 'width': 9.0}]}
     """
     found: dict[str, list[dict[str, Any]]] = {}
-    budget = summary["config"].get("budget")
-    for octave in summary["by_popularity"]["online"]:
-        if octave["interactions"]:
-            kept = {name: octave[name] for name in ("low", "interactions", "loss")}
-            if octave["weights"] is not None and not budget:
-                pairs = zip(octave["weights"], summary["config"]["dims"], strict=True)
-                # None in the file of a run that diverged, which is no JSON number.
-                parts = [math.nan if weight is None else weight * dim for weight, dim in pairs]
-                kept["width"] = sum(parts)
-            found.setdefault(octave["field"], []).append(kept)
+    for octave in octaves:
+        if octave.interactions:
+            kept = {"low": octave.low, "interactions": octave.interactions, "loss": octave.loss}
+            if octave.weights and dims and len(octave.weights) == len(dims):
+                kept["width"] = sum(w * dim for w, dim in zip(octave.weights, dims, strict=True))
+            found.setdefault(octave.feature, []).append(kept)
     return found
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from autoemb.ops.cuda.errors import check_ids, error_memory
+from autoemb.ops.problem import Problem
 from autoemb.ops.sizes import size_slices
 
 _MODES = {"highest": "ieee", "high": "tf32", "medium": "bf16", "tf32": "tf32"}
@@ -55,14 +56,25 @@ def strided(tensor: Tensor) -> tuple[int, Sequence[int]]:
 class Call:
     """What all kernels of one call of the op share."""
 
-    def __init__(
+    def __init__(self, kernels: Any, problem: Problem) -> None:
+        self._start(kernels, problem.ids, problem.tables, problem.dims, problem.projection)
+        self.eps, self.factor = problem.eps, 1 / self.sizes if problem.average else 1.0
+
+    @classmethod
+    def of_ids(cls, kernels: Any, ids: Tensor, num_rows: Sequence[int]) -> Call:
+        """Return a call that reads nothing of the tables but their length."""
+        call = cls.__new__(cls)
+        tables = [torch.empty(rows, 0, device=ids.device) for rows in num_rows]
+        call._start(kernels, ids, tables, [1], None)
+        return call
+
+    def _start(
         self,
         kernels: Any,
-        tables: Sequence[Tensor],
         ids: Tensor,
+        tables: Sequence[Tensor],
         dims: Sequence[int],
-        projection: Tensor | None = None,
-        row_numbers: Tensor | None = None,
+        projection: Tensor | None,
     ) -> None:
         device = ids.device
         if not capturing(device):
@@ -70,22 +82,21 @@ class Call:
         self.kernels, self.device, self.stream = kernels, device, stream_of(device)
         self.events, self.fields = ids.shape
         self.sizes, self.total = len(dims), sum(dims)
-        self.ids, self.row_numbers = ids, row_numbers
+        self.ids = ids
         self.projection = None if projection is None else projection.contiguous()
         self.width = 1 if projection is None else projection.shape[1]
-        self.tables = tables
         slots = [
             (
                 table.data_ptr() + table.element_size() * columns.start,
                 table.stride(0),
-                0 if row_numbers is None else row_numbers[f, n].data_ptr(),
                 len(table),
             )
-            for f, table in enumerate(self.tables)
-            for n, columns in enumerate(size_slices(dims))
+            for table in tables
+            for columns in size_slices(dims)
         ]
         many = len(slots) > kernels.LOCAL_SLOTS
-        self.slots = self.integers(kernels.SLOT_BYTES * len(slots) // 8) if many else None
+        words = kernels.SLOT_BYTES * len(slots) // 8
+        self.slots = self.integers(words) if many else None
         self.batch = kernels.Batch(
             slots=slots,
             memory=address(self.slots),
@@ -113,14 +124,8 @@ class Call:
         return self.floats(self.fields, self.sizes, self.width)
 
     def normaliser(
-        self,
-        mean: Tensor,
-        bias: Tensor | None,
-        variance: Tensor,
-        shift: Tensor | None,
-        eps: float,
-        average: bool,
+        self, mean: Tensor, bias: Tensor | None, variance: Tensor, shift: Tensor | None
     ) -> Any:
         """Return what makes y of z, as kernels see it."""
         addresses = map(address, (mean, bias, variance, shift))
-        return self.kernels.Normaliser(*addresses, eps, 1 / self.sizes if average else 1.0)
+        return self.kernels.Normaliser(*addresses, self.eps, self.factor)

@@ -1,45 +1,33 @@
-"""Forward and backward pass of the op."""
+"""Forward and backward pass of the op.
+
+Each takes the module of kernels, its own arguments, and then the fields of a
+:class:`~autoemb.ops.problem.Problem`, as the registered ops pass them on.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from autoemb.ops.checks import expect_op
+from autoemb.ops.checks import expect_problem
 from autoemb.ops.cuda.call import Call, address, mode_name, on_device, strided
-from autoemb.ops.cuda.plan import distinct_of, plan_addresses
+from autoemb.ops.cuda.plan import plan_addresses, plan_of
+from autoemb.ops.problem import Problem
 
 
-def forward(
-    kernels: Any,
-    tables: Sequence[Tensor],
-    ids: Tensor,
-    weights: Tensor,
-    projection: Tensor,
-    bias: Tensor,
-    running_mean: Tensor | None,
-    running_variance: Tensor | None,
-    dims: Sequence[int],
-    eps: float,
-    average: bool,
-    row_numbers: Tensor | None = None,
-    statistics: bool = False,
-) -> tuple[Tensor, Tensor, Tensor]:
+def forward(kernels: Any, statistics: bool, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Compute the op: output [B, F, D], mean and variance [F, N, D].
 
     Parameters
     ----------
     kernels : module
-    tables : sequence of Tensor[V_f, S]
-        Rows contiguous, at any distance.
-    ids, weights, projection, bias, running_mean, running_variance, dims, eps, average
-        As the op ``autoemb::soft_embedding`` takes them; ids and weights with any strides.
-    row_numbers : Tensor[F, N, B], int64, optional
-        Row of each event's id in the table, per size; -1 where it has none: that size adds nothing
-        to the event's output and counts in no statistic. Default: the ids.
+    statistics : bool
+        Return the batch's own mean and variance, whatever it is normalised with.
+    *arguments
+        Fields of a problem; rows of tables contiguous, at any distance, ids and weights with any
+        strides.
 
     Raises
     ------
@@ -50,135 +38,161 @@ def forward(
     ValueError
         For more sizes, or wider ones, than the kernels take.
     """
-    expect_op(tables, ids, weights, projection, bias, (running_mean, running_variance), dims)
-    with on_device(ids.device):
-        call = Call(kernels, tables, ids, dims, projection, row_numbers)
+    problem = Problem(*arguments)
+    if problem.given is not None:
+        mean, variance = (x.to(torch.float32).contiguous() for x in problem.given)
+        problem = problem._replace(mean=mean, variance=variance)
+    expect_problem(problem, kernels.device)
+    given = problem.given
+    with on_device(problem.ids.device):
+        call = Call(kernels, problem)
         output = call.floats(call.events, call.fields, call.width)
         if call.events == 0:
-            if running_mean is not None and running_variance is not None and not statistics:
-                return output, running_mean.clone(), running_variance.clone()
+            if given is not None and not statistics:
+                return output, given[0].clone(), given[1].clone()
             zeros = torch.zeros_like(call.statistic())
             return output, zeros, zeros.clone()
-        bias = bias.contiguous()
-        training = running_mean is None or running_variance is None
-        if training or statistics:
-            mean, variance, centre = call.statistic(), call.statistic(), call.statistic()
-            shift = call.floats(call.fields, call.total)
-            strips = call.fields, call.sizes, 2 * call.batch.groups
-            moments = call.floats(*strips), *(call.floats(*strips, call.width) for _ in range(2))
-            kernels.statistics(
-                call.batch,
-                [address(x) for x in moments],
-                *map(address, (shift, bias, centre, mean, variance)),
-                mode_name(),
-                call.stream,
-            )
-            normaliser = call.normaliser(centre, None, variance, shift, eps, average)
-        if running_mean is not None and running_variance is not None:
-            given = running_mean.contiguous(), running_variance.contiguous()
-            normaliser = call.normaliser(given[0], bias, given[1], None, eps, average)
-            if not statistics:
-                mean, variance = (x.clone() for x in given)  # an op must not return its input
+        bias = problem.bias.contiguous()
+        own = None
+        if given is None or statistics:
+            *own, centre, shift = _statistics(call, bias)
+        if given is not None:
+            normaliser = call.normaliser(given[0], bias, given[1], None)
+        else:
+            normaliser = call.normaliser(centre, None, own[1], shift)
         kernels.normalise(
-            call.batch, normaliser, strided(weights), output.data_ptr(), mode_name(), call.stream
+            call.batch,
+            normaliser,
+            strided(problem.weights),
+            output.data_ptr(),
+            mode_name(),
+            call.stream,
         )
+        # An op must not return its input.
+        mean, variance = own or (x.clone() for x in given or ())
         return output, mean, variance
 
 
+def _statistics(call: Call, bias: Tensor) -> tuple[Tensor, ...]:
+    """Return the batch's mean and variance, and the centre of shifted z with that shift."""
+    mean, variance, centre = call.statistic(), call.statistic(), call.statistic()
+    shift = call.floats(call.fields, call.total)
+    strips = call.fields, call.sizes, 2 * call.batch.groups
+    moments = call.floats(*strips), *(call.floats(*strips, call.width) for _ in range(2))
+    call.kernels.statistics(
+        call.batch,
+        [address(x) for x in moments],
+        *map(address, (shift, bias, centre, mean, variance)),
+        mode_name(),
+        call.stream,
+    )
+    return mean, variance, centre, shift
+
+
 def backward(
-    kernels: Any,
-    grad: Tensor,
-    tables: Sequence[Tensor],
-    ids: Tensor,
-    weights: Tensor,
-    projection: Tensor,
-    bias: Tensor,
-    mean: Tensor,
-    variance: Tensor,
-    dims: Sequence[int],
-    eps: float,
-    average: bool,
-    training: bool,
-    embeddings: bool,
-    row_numbers: Tensor | None = None,
+    kernels: Any, grad: Tensor, embeddings: bool, *arguments: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of distinct rows, weights, projection and bias; and these rows.
 
     As the op ``autoemb::soft_embedding_backward`` does; grad, ids and weights with any strides.
     Raises as :func:`forward` does.
     """
-    expect_op(tables, ids, weights, projection, bias, (mean, variance), dims, grad)
-    with on_device(ids.device):
-        call = Call(kernels, tables, ids, dims, projection, row_numbers)
-        kept = call.fields if embeddings else 0
+    problem = Problem(*arguments)
+    expect_problem(problem, kernels.device, grad)
+    with on_device(problem.ids.device):
+        call = Call(kernels, problem)
         weights_grad = call.floats(call.events, call.fields, call.sizes)
-        rows_grad = call.floats(kept, call.events, call.total)
-        projection_grad = call.floats(kept, call.width, call.total)
-        bias_grad = call.floats(kept, call.sizes, call.width)
+        kept = call.fields if embeddings else 0
         if call.events == 0:
-            projection_grad.zero_()
-            bias_grad.zero_()
-            rows = call.integers(kept, 0)
-            return rows_grad, weights_grad, projection_grad, bias_grad, rows
-
-        bias, mean, variance = bias.contiguous(), mean.contiguous(), variance.contiguous()
-        if training:
-            centre, shift = call.statistic(), call.floats(call.fields, call.total)
-            groups = call.batch.groups
-            sums = call.floats(groups, *shift.shape)
-            counts = call.floats(groups, call.fields, call.sizes)
-            kernels.recentre(
-                call.batch, *map(address, (shift, sums, counts, centre)), mode_name(), call.stream
-            )
-            normaliser = call.normaliser(centre, None, variance, shift, eps, average)
+            rows_grad = call.floats(kept, 0, call.total)
+            projection_grad = torch.zeros_like(call.floats(kept, call.width, call.total))
+            bias_grad = torch.zeros_like(call.floats(kept, call.sizes, call.width))
+            return rows_grad, weights_grad, projection_grad, bias_grad, call.integers(kept, 0)
+        if problem.training:
+            normaliser, _kept = _recentred(call, problem)
         else:
-            normaliser = call.normaliser(mean, bias, variance, None, eps, average)
-        column_blocks = call.batch.column_blocks
-        chunks = call.floats(column_blocks, *weights_grad.shape) if column_blocks > 1 else None
-        kernels.weights_gradient(
-            call.batch,
-            normaliser,
-            strided(grad),
-            address(chunks),
-            weights_grad.data_ptr(),
-            mode_name(),
-            call.stream,
-        )
+            normaliser, _kept = _given(call, problem)
+        _weights_gradient(call, normaliser, grad, weights_grad)
         if not embeddings:
-            return (
-                rows_grad,
-                weights_grad,
-                projection_grad,
-                bias_grad,
-                call.integers(0, call.events),
-            )
+            none = call.floats(0, call.events, call.total), call.floats(0, call.width, call.total)
+            bias_grad = call.floats(0, call.sizes, call.width)
+            return none[0], weights_grad, none[1], bias_grad, call.integers(0, call.events)
+        rows_grad, projection_grad, bias_grad, rows = _gradients(call, problem, normaliser, grad)
+        return rows_grad, weights_grad, projection_grad, bias_grad, rows
 
-        plan = distinct_of(call)
-        groups = call.batch.distinct_groups
-        windows = call.floats(call.fields, call.events // 32, call.sizes, call.width)
-        statistics = groups, call.fields, call.sizes, call.width
-        matrices = groups, call.fields, call.width, call.total
-        parts = (
-            call.floats(*statistics),
-            call.floats(*statistics),
-            call.floats(*statistics[:3]),
-            call.floats(groups, call.fields, call.total),
-            call.floats(*matrices),
-            call.floats(*matrices) if training else None,
-        )
-        totals = call.statistic(), call.statistic(), call.floats(call.fields, call.sizes)
-        kernels.gradients(
-            call.batch,
-            normaliser,
-            plan_addresses(kernels, plan),
-            strided(weights),
-            strided(grad),
-            windows.data_ptr(),
-            [address(x) for x in parts],
-            [address(x) for x in totals],
-            *map(address, (rows_grad, projection_grad, bias_grad)),
-            training,
-            mode_name(),
-            call.stream,
-        )
-        return rows_grad, weights_grad, projection_grad, bias_grad, plan.rows
+
+def _recentred(call: Call, problem: Problem) -> tuple[Any, tuple[Tensor, ...]]:
+    """Return the normaliser of a training problem, and the memory that it reads."""
+    assert problem.variance is not None
+    variance, centre = problem.variance.contiguous(), call.statistic()
+    shift = call.floats(call.fields, call.total)
+    groups = call.batch.groups
+    sums = call.floats(groups, *shift.shape)
+    counts = call.floats(groups, call.fields)
+    call.kernels.recentre(
+        call.batch, *map(address, (shift, sums, counts, centre)), mode_name(), call.stream
+    )
+    return call.normaliser(centre, None, variance, shift), (centre, variance, shift)
+
+
+def _given(call: Call, problem: Problem) -> tuple[Any, tuple[Tensor, ...]]:
+    """Return the normaliser by given statistics, and the memory that it reads."""
+    assert problem.given is not None
+    memory = (
+        problem.given[0].contiguous(),
+        problem.bias.contiguous(),
+        problem.given[1].contiguous(),
+    )
+    return call.normaliser(*memory, None), memory
+
+
+def _weights_gradient(call: Call, normaliser: Any, grad: Tensor, result: Tensor) -> None:
+    column_blocks = call.batch.column_blocks
+    chunks = call.floats(column_blocks, *result.shape) if column_blocks > 1 else None
+    call.kernels.weights_gradient(
+        call.batch,
+        normaliser,
+        strided(grad),
+        address(chunks),
+        result.data_ptr(),
+        mode_name(),
+        call.stream,
+    )
+
+
+def _gradients(
+    call: Call, problem: Problem, normaliser: Any, grad: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the gradients of distinct rows, projection and bias; and the rows."""
+    rows_grad = call.floats(call.fields, call.events, call.total)
+    projection_grad = call.floats(call.fields, call.width, call.total)
+    bias_grad = call.statistic()
+    plan = plan_of(call)
+    groups = call.batch.distinct_groups
+    windows = call.floats(call.fields, call.events // 32, call.sizes, call.width)
+    statistics = groups, call.fields, call.sizes, call.width
+    matrices = groups, call.fields, call.width, call.total
+    parts = (
+        call.floats(*statistics),
+        call.floats(*statistics),
+        call.floats(*statistics[:3]),
+        call.floats(groups, call.fields, call.total),
+        call.floats(*matrices),
+        call.floats(*matrices) if problem.training else None,
+    )
+    totals = call.statistic(), call.statistic(), call.floats(call.fields, call.sizes)
+    call.kernels.gradients(
+        call.batch,
+        normaliser,
+        plan_addresses(call.kernels, plan),
+        strided(problem.weights),
+        strided(grad),
+        windows.data_ptr(),
+        [address(x) for x in parts],
+        [address(x) for x in totals],
+        *map(address, (rows_grad, projection_grad, bias_grad)),
+        problem.training,
+        mode_name(),
+        call.stream,
+    )
+    return rows_grad, projection_grad, bias_grad, plan.rows

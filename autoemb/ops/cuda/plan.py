@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from autoemb.ops.checks import expect, expect_device
 from autoemb.ops.cuda.call import Call, address, on_device
 
 
@@ -44,7 +45,7 @@ def plan_addresses(kernels: Any, plan: PaddedPlan) -> Any:
     return kernels.Plan(rows, counts, starts, order, inverse, used)
 
 
-def distinct_of(call: Call) -> PaddedPlan:
+def plan_of(call: Call) -> PaddedPlan:
     """Return the distinct ids of a call that has events."""
     kernels, events, fields = call.kernels, call.events, call.fields
     plan = PaddedPlan(
@@ -87,14 +88,21 @@ def distinct(kernels: Any, ids: Tensor, num_rows: Sequence[int] | None = None) -
     """
     if num_rows is None:
         num_rows = [kernels.MAX_IDS] * ids.shape[1]
+    expect_ids(kernels, ids, num_rows)
     with on_device(ids.device):
-        call = _call(kernels, ids, num_rows)
+        call = Call.of_ids(kernels, ids, num_rows)
         if call.events == 0:
             empty = call.integers(call.fields, 0)
             starts = torch.zeros(call.fields, 1, dtype=torch.int64, device=ids.device)
             used = torch.zeros_like(starts[:, 0])
             return PaddedPlan(empty, torch.empty_like(ids), empty, empty, starts, used)
-        return distinct_of(call)
+        return plan_of(call)
+
+
+def expect_ids(kernels: Any, ids: Tensor, num_rows: Sequence[int]) -> None:
+    """Raise for ids that kernels would misread: other than int64 [B, F] where they run."""
+    expect_device(ids.device, kernels.device)
+    expect("ids", ids, ids.device, torch.int64, (*ids.shape[:1], len(num_rows)))
 
 
 def rows_of(kernels: Any, ids: Tensor, num_rows: Sequence[int], field: int) -> Tensor:
@@ -102,15 +110,10 @@ def rows_of(kernels: Any, ids: Tensor, num_rows: Sequence[int], field: int) -> T
 
     :func:`check_ids` tells of such an id; ``field`` is the number that it gives the first column.
     """
+    expect_ids(kernels, ids, num_rows)
     with on_device(ids.device):
-        call = _call(kernels, ids, num_rows)
+        call = Call.of_ids(kernels, ids, num_rows)
         rows = call.integers(call.events, call.fields)
         if call.events:
             kernels.checked_ids(call.batch, rows.data_ptr(), rows.stride(), field, call.stream)
         return rows
-
-
-def _call(kernels: Any, ids: Tensor, num_rows: Sequence[int]) -> Call:
-    """Return a call that reads nothing of the tables but their length."""
-    tables = [torch.empty(rows, 0, device=ids.device) for rows in num_rows]
-    return Call(kernels, tables, ids, [1])

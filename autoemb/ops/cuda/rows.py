@@ -7,7 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autoemb.ops.checks import expect_state, expect_total, expect_update
+from autoemb.ops.checks import (
+    expect_adam,
+    expect_device,
+    expect_state,
+    expect_total,
+    expect_update,
+)
 from autoemb.ops.cuda.call import address, on_device, stream_of
 from autoemb.ops.cuda.errors import error_memory
 
@@ -15,7 +21,6 @@ from autoemb.ops.cuda.errors import error_memory
 def _rows(
     kernels: Any, table: Tensor, rows: Tensor, grad: Tensor, learning_rate: float
 ) -> tuple[Any, int]:
-    expect_update(table, rows, grad)
     arguments = kernels.Rows(
         table=table.data_ptr(),
         table_stride=table.stride(0),
@@ -44,6 +49,7 @@ def update_sgd(
     grad : Tensor[B, S]
     learning_rate : float
     """
+    expect_update(table, rows, grad, kernels.device)
     rows, grad = rows.contiguous(), grad.contiguous()
     with on_device(table.device):
         kernels.update_sgd(*_rows(kernels, table, rows, grad, learning_rate))
@@ -59,8 +65,9 @@ def update_adagrad(
     eps: float,
 ) -> None:
     """Update rows as RowAdagrad of :mod:`autoemb.optim`; row-wise if ``total`` is [V, 1]."""
-    rows, grad = rows.contiguous(), grad.contiguous()
+    expect_update(table, rows, grad, kernels.device)
     rowwise = expect_total(total, table)
+    rows, grad = rows.contiguous(), grad.contiguous()
     with on_device(table.device):
         arguments, stream = _rows(kernels, table, rows, grad, learning_rate)
         kernels.update_adagrad(arguments, total.data_ptr(), rowwise, eps, stream)
@@ -83,10 +90,9 @@ def update_adam(
 
     ``average`` and ``square`` [V, S] and ``steps`` [V, 1], int32, are its state, contiguous.
     """
+    expect_update(table, rows, grad, kernels.device)
+    expect_adam(average, square, steps, table)
     rows, grad = rows.contiguous(), grad.contiguous()
-    expect_state("average", average, table.device, torch.float32, table.shape)
-    expect_state("square", square, table.device, torch.float32, table.shape)
-    expect_state("steps", steps, table.device, torch.int32, (len(table), 1))
     with on_device(table.device):
         arguments, stream = _rows(kernels, table, rows, grad, learning_rate)
         state = map(address, (average, square, steps))
@@ -118,7 +124,8 @@ def record(
     count, last_loss, mean_loss : Tensor[V]
         Counters of the field's rows: int64, float32, float32.
     """
-    device, batch, known = rows.device, len(loss), count.shape
+    device, batch, known = rows.device, loss.numel(), (count.numel(),)
+    expect_device(device, kernels.device)
     plan = (("rows", rows), ("counts", counts), ("order", order))
     for name, tensor in plan:
         expect_state(name, tensor, device, torch.int64, (batch,))
@@ -127,7 +134,7 @@ def record(
     expect_state("count", count, device, torch.int64, known)
     expect_state("last_loss", last_loss, device, torch.float32, known)
     expect_state("mean_loss", mean_loss, device, torch.float32, known)
-    if len(loss) == 0:
+    if batch == 0:
         return
     with on_device(loss.device):
         kernels.record(

@@ -17,7 +17,7 @@ CONFIG = {
     "dims": [2, 16, 128],
     "limit": None,
     "batch_size": 500,
-    "fields": ["user", "item"],
+    "fields": ["user_id", "item_id"],
 }
 VERSIONS = {"autoemb": "0.1.0", "torch": "2.13.0", "python": "3.11.7", "platform": "Linux"}
 
@@ -33,7 +33,7 @@ def summary(method: str = "autoemb", seed: int = 0) -> dict[str, Any]:
     weights = None if method == "fse" else [0.5, 0.3, 0.2]
     buckets = [
         {
-            "field": field,
+            "feature": feature,
             "low": 2**octave - 1,
             "high": 2 ** (octave + 1) - 2,
             "interactions": 100 * (octave + 1),
@@ -41,7 +41,7 @@ def summary(method: str = "autoemb", seed: int = 0) -> dict[str, Any]:
             "accuracy": 0.6,
             "weights": weights,
         }
-        for field in ("user", "item")
+        for feature in ("user_id", "item_id")
         for octave in range(8)
     ]
     return {
@@ -60,7 +60,7 @@ def summary(method: str = "autoemb", seed: int = 0) -> dict[str, Any]:
 
 
 def windows(method: str = "autoemb", seed: int = 0, count: int = 100) -> list[dict[str, Any]]:
-    weights = None if method == "fse" else {"user": [0.5, 0.3, 0.2], "item": [0.5, 0.3, 0.2]}
+    weights = None if method == "fse" else {"user_id": [0.5, 0.3, 0.2]}
     return [
         {
             "interactions": WINDOW * (i + 1),

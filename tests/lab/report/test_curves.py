@@ -1,22 +1,40 @@
 import numpy as np
 import pytest
 
+from autoemb.lab.records import Bucket, Summary, Window
 from autoemb.lab.report.curves import Curve, by_popularity, minus, over_stream, smooth, thin
-from autoemb.lab.report.records import Bucket, Result, Run, Window
+from autoemb.lab.report.recording import Run
+
+NAN = float("nan")
 
 
-def run(windows=(), buckets=()):
-    return Run(Result("autoemb", 0, {}, 1.0, 1.0), tuple(windows), tuple(buckets))
+@pytest.fixture
+def run(recorded):
+    """Return a function that makes a run of some windows and buckets."""
+
+    def run(windows=(), online=(), offline=()):
+        content = recorded.summary() | {"by_popularity": {"offline": offline, "online": online}}
+        return Run(Summary.parse(content, "summary.json"), tuple(windows))
+
+    return run
 
 
-def bucket(low, events, loss, weights=None, stage="online", field="user"):
-    return Bucket(stage, field, low, 2 * low, events, loss, 0.5, weights)
+def window(interactions, events, loss, accuracy=0.5):
+    return Window(
+        interactions=interactions, window=events, loss=loss, accuracy=accuracy, stage="online"
+    )
 
 
-def test_windows_are_averaged_by_their_events():
+def bucket(low, events, loss, weights=None, feature="user_id"):
+    return Bucket(
+        feature=feature, low=low, high=2 * low, interactions=events, loss=loss, weights=weights
+    )
+
+
+def test_windows_are_averaged_by_their_events(run):
     runs = [
-        run([Window(10, 10, 1.0, 0.5), Window(20, 10, 3.0, 0.5)]),
-        run([Window(10, 30, 2.0, 0.5), Window(20, 10, float("nan"), 0.5), Window(25, 0, 9.0, 0.5)]),
+        run([window(10, 10, 1.0), window(20, 10, 3.0)]),
+        run([window(10, 30, 2.0), window(20, 10, NAN), window(25, 0, 9.0)]),
     ]
     curve = over_stream(runs, "loss")
     np.testing.assert_array_equal(curve.x, [10, 20])
@@ -24,9 +42,10 @@ def test_windows_are_averaged_by_their_events():
     np.testing.assert_array_equal(curve.weight, [40, 10])
 
 
-def test_no_finite_window_gives_an_empty_curve():
-    curve = over_stream([run([Window(10, 10, float("nan"), 1e300)])], "accuracy")
-    assert len(curve.x) == len(smooth(curve).x) == len(minus(curve, curve).x) == 0
+def test_no_finite_window_gives_an_empty_curve(run):
+    for metric in ("accuracy", "loss", "auc"):
+        curve = over_stream([run([window(10, 10, NAN, 1e300)])], metric)
+        assert len(curve.x) == len(smooth(curve).x) == len(minus(curve, curve).x) == 0
 
 
 @pytest.mark.parametrize("points", [1, 7, 300, 1000])
@@ -58,18 +77,18 @@ def test_smoothing_weighs_windows_by_their_events():
     np.testing.assert_allclose(smooth(curve).y, 1, atol=1e-6)
 
 
-def test_buckets_are_merged_by_their_events():
+def test_buckets_are_merged_by_their_events(run):
     runs = [
-        run(buckets=[bucket(3, 10, 1.0, (1.0, 0.0)), bucket(1, 5, 4.0), bucket(7, 0, 1.0)]),
-        run(buckets=[bucket(3, 30, 2.0, (0.0, 1.0)), bucket(1, 5, float("nan"))]),
-        run(buckets=[bucket(3, 9, 9.0, stage="offline"), bucket(3, 9, 9.0, field="item")]),
+        run(online=[bucket(3, 10, 1.0, (1.0, 0.0)), bucket(1, 5, 4.0), bucket(7, 0, 1.0)]),
+        run(online=[bucket(3, 30, 2.0, (0.0, 1.0)), bucket(1, 5, NAN)]),
+        run(offline=[bucket(3, 9, 9.0)], online=[bucket(3, 9, 9.0, feature="item_id")]),
     ]
-    low, high = by_popularity(runs, "online", "user")
+    low, high = by_popularity(runs, "online", "user_id")
     assert (low.low, low.loss, low.interactions, low.weights) == (1, 4.0, 10, None)
     assert (high.low, high.loss, high.interactions) == (3, 1.75, 40)
     assert high.weights == (0.25, 0.75)
 
 
-def test_weights_of_different_lengths_are_not_mixed():
-    runs = [run(buckets=[bucket(0, 1, 1.0, (1.0,))]), run(buckets=[bucket(0, 1, 1.0, (0.5, 0.5))])]
-    assert by_popularity(runs, "online", "user")[0].weights is None
+def test_weights_of_different_lengths_are_not_mixed(run):
+    runs = [run(online=[bucket(0, 1, 1.0, (1.0,))]), run(online=[bucket(0, 1, 1.0, (0.5, 0.5))])]
+    assert by_popularity(runs, "online", "user_id")[0].weights is None

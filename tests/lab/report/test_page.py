@@ -8,7 +8,7 @@ import pytest
 
 from autoemb.errors import UserError
 from autoemb.lab.report import draw, page
-from autoemb.lab.report.records import read
+from autoemb.lab.report.recording import read
 
 SECTIONS = ["results", "differences", "stream", "popularity", "weights", "throughput", "reproduce"]
 
@@ -193,6 +193,66 @@ def test_unknown_methods_and_fields_are_drawn(tmp_path, recorded):
     assert "no interval against mine" in page.text
 
 
+def popularity(recorded, names):
+    bucket = recorded.summary()["by_popularity"]["online"][0]
+    return {"offline": [], "online": [bucket | {"feature": name} for name in names]}
+
+
+def test_features_of_any_number_and_name_are_drawn(tmp_path, recorded):
+    names = ["user_id", "city/<b>", "city <b>", "é" * 200, "fifth"]
+    content = recorded.summary()
+    content["by_popularity"] = popularity(recorded, names)
+    counts = dict.fromkeys((*names, "prev_items"), 3)
+    content["data"] = {"name": "clicks", "format": "CSV", "interactions": 10, "features": counts}
+    page = read_page(recorded.write_run(tmp_path / "run", content, recorded.windows()))
+    files = {path.stem for path in (tmp_path / "run" / "figures").iterdir()}
+    drawn = ("user", "city-b", "city-b-2", "other")
+    assert files == {
+        "stream-loss",
+        "stream-accuracy",
+        *(f"popularity-{name}-online" for name in drawn),
+        *(f"weights-{name}-autoemb" for name in drawn),
+    }
+    assert "Recorded, but not drawn here: fifth." in page.text
+    assert "Not recorded: prev_items. A feature of several ids an event has no" in page.text
+    assert "earlier events of the city/<b> (at least)" in page.text
+    assert "b" not in page.tags
+    assert "prev_items 3" in page.text
+
+
+@pytest.mark.parametrize("names", [[], ["ad_id"]])
+def test_one_feature_or_none_is_drawn(tmp_path, recorded, names):
+    content = recorded.summary()
+    content["by_popularity"] = popularity(recorded, names)
+    page = read_page(recorded.write_run(tmp_path / "run", content, recorded.windows()))
+    drawn = {path.stem for path in (tmp_path / "run" / "figures").glob("popularity-*")}
+    assert drawn == {f"popularity-{name.replace('_', '-')}-online" for name in names}
+    assert ("No popularity was recorded" in page.text) is (not names)
+
+
+def test_metrics_of_clicks_are_shown_and_drawn(tmp_path, recorded):
+    content = recorded.comparison(methods=("fse", "autoemb"), seeds=(0,))
+    content["task"] = "click"
+    folder = recorded.write_comparison(tmp_path, content)
+    for row in content["results"]:
+        for stage in ("offline", "online"):
+            row[stage] = {"interactions": 5, "loss": 0.25, "auc": 0.75}
+        lines = [line | {"auc": 0.7, "accuracy": None} for line in recorded.windows(row["method"])]
+        recorded.write_run(folder / row["run"], recorded.summary(row["method"]), lines)
+    (folder / "compare.json").write_text(json.dumps(content))
+    page = read_page(folder)
+    assert "method log loss AUC log loss AUC FSE 0.2500 0.7500 0.2500 0.7500" in page.text
+    assert {"stream-auc", "stream-auc-difference"} <= {
+        path.stem for path in (folder / "figures").iterdir()
+    }
+
+
+def test_a_task_that_nobody_knows_is_drawn(tmp_path, recorded):
+    content = recorded.summary("mine") | {"task": "mine"}
+    page = read_page(recorded.write_run(tmp_path / "run", content, recorded.windows("mine")))
+    assert "method loss accuracy loss accuracy mine 0.2" in page.text
+
+
 def test_nothing_but_missing_numbers_is_drawn(tmp_path, recorded):
     content = recorded.summary()
     for stage in ("offline", "online"):
@@ -228,9 +288,9 @@ def test_a_window_a_bucket_and_many_of_them(tmp_path, recorded):
 def test_a_long_stream_is_drawn_in_seconds_on_a_small_page(tmp_path, recorded):
     lines = recorded.windows(count=20_000)
     folder = recorded.write_run(tmp_path, recorded.summary(), lines)
-    start = time.perf_counter()
+    start = time.process_time()  # whatever else the machine does
     path = draw(folder)
-    assert time.perf_counter() - start < 8  # measured: 0.9 s on one core
+    assert time.process_time() - start < 8  # measured: 1.2 s
     assert path.stat().st_size < 400_000
 
 

@@ -5,25 +5,27 @@ import sys
 import pytest
 from rich.console import Console
 
-from autoemb.errors import UserError
-from autoemb.lab.json_object import JsonObject
-from autoemb.lab.report import markdown, table
-from autoemb.lab.report.records import parse_comparison
-from autoemb.lab.report.tables import rows
-from autoemb.lab.report.wording import findings
+from autoemb.lab import report
+from autoemb.lab.records import Comparison
+from autoemb.lab.report.tables import columns, rows
+from autoemb.lab.report.wording import MOST_METRICS, findings
 
 
 def printed(content, *, width=160, **options):
     console = Console(file=io.StringIO(), width=width, **options)
-    console.print(table(content))
+    console.print(report.table(Comparison.parse(content, "compare.json")))
     return console.file.getvalue()
+
+
+def markdown(content):
+    return report.markdown(Comparison.parse(content, "compare.json"))
 
 
 def test_mean_and_sample_deviation_over_seeds(recorded):
     content = recorded.comparison(methods=("fse", "sam"), seeds=(0, 1))
     content["results"][0]["online"]["loss"] = 0.20
     content["results"][1]["online"]["loss"] = 0.21
-    fse = rows(parse_comparison(JsonObject(content, "c")))[0].cells[2]
+    fse = rows(Comparison.parse(content, "c"))[0].cells[2]
     assert fse.mean == pytest.approx(0.205)
     assert fse.spread == pytest.approx(0.01 / 2**0.5)
     assert "0.2050±0.0071" in printed(content)
@@ -31,7 +33,7 @@ def test_mean_and_sample_deviation_over_seeds(recorded):
 
 
 def test_the_lowest_loss_and_the_highest_accuracy_are_best(recorded):
-    found = rows(parse_comparison(JsonObject(recorded.comparison(), "c")))
+    found = rows(Comparison.parse(recorded.comparison(), "c"))
     assert [row.method for row in found] == list(recorded.methods)
     best = {row.method: [cell.best for cell in row.cells] for row in found}
     # offline accuracy is the same for all, so all share the mark
@@ -59,7 +61,7 @@ def test_markdown_holds_the_recorded_values(recorded):
 
 
 def test_findings_tell_losses_as_plainly_as_wins(recorded):
-    assert findings(parse_comparison(JsonObject(recorded.comparison(), "c"))) == [
+    assert findings(Comparison.parse(recorded.comparison(), "c")) == [
         "AutoEmb, online loss: better than FSE; worse than DARTS; undecided against SAM.",
         "AutoEmb, online accuracy: better than DARTS; worse than FSE; undecided against SAM.",
     ]
@@ -128,16 +130,53 @@ def test_hostile_names_stay_text(recorded):
     first.encode()
 
 
-def test_broken_content_is_refused():
-    with pytest.raises(UserError, match=r"compare.json: results is missing"):
-        table({})
+def test_whatever_metrics_a_stage_holds_are_shown_with_the_loss_first(recorded):
+    content = recorded.comparison(methods=("fse", "sam"))
+    content["task"] = "click"
+    for row, auc in zip(content["results"], (0.7, 0.7, 0.6, 0.6), strict=True):
+        row["offline"] = {"interactions": 5, "auc": 0.5, "loss": 0.3, "calibration": auc}
+        row["online"] = {"auc": auc, "note": "text", "curve": [1], "loss": 1 - auc, "ok": True,
+                         "a b": 3, "interactions": 5}  # fmt: skip
+    comparison = Comparison.parse(content, "c")
+    text = markdown(content)
+    metrics = ("loss", "auc", "calibration")
+    assert columns(comparison) == [(s, m) for s in ("offline", "online") for m in metrics]
+    assert "| method | offline log loss | offline AUC | offline calibration | online" in text
+    fse, sam = ([cell.best for cell in row.cells] for row in rows(comparison))
+    # The higher AUC and the lower loss are better; nobody knows of the calibration.
+    assert fse == [True, True, False, True, True, False]
+    assert sam == [True, True, False, False, False, False]
+    assert "| n/a |" in text
+    assert "calibration" in printed(content)
+
+
+def test_a_hundred_metrics_are_not_all_shown(recorded):
+    content = recorded.comparison(methods=("fse",), seeds=(0,))
+    content["results"][0]["online"] |= {f"m{i}": i for i in range(100)}
+    assert len(rows(Comparison.parse(content, "c"))[0].cells) == 2 * MOST_METRICS
+
+
+def test_a_difference_by_a_metric_that_nobody_knows_is_neither_better_nor_worse(recorded):
+    content = recorded.comparison()
+    for difference in content["differences"]:
+        if difference["metric"] == "loss":
+            difference["metric"] = "calibration"
+    content["differences"] = [d for d in content["differences"] if d["metric"] == "calibration"]
+    text = markdown(content)
+    assert "different: the interval excludes zero" in text
+    assert "better" not in text
+    (first,) = findings(Comparison.parse(content, "c"))
+    assert first == (
+        "AutoEmb, online calibration: undecided against SAM; different from FSE, DARTS."
+    )
 
 
 def test_tables_need_neither_matplotlib_nor_jinja2(recorded):
     code = (
         "import sys; sys.modules['matplotlib'] = sys.modules['jinja2'] = None\n"
+        "from autoemb.lab.records import Comparison\n"
         "from autoemb.lab.report import markdown, table\n"
-        f"content = {recorded.comparison()!r}\n"
+        f"content = Comparison.parse({recorded.comparison()!r}, 'c')\n"
         "print(table(content) is not None, markdown(content)[:4])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

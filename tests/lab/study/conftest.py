@@ -10,6 +10,8 @@ seeds = [0, 1]
 [options]
 batch_size = 50
 window = 50
+hidden = [8]
+controller_hidden = [8]
 [methods.narrow]
 method = "fse"
 dims = [2]

@@ -148,7 +148,7 @@ def test_options_are_chosen_on_the_offline_stage_alone(write, folder):
 def test_a_method_that_diverged_is_recorded_the_same_again(write, folder):
     text = SMALL.replace("[methods.soft]", "[methods.soft]\nlearning_rate = 1e30")
     first, again = (run_study(read_study(write(text)), folder / "out") for _ in range(2))
-    assert math.isnan(first["results"][2]["by_popularity"]["user"][0]["width"])
+    assert math.isnan(first["results"][2]["by_popularity"]["user_id"][0]["width"])
     assert json_text(first["results"][2]["by_popularity"]) == json_text(
         again["results"][2]["by_popularity"]
     )

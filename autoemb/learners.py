@@ -1,0 +1,206 @@
+"""From a schema, a task and a recipe to a learner: what library and command line share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from autoemb.bilevel import BilevelTrainer
+from autoemb.bilevel.part import MakeOptimizer, MakeSchedule
+from autoemb.nn import MODELS, Controller, FixedEmbedding, PerIdLogits, SoftEmbedding
+from autoemb.nn.granted import GrantedEmbedding
+from autoemb.recipe import Recipe
+from autoemb.schema import Schema
+from autoemb.streaming import History, Reservoir, StreamLearner
+from autoemb.streaming.grants import Grants
+from autoemb.streaming.learner import INITIAL_ROWS
+from autoemb.tasks import Task, task_for
+
+
+@dataclass(frozen=True)
+class Method:
+    """What tells one method from another.
+
+    Attributes
+    ----------
+    name : str
+        As in a recipe and on the command line.
+    controller : {None, "network", "logits"}
+        Who mixes the sizes: nobody (one fixed width), a network, or free logits per id.
+    joint : bool
+        Whether the controller always learns with the weights on the training batch; or else from
+        what the recipe's ``validation`` says.
+    """
+
+    name: str
+    controller: str | None
+    joint: bool = False
+
+
+METHODS = {
+    method.name: method
+    for method in (
+        Method("fse", controller=None),
+        Method("sam", controller="network", joint=True),
+        Method("darts", controller="logits"),
+        Method("autoemb", controller="network"),
+    )
+}
+
+#: (embedding, outputs, hidden, num_dense) -> a model: one of MODELS, or your own.
+MakeModel = Callable[..., nn.Module]
+
+
+def build_embedding(schema: Schema, recipe: Recipe) -> SoftEmbedding | FixedEmbedding:
+    """Return the embedding of all features of a schema that hold ids.
+
+    Examples
+    --------
+    >>> from autoemb.schema import Label, Sparse
+    >>> schema = Schema(label=Label(column="x", kind="value"), sparse=[Sparse(column="city")])
+    >>> build_embedding(schema, Recipe(method="fse")).output_dim
+    146
+    """
+    rows = [INITIAL_ROWS] * len(schema.tables)
+    if METHODS[recipe.method].controller is None:
+        width = sum(recipe.dims)
+        return FixedEmbedding(rows, width, features=schema.features, init_std=recipe.init_std)
+    kind = SoftEmbedding if recipe.budget is None else GrantedEmbedding
+    return kind(
+        rows,
+        recipe.dims,
+        features=schema.features,
+        norm=recipe.norm,
+        eps=recipe.norm_eps,
+        average=recipe.mix == "mean",
+        init_std=recipe.init_std,
+        projection=recipe.projection,
+    )
+
+
+def build_learner(
+    schema: Schema,
+    task: Task | str | None = None,
+    recipe: Recipe | None = None,
+    *,
+    model: MakeModel | nn.Module | None = None,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    batch_size: int = 500,
+    initial_rows: int = INITIAL_ROWS,
+    dense_optimizer: MakeOptimizer | None = None,
+    schedule: MakeSchedule | None = None,
+    max_grad_norm: float | None = None,
+) -> StreamLearner:
+    """Return an untrained learner, the same to the last bit for the same arguments.
+
+    Parameters
+    ----------
+    schema : Schema
+    task : Task or str, optional
+        By default the one that suits the label (:func:`autoemb.tasks.task_for`).
+    recipe : Recipe, optional
+        By default the recipe of the command line.
+    model : torch.nn.Module, or callable, optional
+        By default the recipe's. Your own module takes (inputs, mix), see
+        :class:`autoemb.BilevelTrainer`; a callable makes it of
+        ``(embedding, outputs=, hidden=, num_dense=)``.
+    seed : int, default 0
+        Of all random numbers.
+    device : torch.device or str, default "cpu"
+    batch_size : int, default 500
+        Events of a sample of the past, for ``validation="reservoir"``.
+    initial_rows : int, default 1024
+        Rows that tables have at first; it changes no number.
+    dense_optimizer, schedule, max_grad_norm
+        As of :class:`autoemb.BilevelTrainer`.
+
+    Raises
+    ------
+    UserError
+        For a task that does not suit the label.
+    ValueError
+        For a model that does not fit the schema; names what and where.
+
+    Examples
+    --------
+    >>> from autoemb import Label, Schema, Sparse
+    >>> schema = Schema(
+    ...     label=Label(column="click", kind="click"),
+    ...     sparse=[Sparse(column="user_id"), Sparse(column="item_id")],
+    ... )
+    >>> learner = build_learner(schema, recipe=Recipe(method="darts"))
+    >>> [type(module).__name__ for module in learner.modules]
+    ['MLP', 'PerIdLogits']
+    """
+    recipe = Recipe() if recipe is None else recipe
+    if task is None or isinstance(task, str):
+        task = task_for(task, schema.label)
+    torch.manual_seed(seed)
+    method, sizes, tables = METHODS[recipe.method], len(recipe.dims), schema.tables
+    model = _model(schema, task, recipe, model)
+    history = History(tables, sizes, device)
+    controller: nn.Module | None = None
+    if method.controller == "network":
+        prior = history.popularity_prior() if recipe.start == "popularity" else None
+        hidden = recipe.controller_hidden
+        controller = Controller(
+            tables, sizes, history.num_features, hidden, prior, recipe.controller == "shared"
+        )
+    elif method.controller == "logits":
+        controller = PerIdLogits(tables, [INITIAL_ROWS] * len(tables), sizes)
+    trainer = BilevelTrainer(
+        model.to(device),
+        None if controller is None else controller.to(device),
+        loss=task.loss,
+        features=history.features if method.controller == "network" else None,
+        joint=method.joint,
+        hypergradient=recipe.hypergradient,
+        learning_rate=recipe.learning_rate,
+        controller_learning_rate=recipe.controller_learning_rate,
+        row_rate=recipe.row_rate,
+        row_weight_decay=recipe.row_weight_decay,
+        optimizer=recipe.optimizer,
+        hard=recipe.selection == "hard",
+        dense_optimizer=dense_optimizer,
+        schedule=schedule,
+        max_grad_norm=max_grad_norm,
+    )
+    return StreamLearner(
+        trainer,
+        history,
+        Reservoir(recipe.reservoir, seed),
+        validation=recipe.validation,
+        batch_size=batch_size,
+        dense=schema.dense,
+        seed=seed,
+        initial_rows=initial_rows,
+        device=device,
+        grants=_grants(model, history, recipe, trainer),
+    )
+
+
+def _model(
+    schema: Schema, task: Task, recipe: Recipe, model: MakeModel | nn.Module | None
+) -> nn.Module:
+    if isinstance(model, nn.Module):
+        return model
+    make: MakeModel = MODELS[recipe.model] if model is None else model
+    num_dense = 2 * len(schema.dense)
+    embedding = build_embedding(schema, recipe)
+    return make(embedding, outputs=task.outputs, hidden=recipe.hidden, num_dense=num_dense)
+
+
+def _grants(
+    model: nn.Module, history: History, recipe: Recipe, trainer: BilevelTrainer
+) -> Grants | None:
+    if recipe.budget is None:
+        return None
+    inside: list[Any] = [m for m in model.modules() if isinstance(m, GrantedEmbedding)]
+    if len(inside) != 1:
+        raise ValueError(f"a budget is kept by one GrantedEmbedding; the model has {len(inside)}")
+    return Grants(inside[0], history, recipe.budget, trainer.reset_rows)

@@ -1,0 +1,59 @@
+"""The measured sentences of README, between two marks."""
+
+from __future__ import annotations
+
+from bench.pages import ablations, export, study
+from bench.pages.records import DOCS, Study, above, online
+from bench.pages.rendering import render
+from bench.pages.tables import table
+from bench.pages.words import against
+
+README = DOCS.parent / "README.md"
+BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
+
+
+def block(studies: dict[str, Study], changes: ablations.Ablations, exported: export.Export) -> str:
+    """Return what stands between the marks."""
+    fixed, budget = studies["widths"], studies["budget"]
+    facts = study.facts(studies, changes)
+    shared = study.shared(exported, budget)
+    least = exported.budgets[-1]
+    kept = next(n for n, o in budget.methods.items() if o.get("budget") == shared)
+    tallies = {"the best fixed width, tuned alike": facts["best"]}
+    tallies |= {name: fixed.against(name) for name in fixed.others}
+    body = [[name, against(t.means), *t.cells()] for name, t in tallies.items()]
+    headers = ["against", fixed.ours, "surely below", "below", "above", "surely above"]
+    return render(
+        "readme",
+        readme_table=table(headers, body),
+        exported=exported,
+        exported_apart=[exported.apart(s, least) for s in exported.streams],
+        least=least,
+        wide=next(name for name in exported.shrunk if name != exported.ours),
+        shared=shared,
+        budget_cost=[
+            above(budget.mean(s, kept, online), budget.mean(s, budget.ours, online))
+            for s in budget.streams
+        ],
+        **facts,
+    )
+
+
+def page(text: str, made: str) -> str:
+    """Return README's text with a new block.
+
+    Raises
+    ------
+    ValueError
+        If it lacks the marks.
+
+    Examples
+    --------
+    >>> page(f"a\\n{BEGIN}\\nold\\n{END}\\nz", "new\\n").split()
+    ['a', '<!--', 'figures:', 'begin', '-->', 'new', '<!--', 'figures:', 'end', '-->', 'z']
+    """
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise ValueError(f"README.md lacks {BEGIN} or {END}")
+    return f"{before}{BEGIN}\n{made}{END}{after}"
