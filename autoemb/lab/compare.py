@@ -74,44 +74,45 @@ def compare(
             raise UserError(
                 f"{out} already holds a comparison; pass --resume or choose another --out"
             )
-        made = {}
+        made: dict[tuple[str, int], dict[str, Any]] = {}
         for one in configs:
             method: str = one.recipe.method
             report = None if progress is None else progress(method, one.seed)
-            where = out / _name(method, one.seed)
+            folder = out / _folder(method, one.seed)
             made[method, one.seed] = run(
-                one, interactions, where, resume=resume, keep=keep, progress=report
+                one, interactions, folder, resume=resume, keep=keep, progress=report
             )
-        comparison = _compared(made, out, methods, seeds)
+        comparison = _comparison(made, out, methods, seeds)
         write_json(out / "compare.json", comparison)
     return comparison
 
 
-def _name(method: str, seed: int) -> str:
+def _folder(method: str, seed: int) -> str:
     return f"{method}-seed{seed}"
 
 
-def _compared(
+def _comparison(
     made: dict[tuple[str, int], dict[str, Any]],
     out: Path,
     methods: Sequence[str],
     seeds: Sequence[int],
 ) -> dict[str, Any]:
-    """Return the content of compare.json for the summaries of all runs."""
-    results, windows = [], {}
-    for (method, seed), summary in made.items():
-        name = _name(method, seed)
-        windows[method, seed] = read_windows(out / name / "metrics.jsonl", summary)
-        results.append(
-            {"method": method, "seed": seed, "run": name}
-            | {key: summary[key] for key in (*STAGES, "seconds")}
-        )
-    options = summary["config"] | {"methods": list(methods), "seeds": list(seeds)}
+    """Return the content of ``compare.json`` from the summaries of all runs."""
+    windows = {
+        key: read_windows(out / _folder(*key) / "metrics.jsonl", summary)
+        for key, summary in made.items()
+    }
+    (*_, last) = made.values()
+    options = last["config"] | {"methods": list(methods), "seeds": list(seeds)}
     return {
-        "results": results,
+        "results": [
+            {"method": method, "seed": seed, "run": _folder(method, seed)}
+            | {key: summary[key] for key in (*STAGES, "seconds")}
+            for (method, seed), summary in made.items()
+        ],
         "differences": differences(windows, methods, seeds),
-        "data": summary["data"],
-        "task": summary["task"],
+        "data": last["data"],
+        "task": last["task"],
         "config": {k: v for k, v in options.items() if k not in ("method", "seed")},
         "versions": versions_of(made.values()),
     }

@@ -9,6 +9,7 @@ from autoemb import SoftEmbedding
 from autoemb.bilevel.working_set import Functional
 from autoemb.nn.granted import GrantedEmbedding
 from autoemb.ops.sizes import size_slices
+from tests.nn.small import PAPER
 
 DIMS = (1, 2, 4)
 IDS = 12
@@ -16,30 +17,31 @@ IDS = 12
 
 def make(**options):
     torch.manual_seed(0)
-    return GrantedEmbedding([IDS, IDS + 3], DIMS, norm="running", **options)
+    return GrantedEmbedding([IDS, IDS + 3], DIMS, **PAPER | {"norm": "running"} | options)
 
 
 @pytest.fixture
 def embedding():
     """Return one in which ids own what their number says in binary: id 5 sizes 0 and 2."""
     module = make()
-    for field in range(2):
+    for number in range(2):
         for size in range(3):
             ids = torch.arange(8)
-            rows = module.grant(field, ids[(ids >> size & 1) == 1], size)
+            rows = module.grant(number, ids[(ids >> size & 1) == 1], size)
             with torch.no_grad():
-                module.arena(field, size)[rows] = torch.randn(len(rows), DIMS[size])
+                module.arena(number, size)[rows] = torch.randn(len(rows), DIMS[size])
     return module
 
 
 def dense(embedding):
     """Return a SoftEmbedding with the same rows, zeros where an id owns none."""
-    module = SoftEmbedding([IDS, IDS + 3], DIMS, norm="running")
+    module = SoftEmbedding([IDS, IDS + 3], DIMS, **PAPER | {"norm": "running"})
     state = {k: v for k, v in embedding.state_dict().items() if k.startswith(("proj", "norms"))}
-    for field in range(2):
-        table = embedding.rows_of_table(f"table_{field}", torch.arange(embedding.num_rows(field)))
+    for number in range(2):
+        ids = torch.arange(embedding.num_rows(str(number)))
+        table = embedding.rows_of_table(f"table_{number}", ids)
         for size, columns in enumerate(size_slices(DIMS)):
-            state[f"tables.{field}.{size}"] = table[:, columns].detach()
+            state[f"tables.{number}.{size}"] = table[:, columns].detach()
     module.load_state_dict(state)
     return module
 
@@ -115,10 +117,11 @@ def test_an_update_changes_the_rows_of_its_ids_alone_and_never_the_shared_one(em
 
 def test_a_trainer_sees_arenas_as_tables(embedding):
     function = Functional(torch.nn.Sequential(embedding))
-    assert function.fields == {"0.table_0": 0, "0.table_1": 1}
+    tables = {name: row.table for name, row in function.rows.items()}
+    assert tables == {"0.table_0": "0", "0.table_1": "1"}
     assert sorted(function.dense) == ["0.bias", "0.projection"]
     assert len(function.stored) == 6
-    gathered = function.gather([torch.tensor([3, 9]), torch.tensor([0])])
+    gathered = function.gather({"0": torch.tensor([3, 9]), "1": torch.tensor([0])})
     assert gathered["0.table_0"].shape == (2, 7)
     assert not gathered["0.table_0"].requires_grad
     assert gathered["0.table_0"][1].tolist() == [0] * 7
@@ -138,17 +141,17 @@ def test_rows_granted_start_as_zeros_in_the_lowest_free_place():
 
 def test_growing_makes_room_for_ids_that_own_nothing(embedding):
     slots, floats = embedding.slots(0).clone(), embedding.floats
-    embedding.grow([20, 5])
-    assert (embedding.num_rows(0), embedding.num_rows(1), embedding.floats) == (20, 15, floats)
+    embedding.grow({"0": 20, "1": 5})
+    assert (embedding.num_rows("0"), embedding.num_rows("1"), embedding.floats) == (20, 15, floats)
     assert torch.equal(embedding.slots(0)[:IDS], slots)
     assert not embedding.slots(0)[IDS:].any()
 
 
 def test_what_cannot_be_granted_or_taken_is_refused_and_changes_nothing(embedding):
     before = embedding.state_dict()
-    with pytest.raises(ValueError, match="an id of field 1 has a row of size 2 already"):
+    with pytest.raises(ValueError, match="an id of table '1' has a row of size 2 already"):
         embedding.grant(1, torch.tensor([8, 5]), 2)
-    with pytest.raises(ValueError, match="an id of field 0 has no row of size 1"):
+    with pytest.raises(ValueError, match="an id of table '0' has no row of size 1"):
         embedding.revoke(0, torch.tensor([2, 9]), 1)
     after = embedding.state_dict()
     assert all(torch.equal(before[key], after[key]) for key in before)
@@ -163,10 +166,10 @@ actions = st.lists(
 @given(actions)
 def test_no_row_is_owned_twice_lost_or_counted_wrong(actions):
     module = make()
-    for grant, field, size, ids in actions:
-        has = module.slots(field)[:, size] > 0
+    for grant, number, size, ids in actions:
+        has = module.slots(number)[:, size] > 0
         chosen = torch.tensor([i for i in sorted(ids) if bool(has[i]) != grant], dtype=torch.int64)
-        (module.grant if grant else module.revoke)(field, chosen, size)
+        (module.grant if grant else module.revoke)(number, chosen, size)
         for f in range(2):
             for n in range(3):
                 own = module.slots(f)[:, n]
@@ -195,9 +198,9 @@ def test_arenas_grow_when_they_are_full():
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        (10**6, "field 1: slots of size 2 exceed its 64 rows"),
-        (-1, "field 1: slots of size 2 exceed its 64 rows"),
-        (1, "field 1: two ids own one row of size 2"),
+        (10**6, "table '1': slots of size 2 exceed its 64 rows"),
+        (-1, "table '1': slots of size 2 exceed its 64 rows"),
+        (1, "table '1': two ids own one row of size 2"),
     ],
 )
 def test_slots_that_cannot_be_are_refused(embedding, row, message):
@@ -210,7 +213,7 @@ def test_slots_that_cannot_be_are_refused(embedding, row, message):
 def test_an_arena_without_its_shared_row_is_refused(embedding):
     state = embedding.state_dict()
     state["arenas.0.1"] = state["arenas.0.1"][:0]
-    with pytest.raises(ValueError, match="field 0: slots of size 1 exceed its 0 rows"):
+    with pytest.raises(ValueError, match="table '0': slots of size 1 exceed its 0 rows"):
         make().load_state_dict(state)
 
 
@@ -221,7 +224,7 @@ def test_the_state_is_restored_into_a_new_module(embedding):
     other = make()
     other.grant(1, torch.arange(10), 1)
     other.load_state_dict(state)
-    assert other._free == [[sorted(free) for free in field] for field in embedding._free]
+    assert other._free == [[sorted(free) for free in number] for number in embedding._free]
     ids, weights = batch()
     assert torch.equal(other.eval()(ids, weights), embedding.eval()(ids, weights))
     new = [module.grant(0, torch.tensor([8, 9]), 0) for module in (embedding, other)]
@@ -229,5 +232,5 @@ def test_the_state_is_restored_into_a_new_module(embedding):
 
 
 def test_an_id_out_of_range_is_named(embedding):
-    with pytest.raises(IndexError, match="field 1"):
+    with pytest.raises(IndexError, match=r"table '1': id 15 is not in \[0, 14\]"):
         embedding(torch.tensor([[0, 15]]), torch.ones(1, 2, 3))
