@@ -203,4 +203,4 @@ def _grants(
     inside: list[Any] = [m for m in model.modules() if isinstance(m, GrantedEmbedding)]
     if len(inside) != 1:
         raise ValueError(f"a budget is kept by one GrantedEmbedding; the model has {len(inside)}")
-    return Grants(inside[0], history, recipe.budget, trainer.reset_rows)
+    return Grants(inside[0], history, recipe.budget, trainer.model.row_optimizer)

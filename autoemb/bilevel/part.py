@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -111,6 +113,36 @@ class Part:
             for name, row in self.function.rows.items():
                 update = self.row_optimizer.update
                 row.owner.update_rows(row.name, change.rows[row.table], change.grads[name], update)
+
+    def before(self, rows: Mapping[str, Tensor]) -> Callable[[], None]:
+        """Return what takes back all that :meth:`apply` will change, for these rows in play."""
+        dense = {name: p.detach().clone() for name, p in self.function.dense.items()}
+        states = {
+            name: copy.deepcopy(part.state_dict())
+            for name, part in self._states().items()
+            if name != "rows"
+        }
+        puts: list[Callable[[], object]] = []
+
+        def note(parameter: nn.Parameter, own: Tensor, values: Tensor) -> None:
+            puts.append(partial(parameter.detach().index_copy_, 0, own, values))
+            if self.row_optimizer is not None:
+                puts.append(self.row_optimizer.before(parameter, own))
+
+        gathered = self.function.gather(rows)
+        for name, row in self.function.rows.items():
+            row.owner.update_rows(row.name, rows[row.table], gathered[name], note)
+
+        def put_back() -> None:
+            with torch.no_grad():
+                for name, value in dense.items():
+                    self.function.dense[name].copy_(value)
+            for name, state in states.items():
+                self._states()[name].load_state_dict(state)
+            for put in puts:
+                put()
+
+        return put_back
 
     def _states(self) -> dict[str, Any]:
         parts = {

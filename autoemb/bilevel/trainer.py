@@ -355,11 +355,6 @@ class BilevelTrainer:
                 return self.reader.logits(snapshot, hard=hard)
         return self.reader.logits(snapshot, hard=hard)
 
-    def reset_rows(self, parameter: nn.Parameter, rows: Tensor) -> None:
-        """Forget what the optimiser keeps of rows of a table of the model: they change hands."""
-        if self.model.row_optimizer is not None:
-            self.model.row_optimizer.reset(parameter, rows)
-
     def state_dict(self) -> dict[str, Any]:
         """Return parameters, running statistics and optimiser state of model and controller."""
         controller = {} if self.controller is None else self.controller.state_dict()

@@ -100,10 +100,9 @@ class Controller(nn.Module):
     def _shared_logits(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
         lengths = [len(x) for x in inputs]
         history = torch.cat([*inputs])
-        number = torch.cat(
-            [x.new_full((len(x),), t, dtype=torch.int64) for t, x in enumerate(inputs)]
-        )
-        told = functional.one_hot(number, len(self.tables)).to(history.dtype)
+        told = history.new_zeros(len(history), len(self.tables))
+        for t, own in enumerate(told.split_with_sizes(lengths)):
+            own.select(1, t).fill_(1)
         logits = self.networks[0](_padded(torch.cat([history, told], 1)))[: len(history)]
         return self._with_prior(logits, history).split_with_sizes(lengths)
 

@@ -131,6 +131,15 @@ class GrantedEmbedding(SoftEmbedding):
                 new = slots.new_zeros(missing, slots.shape[1])
                 self._slots[number] = torch.cat([slots, new])
 
+    def cut(self, num_rows: Mapping[str, int]) -> None:
+        """Make room for at most so many ids of each table; others keep what they own, unreachable.
+
+        A state that is loaded next says who owns what.
+        """
+        for number, table in enumerate(self.reading.tables):
+            slots = self.slots(number)
+            self._slots[number] = slots[: num_rows.get(table, len(slots))].clone()
+
     @torch.no_grad()
     def grant(self, number: int, ids: Tensor, size: int) -> Tensor:
         """Give ids a row of a size each, zero at first.
@@ -186,6 +195,15 @@ class GrantedEmbedding(SoftEmbedding):
         for row in rows.tolist():
             heapq.heappush(self._free[number][size], row)
         slots[ids, size] = 0
+
+    @torch.no_grad()
+    def give_back(self, number: int, ids: Tensor, size: int, rows: Tensor) -> None:
+        """Take back what :meth:`revoke` did: ids [U] own free rows [U] of a size again."""
+        taken = set(rows.tolist())
+        free = [row for row in self._free[number][size] if row not in taken]
+        heapq.heapify(free)
+        self._free[number][size] = free
+        self.slots(number)[ids, size] = rows.to(torch.int32)
 
     def _enlarge(self, number: int, size: int, missing: int) -> None:
         arena = self.arena(number, size)

@@ -57,6 +57,8 @@ class InPlay:
             return known[1]
         if table not in self.rows:
             raise IndexError(f"table {table!r} has no rows in play; no feature read names it")
+        if ids is self.rows[table]:
+            return torch.arange(len(ids), device=ids.device)
         rows, ids = self.rows[table], ids.contiguous()
         found = torch.searchsorted(rows, ids)
         absent = rows[found.clamp_max(len(rows) - 1)] != ids if len(rows) else found == found
@@ -264,9 +266,21 @@ class RowModule(nn.Module):
                 new = parameter.new_zeros(missing, *parameter.shape[1:])
                 replace_table(parameter, torch.cat([parameter.data, new]))
 
+    @torch.no_grad()
+    def cut(self, num_rows: Mapping[str, int]) -> None:
+        """Give the parameters of each table at most so many rows: the first ones.
+
+        Gradients go; parameters stay the same objects.
+        """
+        for name, table in self.row_tables.items():
+            parameter = self.get_parameter(name)
+            if len(parameter) > num_rows.get(table, len(parameter)):
+                parameter.grad = None
+                replace_table(parameter, parameter.data[: num_rows[table]].clone())
+
 
 def replace_table(parameter: nn.Parameter, table: Tensor) -> None:
-    """Give a parameter a longer table; its gradient, hooks and identity stay."""
+    """Give a parameter a table of another length; its gradient, hooks and identity stay."""
     grad, parameter.grad = parameter.grad, None
     # Autograd remembers the shape of a parameter while a graph that used it is alive, such as that
     # of the last loss. A change of dtype makes it forget.
@@ -349,6 +363,22 @@ def grow(module: nn.Module, num_rows: Mapping[str, int]) -> None:
     for child in module.modules():
         if isinstance(child, RowModule):
             child.grow(num_rows)
+
+
+def cut(module: nn.Module, num_rows: Mapping[str, int]) -> None:
+    """Cut the tables of every :class:`RowModule` inside ``module`` to so many rows at most.
+
+    Examples
+    --------
+    >>> from autoemb import SoftEmbedding
+    >>> embedding = SoftEmbedding([4, 5], features=["user_id", "item_id"])
+    >>> cut(torch.nn.Sequential(embedding), {"user_id": 2})
+    >>> embedding.num_rows("user_id"), embedding.num_rows("item_id")
+    (2, 5)
+    """
+    for child in module.modules():
+        if isinstance(child, RowModule):
+            child.cut(num_rows)
 
 
 def begin(module: nn.Module, table: str, rows: Tensor, keys: Keys) -> None:

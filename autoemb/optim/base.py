@@ -163,6 +163,35 @@ class RowOptimizer(torch.optim.Optimizer):
         for name, value in self.init_state(table, len(rows)).items():
             state[name][rows] = value
 
+    def before(self, table: Tensor, rows: Tensor) -> Callable[[], None]:
+        """Return what puts back all that is kept of rows [U] of a parameter now.
+
+        Examples
+        --------
+        >>> from autoemb.optim import RowAdam
+        >>> table = torch.nn.Parameter(torch.zeros(4, 2))
+        >>> optimizer = RowAdam([table])
+        >>> put_back = optimizer.before(table, torch.tensor([2]))
+        >>> optimizer.update(table, torch.tensor([2]), torch.ones(1, 2))
+        >>> put_back()
+        >>> optimizer.state_dict()["state"]
+        {}
+        """
+        state = self.state.get(table, {})
+        have = len(next(iter(state.values()))) if state else 0
+        rows = rows[rows < have]
+        values = {name: value[rows] for name, value in state.items()}
+
+        def put_back() -> None:
+            if have == 0:
+                self.state.pop(table, None)
+            for name, value in values.items():
+                whole = self.state[table][name][:have]
+                whole[rows] = value
+                self.state[table][name] = whole
+
+        return put_back
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore a state_dict, wherever its tensors lie; a table may have grown since.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
@@ -48,15 +49,21 @@ class Columns:
     def grow(self, room: int) -> None:
         """Make room for so many events."""
         for name, values in self._columns.items():
-            more = np.zeros((room - len(values), *values.shape[1:]), values.dtype)
-            self._columns[name] = np.concatenate([values, more])
+            self._columns[name] = np.concatenate([values, _empty(room - len(values), values)])
         self._room = max(room, self._room)
 
     def put(self, slots: Array, batch: Batch, events: Array) -> None:
-        """Write some events of a batch; of several for one slot the last stays."""
-        for name, values in _arrays(batch).items():
+        """Write some events of a batch; of several for one slot the last stays.
+
+        Weights that are given of some events alone are 1 of the others.
+        """
+        given = _arrays(batch)
+        if self._columns and given.keys() != self._columns.keys():
+            given = _arrays(_weighted(batch))
+            self._columns = _arrays(_weighted(self.take(np.arange(self._room))))
+        for name, values in given.items():
             if name not in self._columns:
-                self._columns[name] = np.zeros((self._room, *values.shape[1:]), values.dtype)
+                self._columns[name] = _empty(self._room, values)
             # NumPy promises that the last of several events for one slot stays.
             self._columns[name][slots] = values[events]
 
@@ -80,6 +87,14 @@ class Columns:
         return columns
 
 
+def _empty(room: int, like: Array) -> Array:
+    """Return room for so many events of a column; bags are empty."""
+    found = np.zeros((room, *like.shape[1:]), like.dtype)
+    if len(like) and isinstance(like[0], np.ndarray) and like.dtype == object:
+        found.fill(like[0][:0])
+    return found
+
+
 def _arrays(batch: Batch) -> dict[str, Array]:
     """Return the columns of a batch, events first, under names that tell their kind."""
     found = {f"sparse {name}": _as_array(ids) for name, ids in batch.sparse.items()}
@@ -93,6 +108,16 @@ def _arrays(batch: Batch) -> dict[str, Array]:
         if value is not None:
             found[f"tensor {name}"] = value.numpy()
     return found
+
+
+def _weighted(batch: Batch) -> Batch:
+    """Return a batch with all weights, 1 where it has none."""
+    bags = {}
+    for name, bag in batch.bags.items():
+        ones = np.ones(len(bag.values), np.float32)
+        bags[name] = bag if bag.weights is not None else bag._replace(weights=ones)
+    weight = torch.ones(len(batch)) if batch.weight is None else batch.weight
+    return replace(batch, bags=bags, weight=weight)
 
 
 def _objects(parts: Sequence[Array]) -> Array:
@@ -121,20 +146,44 @@ def _batch(columns: Mapping[str, Array]) -> Batch:
 def _joined(parts: Array, weights: Array | None) -> Bag:
     offsets = np.cumsum([0, *map(len, parts)], dtype=np.int64)
     values = np.concatenate(parts) if len(parts) else np.zeros(0, np.int64)
-    own = None if weights is None else np.concatenate(weights) if len(weights) else np.zeros(0)
+    if weights is None:
+        return Bag(_as_ids(values), offsets)
+    own = np.concatenate([np.zeros(0, np.float32), *weights]).astype(np.float32)
     return Bag(_as_ids(values), offsets, own)
 
 
+def copy_of(batch: Batch) -> Batch:
+    """Return a batch in memory of its own, without what nobody learns from."""
+    sparse = {name: _copied(ids) for name, ids in batch.sparse.items()}
+    bags = {name: Bag(*map(_copied, bag)) for name, bag in batch.bags.items()}
+    tensors = {name: getattr(batch, name) for name in _TENSORS}
+    own = {name: None if value is None else value.clone() for name, value in tensors.items()}
+    return Batch(sparse, bags, **own)
+
+
+def _copied(values: Any) -> Any:
+    return None if values is None else values.copy()
+
+
 def batch_state(batch: Batch) -> dict[str, Any]:
-    """Return a batch as nested dicts of arrays, tensors and lists of text, for a checkpoint."""
+    """Return a batch as nested dicts of tensors and lists of text, for a checkpoint."""
     return {
-        "sparse": dict(batch.sparse),
-        "bags": {name: list(bag) for name, bag in batch.bags.items()},
+        "sparse": {name: _as_tensor(ids) for name, ids in batch.sparse.items()},
+        "bags": {name: [*map(_as_tensor, bag)] for name, bag in batch.bags.items()},
         **{name: getattr(batch, name) for name in _TENSORS},
     }
 
 
 def batch_from_state(state: Mapping[str, Any]) -> Batch:
     """Return the batch whose :func:`batch_state` is given."""
-    bags = {name: Bag(*parts) for name, parts in state["bags"].items()}
-    return Batch(dict(state["sparse"]), bags, **{name: state[name] for name in _TENSORS})
+    sparse = {name: _from_tensor(ids) for name, ids in state["sparse"].items()}
+    bags = {name: Bag(*map(_from_tensor, parts)) for name, parts in state["bags"].items()}
+    return Batch(sparse, bags, **{name: state[name] for name in _TENSORS})
+
+
+def _as_tensor(values: Any) -> Any:
+    return torch.from_numpy(values) if isinstance(values, np.ndarray) else values
+
+
+def _from_tensor(values: Any) -> Any:
+    return values.numpy() if isinstance(values, torch.Tensor) else values

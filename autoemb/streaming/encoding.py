@@ -15,6 +15,7 @@ from autoemb.bilevel import Example
 from autoemb.errors import UserError
 from autoemb.nn.dense import DenseTransform
 from autoemb.nn.inputs import Inputs
+from autoemb.ops import Plan, distinct
 from autoemb.schema import Bag as BagFeature
 from autoemb.schema import Dense, Sparse
 from autoemb.streaming.id_table import IdTable, canonical
@@ -50,7 +51,7 @@ class Encoder:
         UserError
             For a feature that is missing or of another kind, columns of unequal lengths, an id that
             is no integer or text or is not of the kind of its table, numbers and labels that are
-            not finite, and weights below 0; names the event and what was expected.
+            not finite, and weights below 0; names feature or event, and what was expected.
         """
         events = _events(batch, self.reads)
         if events == 0:
@@ -82,9 +83,11 @@ class Encoder:
         if self.dense is None:
             return None
         columns = len(self.dense.features)
-        if dense is None or dense.shape != (events, columns):
-            found = "none" if dense is None else f"{list(dense.shape)}"
-            raise UserError(f"dense features: expected [{events}, {columns}] but got {found}")
+        if not isinstance(dense, Tensor) or dense.shape != (events, columns):
+            raise UserError(
+                f"dense features are {_shape(dense)}; expected a tensor [{events}, {columns}]"
+            )
+        dense = dense.to(torch.float32)
         infinite = torch.isinf(dense)
         if bool(infinite.any()):
             event, column = infinite.nonzero()[0].tolist()
@@ -92,7 +95,7 @@ class Encoder:
             raise UserError(
                 f"event {event}: {name} is infinite; expected a number, or NaN for none"
             )
-        return dense.to(torch.float32)
+        return dense
 
     def numbers(self, batch: Batch, *, insert: bool) -> dict[str, npt.NDArray[np.int64]]:
         """Return the row numbers of a checked batch's ids, by feature; -1 for one that has none.
@@ -130,17 +133,42 @@ class Encoder:
         """Return the ids of all tables and what is known of dense features."""
         dense = None if self.dense is None else self.dense.state_dict()
         return {
-            "ids": {table: ids.state() for table, ids in self.id_tables.items()},
+            "ids": {
+                table: {name: torch.tensor(values) for name, values in ids.state().items()}
+                for table, ids in self.id_tables.items()
+            },
             "dense": None if dense is None else dict(dense),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore :meth:`state_dict`."""
-        self.id_tables = {
-            table: IdTable.from_state(state["ids"][table]) for table in self.id_tables
-        }
+        """Restore :meth:`state_dict`.
+
+        Raises
+        ------
+        UserError
+            For ids that no table can hold.
+        """
+        id_tables = {}
+        for table in self.id_tables:
+            arrays = {name: np.asarray(values) for name, values in state["ids"][table].items()}
+            id_tables[table] = IdTable.from_state(arrays)
+        self.id_tables = id_tables
         if self.dense is not None:
             self.dense.load_state_dict(state["dense"])
+
+
+def distinct_ids(reads: Mapping[str, Sparse], example: Example) -> dict[str, Plan]:
+    """Return the distinct rows of each table that a batch holds."""
+    found: dict[str, list[Tensor]] = {}
+    for name, feature in reads.items():
+        column = example.inputs.ids[name]
+        values = column.values if isinstance(column, Bag) else column
+        found.setdefault(feature.table, []).append(values)
+    return {table: distinct(torch.cat(parts)) for table, parts in found.items()}
+
+
+def _shape(value: Any) -> str:
+    return f"{list(value.shape)}" if isinstance(value, Tensor) else f"of {type(value).__name__}"
 
 
 def _given(columns: Mapping[str, Any], name: str, kind: str, others: Mapping[str, Any]) -> Any:
@@ -155,20 +183,28 @@ def _given(columns: Mapping[str, Any], name: str, kind: str, others: Mapping[str
 def _events(batch: Batch, reads: Mapping[str, Sparse]) -> int:
     """Return the number of events by the first feature that is read and given."""
     for name in reads:
-        if name in batch.sparse:
-            return len(batch.sparse[name])
-        if name in batch.bags:
-            return max(0, len(batch.bags[name].offsets) - 1)
+        try:
+            if name in batch.sparse:
+                return len(batch.sparse[name])
+            if name in batch.bags:
+                return max(0, len(batch.bags[name].offsets) - 1)
+        except (AttributeError, TypeError):
+            raise UserError(f"feature {name!r}: expected a column of ids, or a Bag") from None
     return len(batch)
 
 
 def _ids(name: str, ids: Any) -> Ids:
     try:
-        return canonical(ids)
+        found = canonical(ids)
+        if isinstance(found, list):
+            "".join(found).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"feature {name!r}: an id is no text: {error}") from None
     except UserError as error:
         raise UserError(f"feature {name!r}: {error}") from None
-    except TypeError:
+    except (TypeError, ValueError, OverflowError):
         raise UserError(f"feature {name!r}: expected an array or list of ids") from None
+    return found
 
 
 def _check_length(name: str, length: int, events: int) -> None:
@@ -189,7 +225,9 @@ def _check_kind(name: str, table: str, ids: Ids, kinds: dict[str, str | None]) -
 
 
 def _checked_bag(name: str, bag: Any, events: int) -> Bag:
-    values, offsets, weights = _ids(name, bag[0]), np.asarray(bag[1]), bag[2]
+    if not isinstance(bag, Bag):
+        raise UserError(f"bag {name!r} is a {type(bag).__name__}; expected a Bag")
+    values, offsets, weights = _ids(name, bag.values), np.asarray(bag.offsets), bag.weights
     sound = (
         offsets.ndim == 1
         and offsets.dtype.kind in "iu"
@@ -204,12 +242,16 @@ def _checked_bag(name: str, bag: Any, events: int) -> Bag:
         )
     if weights is not None:
         weights = np.ascontiguousarray(weights, dtype=np.float32)
-        _check_length(f"bag {name!r}: weights", len(weights), len(values))
-        bad = np.flatnonzero(~np.isfinite(weights))
+        if weights.shape != (len(values),):
+            raise UserError(
+                f"bag {name!r} has weights {list(weights.shape)} for {len(values)} ids; expected "
+                "one an id"
+            )
+        bad = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
         if bad.size:
             event = int(np.searchsorted(offsets, bad[0], side="right")) - 1
             raise UserError(
-                f"event {event}: a weight of {name} is {weights[bad[0]]}; expected a finite number"
+                f"event {event}: a weight of {name} is {weights[bad[0]]}; expected 0 or more"
             )
     return Bag(values, np.ascontiguousarray(offsets, dtype=np.int64), weights)
 
@@ -217,20 +259,24 @@ def _checked_bag(name: str, bag: Any, events: int) -> Bag:
 def _checked_label(label: Tensor | None, events: int) -> Tensor:
     if label is None:
         raise UserError("the batch has no labels to learn from")
-    if label.shape != (events,):
-        raise UserError(f"label has shape {list(label.shape)}; expected [{events}], one an event")
+    _check_column("label", label, events)
     _check_finite("label", label)
     return label
 
 
 def _checked_weight(weight: Tensor, events: int) -> Tensor:
-    if weight.shape != (events,):
-        raise UserError(f"weight has shape {list(weight.shape)}; expected [{events}], one an event")
+    _check_column("weight", weight, events)
+    weight = weight.to(torch.float32)
     _check_finite("weight", weight)
     if bool((weight < 0).any()):
         event = int((weight < 0).nonzero()[0])
         raise UserError(f"event {event}: weight is {weight[event]:g}; expected 0 or more")
-    return weight.to(torch.float32)
+    return weight
+
+
+def _check_column(name: str, column: Tensor, events: int) -> None:
+    if not isinstance(column, Tensor) or column.shape != (events,):
+        raise UserError(f"{name} is {_shape(column)}; expected a tensor [{events}], one an event")
 
 
 def _check_finite(name: str, values: Tensor) -> None:

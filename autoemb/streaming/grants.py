@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from autoemb.nn.granted import GrantedEmbedding
 from autoemb.ops import Plan
+from autoemb.optim import RowOptimizer
 from autoemb.streaming.history import History
 
 #: Events after which half of an id's traffic is forgotten.
@@ -24,6 +26,8 @@ LOYALTY = 1.25
 #: A new choice for all ids is made after so many events for each id: its cost for each event is
 #: then that of a sort, whatever the number of ids.
 EVENTS_PER_ID = 0.25
+
+_NUMBERS = ("now", "ranked_at", "num_ids", "price")
 
 
 class Grants:
@@ -44,8 +48,8 @@ class Grants:
         Mix last given.
     budget : float
         Share of the floats that all sizes of all ids seen would take, in (0, 1].
-    reset : callable
-        (parameter, rows) -> None: forgets what an optimiser keeps of rows that change hands.
+    optimizer : RowOptimizer, optional
+        Of the embedding's rows: it forgets what it keeps of rows that change hands.
 
     Examples
     --------
@@ -53,11 +57,14 @@ class Grants:
     >>> embedding = GrantedEmbedding([4], (1, 2), features=["item_id"])
     >>> history = History(["item_id"], 2)
     >>> history.grow({"item_id": 4})
-    >>> grants = Grants(embedding, history, 0.5, reset=lambda parameter, rows: None)
+    >>> grants = Grants(embedding, history, 0.5)
     >>> plan = distinct(torch.tensor([0, 0, 1]))
-    >>> grants.update({"item_id": plan}, num_ids={"item_id": 2}, events=3)
+    >>> take_back = grants.update({"item_id": plan}, num_ids={"item_id": 2}, events=3)
     >>> embedding.floats, grants.limit  # both own size 1; one of size 2 would be too much
     (2, 3)
+    >>> take_back()
+    >>> embedding.floats, grants.limit
+    (0, 0)
     """
 
     def __init__(
@@ -65,17 +72,19 @@ class Grants:
         embedding: GrantedEmbedding,
         history: History,
         budget: float,
-        reset: Callable[[nn.Parameter, Tensor], None],
+        optimizer: RowOptimizer | None = None,
     ) -> None:
         if not 0 < budget <= 1:
             raise ValueError(f"budget must be a share in (0, 1]; got {budget}")
-        self.embedding, self.history, self.budget, self.reset = embedding, history, budget, reset
+        self.embedding, self.history = embedding, history
+        self.budget, self.optimizer = budget, optimizer
         self.traffic = [torch.zeros(0, dtype=torch.float64) for _ in embedding.row_tables]
         self.last = [torch.zeros(0, dtype=torch.int64) for _ in embedding.row_tables]
         self.now = 0
         self.ranked_at = 0
         self.num_ids = [0] * len(embedding.row_tables)
         self.price = 0.0
+        self._undo: list[Callable[[], object]] = []  # while an update is under way
         # Each size adds half as much as the one before (docs/export.md has what narrow rows lack).
         halves = 0.5 ** torch.arange(len(embedding.embedding_dims))
         self._prior = halves / halves.sum()
@@ -86,7 +95,9 @@ class Grants:
         return int(self.budget * sum(self.num_ids) * sum(self.embedding.embedding_dims))
 
     @torch.no_grad()
-    def update(self, plans: Mapping[str, Plan], num_ids: Mapping[str, int], events: int) -> None:
+    def update(
+        self, plans: Mapping[str, Plan], num_ids: Mapping[str, int], events: int
+    ) -> Callable[[], None]:
         """Take in the ids of a batch, before it is learnt, and grant and revoke rows.
 
         Parameters
@@ -97,7 +108,14 @@ class Grants:
             Ids seen so far, by table.
         events : int
             Of the batch.
+
+        Returns
+        -------
+        callable
+            Takes all of it back, before the next update.
         """
+        numbers = {name: getattr(self, name) for name in _NUMBERS}
+        self._undo = [partial(vars(self).update, numbers)]
         tables = self.embedding.reading.tables
         self.num_ids = [num_ids[table] for table in tables]
         self.now += events
@@ -108,6 +126,8 @@ class Grants:
             self._rank_all()
             self.ranked_at = self.now
         self._grant_some(own)
+        undo, self._undo = self._undo, []
+        return partial(_take_back, undo)
 
     def _count(self, field: int, plan: Plan) -> None:
         # As long as the slots, which grow by doubling: no copy of everything at each batch.
@@ -116,6 +136,8 @@ class Grants:
             self.traffic[field] = torch.cat([self.traffic[field], torch.zeros(missing).double()])
             self.last[field] = torch.cat([self.last[field], torch.zeros(missing).long()])
         rows = plan.rows
+        for counter in (self.traffic[field], self.last[field]):
+            self._undo.append(partial(counter.index_copy_, 0, rows, counter[rows]))
         self.traffic[field][rows] = self._traffic(field, rows) + plan.counts
         self.last[field][rows] = self.now
 
@@ -153,7 +175,7 @@ class Grants:
             changes.append((field, want & ~has, has & ~want))
         for field, _, lost in changes:  # first make room
             for size, column in enumerate(lost.unbind(1)):
-                self.embedding.revoke(field, column.nonzero().flatten(), size)
+                self._revoke(field, column.nonzero().flatten(), size)
         for field, gained, _ in changes:
             for size, column in enumerate(gained.unbind(1)):
                 self._grant(field, column.nonzero().flatten(), size)
@@ -177,18 +199,24 @@ class Grants:
     def _grant(self, field: int, ids: Tensor, size: int) -> None:
         if len(ids):
             rows = self.embedding.grant(field, ids, size)
-            self.reset(self.embedding.arena(field, size), rows)
+            self._undo.append(partial(self.embedding.revoke, field, ids, size))
+            if self.optimizer is not None:
+                self.optimizer.reset(self.embedding.arena(field, size), rows)
+
+    def _revoke(self, field: int, ids: Tensor, size: int) -> None:
+        arena, rows = self.embedding.arena(field, size), self.embedding.slots(field)[ids, size]
+        rows = rows.long()
+        # Until it is granted again a row keeps its values, but that may be now.
+        self._undo.append(partial(arena.detach().index_copy_, 0, rows, arena.detach()[rows]))
+        if self.optimizer is not None:
+            self._undo.append(self.optimizer.before(arena, rows))
+        self._undo.append(partial(self.embedding.give_back, field, ids, size, rows))
+        self.embedding.revoke(field, ids, size)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what :meth:`load_state_dict` needs; the embedding has its own."""
-        return {
-            "traffic": self.traffic,
-            "last": self.last,
-            "now": self.now,
-            "ranked_at": self.ranked_at,
-            "num_ids": self.num_ids,
-            "price": self.price,
-        }
+        numbers = {name: getattr(self, name) for name in _NUMBERS}
+        return {"traffic": self.traffic, "last": self.last} | numbers
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore :meth:`state_dict`."""
@@ -196,3 +224,8 @@ class Grants:
         self.last = [x.clone() for x in state["last"]]
         self.now, self.ranked_at = int(state["now"]), int(state["ranked_at"])
         self.num_ids, self.price = list(state["num_ids"]), float(state["price"])
+
+
+def _take_back(changes: list[Callable[[], object]]) -> None:
+    for undo in reversed(changes):
+        undo()

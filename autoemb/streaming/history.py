@@ -8,7 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autoemb.ops import Plan, fill_padding, record
+from autoemb.batch import Bag
+from autoemb.bilevel import BilevelTrainer, Example, Outcome
+from autoemb.errors import UserError
+from autoemb.ops import Plan, distinct, fill_padding, record
+from autoemb.schema import Sparse
 
 #: Octaves of popularity that the encoding tells apart; 2^31 events fill the last.
 POPULARITY_WIDTH = 32
@@ -122,6 +126,29 @@ class History:
         for table, history in self.tables.items():
             history.grow(num_rows.get(table, 0))
 
+    def check(self, trainer: BilevelTrainer) -> None:
+        """Check that this is a history of a trainer's tables.
+
+        Raises
+        ------
+        ValueError
+            For a table that is missing, or a mix of other sizes than the controller gives.
+        """
+        missing = [table for table in trainer.tables if table not in self.tables]
+        if missing:
+            known = ", ".join(self.tables) or "none"
+            raise ValueError(f"the history has no table {missing[0]!r}; it has {known}")
+        if trainer.controller is None:
+            return
+        sizes = getattr(trainer.controller.function.module, "sizes", None)
+        for table in trainer.tables:
+            width = self.tables[table].mix.shape[1]
+            if sizes not in (None, width):
+                raise ValueError(
+                    f"the history of table {table!r} keeps a mix of {width} sizes; the controller "
+                    f"gives {sizes}"
+                )
+
     def count(self, table: str, rows: Tensor) -> Tensor:
         """Return the popularity [U] of rows: how many of their events were recorded."""
         return self.tables[table].count.index_select(0, rows)
@@ -140,9 +167,8 @@ class History:
         count, last_loss, mean_loss, mix = (torch.cat(parts) for parts in zip(*found, strict=True))
         scalars = torch.stack([last_loss, torch.log1p(count.to(torch.float32)), mean_loss], 1)
         features = torch.cat([encode_popularity(count), mix, scalars], 1)
-        return dict(
-            zip(rows, features.split_with_sizes([len(own) for own in rows.values()]), strict=True)
-        )
+        parts = features.split_with_sizes([len(own) for own in rows.values()])
+        return dict(zip(rows, parts, strict=True))
 
     def popularity_prior(self) -> Tensor:
         """Return logits [32 + N + 3, N] by feature: the widest size's rises with popularity.
@@ -194,12 +220,82 @@ class History:
         given = fill_padding(plan.rows, mix.to(torch.float32))
         self.tables[table].mix.index_copy_(0, plan.rows, given)
 
+    def popularity(self, reads: Mapping[str, Sparse], outcome: Outcome) -> dict[str, Tensor]:
+        """Return how many events of each event's id were recorded [B], by sparse feature."""
+        found = {}
+        for name, places in outcome.places.items():
+            table = reads[name].table
+            counts = self.count(table, outcome.plans[table].rows)
+            found[name] = counts.index_select(0, places)
+        return found
+
+    def take_in(self, reads: Mapping[str, Sparse], example: Example, outcome: Outcome) -> None:
+        """Record a batch that was predicted.
+
+        Each time that an event holds an id is an event of that id, in whichever features that
+        count, in the order of the events; within one, in the order of the features.
+
+        Parameters
+        ----------
+        reads : mapping of str to Sparse
+            Features that the model reads, by name.
+        example : Example
+        outcome : Outcome
+        """
+        readers: dict[str, list[Sparse]] = {}
+        for feature in reads.values():
+            readers.setdefault(feature.table, []).append(feature)
+        for table, features in readers.items():
+            plan = outcome.plans[table]
+            columns = [example.inputs.ids[f.column] for f in features if f.counts]
+            if len(features) == len(columns) == 1 and not isinstance(columns[0], Bag):
+                self.record(table, plan, outcome.losses)
+            elif columns:
+                ids, events = _by_event(columns)
+                self.record(table, distinct(ids), outcome.losses.index_select(0, events))
+            if outcome.mix is not None and table in outcome.mix:
+                self.give(table, plan, outcome.mix[table])
+
     def state_dict(self) -> dict[str, Any]:
         """Return everything, as nested dicts of tensors."""
         return {table: dict(vars(history)) for table, history in self.tables.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore :meth:`state_dict`."""
+        """Restore :meth:`state_dict`.
+
+        Raises
+        ------
+        UserError
+            For values of another kind, or not one for each id.
+        """
         for table, history in self.tables.items():
-            for name, value in vars(history).items():
-                setattr(history, name, state[table][name].to(value.device, copy=True))
+            rows = len(state[table]["count"])
+            for name, own in vars(history).items():
+                value = state[table][name]
+                if value.dtype != own.dtype or value.shape != (rows, *own.shape[1:]):
+                    raise UserError(
+                        f"history of table {table!r}: {name} is {value.dtype} {[*value.shape]}; "
+                        f"expected {own.dtype} {[rows, *own.shape[1:]]}"
+                    )
+        for table, history in self.tables.items():
+            for name, own in vars(history).items():
+                setattr(history, name, state[table][name].to(own.device, copy=True))
+
+
+def _by_event(columns: Sequence[Tensor | Bag]) -> tuple[Tensor, Tensor]:
+    """Return all ids of some features [L] and the events that hold them [L], event by event."""
+    ids, events = [], []
+    for column in columns:
+        values = column.values if isinstance(column, Bag) else column
+        if isinstance(column, Bag):
+            number = torch.arange(len(column.offsets) - 1, device=values.device)
+            lengths = column.offsets.diff()
+            number = number.repeat_interleave(lengths, output_size=len(values))
+        else:
+            number = torch.arange(len(values), device=values.device)
+        ids.append(values)
+        events.append(number)
+    if len(columns) == 1:
+        return ids[0], events[0]
+    order = torch.argsort(torch.cat(events), stable=True)
+    return torch.cat(ids).index_select(0, order), torch.cat(events).index_select(0, order)

@@ -4,57 +4,34 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from contextlib import ExitStack
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from autoemb.batch import Bag, Batch
-from autoemb.bilevel import BilevelTrainer, Example, Outcome
-from autoemb.errors import UserError
+from autoemb.batch import Batch
+from autoemb.bilevel import BilevelTrainer, Example
 from autoemb.nn.draws import id_keys
-from autoemb.nn.rows import begin, grow
-from autoemb.ops import Plan, check_ids, distinct
-from autoemb.schema import Bag as BagFeature
+from autoemb.nn.rows import begin, cut, grow
+from autoemb.ops import check_ids
 from autoemb.schema import Dense
-from autoemb.streaming.columns import batch_from_state, batch_state
-from autoemb.streaming.encoding import Encoder
+from autoemb.streaming.columns import batch_from_state, batch_state, copy_of
+from autoemb.streaming.encoding import Encoder, distinct_ids
 from autoemb.streaming.grants import Grants
 from autoemb.streaming.graph import StepGraph
 from autoemb.streaming.history import History
 from autoemb.streaming.newcomers import new_ids, view_of_strangers
 from autoemb.streaming.packed import Layout, tensors_of, with_tensors
 from autoemb.streaming.reservoir import Reservoir
+from autoemb.streaming.restoring import checked_past, checked_rows
+from autoemb.streaming.step import Step
 from autoemb.streaming.transfer import Upload
 
 #: Rows a table starts with; it doubles from there.
 INITIAL_ROWS = 1024
 
 VALIDATION_SOURCES = ("new-events", "reservoir", "last-batch")
-
-
-class Step(NamedTuple):
-    """One batch after it was predicted, recorded and learnt.
-
-    Attributes
-    ----------
-    outcome : Outcome
-        Predictions and losses, made before the batch was learnt.
-    label : Tensor[B]
-    weight : Tensor[B], or None
-    popularity : dict of str to Tensor[B]
-        Of each sparse feature: events of each event's id before this batch.
-    """
-
-    outcome: Outcome
-    label: Tensor
-    weight: Tensor | None
-    popularity: dict[str, Tensor]
-
-    @property
-    def losses(self) -> Tensor:
-        """Loss [B] of each prediction, made before the batch was learnt."""
-        return self.outcome.losses
 
 
 class StreamLearner:
@@ -66,7 +43,7 @@ class StreamLearner:
     gradient of before (3). No label is used before its prediction is scored.
 
     :func:`autoemb.build_learner` makes one from a schema, a task and a recipe. One thread may
-    learn while others :meth:`predict`.
+    learn while others :meth:`predict`. Copies (``copy``, ``pickle``) go on to the same bits.
 
     Parameters
     ----------
@@ -103,7 +80,7 @@ class StreamLearner:
     ------
     ValueError
         For an unknown ``validation``, a history that lacks a table or has another number of sizes
-        or features than the controller, or ``validation="reservoir"`` without a reservoir.
+        than the controller, no initial rows, or ``validation="reservoir"`` without a reservoir.
 
     Examples
     --------
@@ -141,20 +118,41 @@ class StreamLearner:
             )
         if validation == "reservoir" and reservoir is None and trainer.bilevel:
             raise ValueError('validation="reservoir" needs a reservoir to sample from')
-        _check_history(trainer, history)
+        if initial_rows < 1:
+            raise ValueError(f"initial_rows must be positive; got {initial_rows}")
+        history.check(trainer)
         self.trainer, self.history, self.reservoir = trainer, history, reservoir
         self.grants, self.seed = grants, seed
         self._check_selection(trainer.hard)
         self.validation, self.batch_size = validation, batch_size
         self.device = torch.device(device)
         self._cuda = self.device.type == "cuda"
-        self._upload = Upload(self.device) if self._cuda else None
-        self._graph = StepGraph(self._compute, self.device) if graph and self._cuda else None
+        self._graphed = graph and self._cuda
         self.encoder = Encoder(trainer.reads, dense)
-        self._lock = threading.RLock()  # held while anything that a prediction reads changes
         self._rows = dict.fromkeys(trainer.tables, 0)  # that every table has
         self._recent: list[Batch] = []  # the last two batches, newest first
-        self._grow(dict.fromkeys(trainer.tables, initial_rows))
+        self._prepare()
+        self._resize(dict.fromkeys(trainer.tables, initial_rows))
+
+    def _prepare(self) -> None:
+        """Make what no copy takes along: locks, and what belongs to a device."""
+        self._upload = Upload(self.device) if self._cuda else None
+        self._graph = StepGraph(self._compute, self.device) if self._graphed else None
+        self._stepping = threading.RLock()  # held for a whole step
+        self._lock = threading.RLock()  # held while anything that a prediction reads changes
+        self._change = ExitStack()  # holds it from the first such change of a step to the last
+        self._undo = ExitStack()  # takes back what a step that fails has changed
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return all but locks and what belongs to a device, as it is between two steps."""
+        with self._stepping:
+            left_out = ("_upload", "_graph", "_stepping", "_lock", "_change", "_undo", "_layout")
+            return {name: value for name, value in vars(self).items() if name not in left_out}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Become the learner whose state is given."""
+        vars(self).update(state)
+        self._prepare()
 
     @property
     def modules(self) -> list[torch.nn.Module]:
@@ -178,6 +176,12 @@ class StreamLearner:
             grow(module, num_rows)
         self.history.grow(num_rows)
 
+    def _resize(self, num_rows: Mapping[str, int]) -> None:
+        """Give tables exactly so many rows."""
+        self._grow(num_rows)
+        for module in self.modules:
+            cut(module, num_rows)
+
     def learn(self, batch: Batch) -> Step:
         """Predict, record and learn one batch: all of it or, where an error is raised, nothing.
 
@@ -199,47 +203,36 @@ class StreamLearner:
             For a loss of another shape, and one event where the model takes batch statistics.
         """
         batch = self.encoder.checked(batch, labelled=True)
-        before = self._before()
-        try:
+        with self._stepping, self._change, ExitStack() as self._undo:
+            self._undo.callback(torch.random.set_rng_state, torch.random.get_rng_state())
             past = self._past()
             with self._lock:
-                example = self._inserted(batch, before[0])
+                example = self._inserted(batch)
                 examples = [*(self._seen(one) for one in past), example]
                 if self.grants is not None:
+                    self._change.enter_context(self._lock)
                     # By the ids alone: whoever is new owns rows when the batch is learnt.
-                    self.grants.update(self._plans(example), self.num_ids(), len(batch))
+                    plans = distinct_ids(self.trainer.reads, example)
+                    self._undo.callback(self.grants.update(plans, self.num_ids(), len(batch)))
             step = self._run(examples)
-        except BaseException:
-            self._undo(before)
-            raise
-        if self.encoder.dense is not None and batch.dense is not None:
-            with self._lock:
+            self._undo.pop_all()
+            if self.encoder.dense is not None and batch.dense is not None:
+                self._change.enter_context(self._lock)
                 self.encoder.dense.update(batch.dense)
-        if self.trainer.bilevel:
-            self._remember(batch)
+            if self.trainer.bilevel:
+                self._remember(batch)
         return step
 
     def _remember(self, batch: Batch) -> None:
         """Keep a batch that was learnt, for the controller."""
         if self.validation == "reservoir" and self.reservoir is not None:
             self.reservoir.add(batch)
-        self._recent = [batch, *self._recent[:1]]
+        self._recent = [copy_of(batch), *self._recent[:1]]
 
-    def _before(self) -> tuple[dict[str, int], Tensor, Any]:
-        drawn = None if self.reservoir is None else self.reservoir.random_state()
-        return self.num_ids(), torch.random.get_rng_state(), drawn
-
-    def _undo(self, before: tuple[dict[str, int], Tensor, Any]) -> None:
-        num_ids, random, drawn = before
-        with self._lock:
-            for table, rows in num_ids.items():
-                self.encoder.id_tables[table].truncate(rows)
-        torch.random.set_rng_state(random)
-        if self.reservoir is not None:
-            self.reservoir.rewind(drawn)
-
-    def _inserted(self, batch: Batch, known: Mapping[str, int]) -> Example:
+    def _inserted(self, batch: Batch) -> Example:
         """Return a batch with rows for its ids; new ones get the next rows of their tables."""
+        known = self.num_ids()
+        self._undo.callback(self._forget, known)
         numbers = self.encoder.numbers(batch, insert=True)
         used = self.num_ids()
         # One row more than there are ids: what is known of a stranger (see `newcomers`).
@@ -251,18 +244,15 @@ class StreamLearner:
                 begin(module, table, rows, id_keys(ids, self.seed, table))
         return self.encoder.example(batch, numbers)
 
+    def _forget(self, known: Mapping[str, int]) -> None:
+        """Take back the ids that were inserted last, down to so many of each table."""
+        with self._lock:
+            for table, rows in known.items():
+                self.encoder.id_tables[table].truncate(rows)
+
     def _seen(self, batch: Batch) -> Example:
         """Return a batch of the past with the rows of its ids."""
         return self.encoder.example(batch, self.encoder.numbers(batch, insert=False))
-
-    def _plans(self, example: Example) -> dict[str, Plan]:
-        """Return the distinct ids of each table."""
-        found: dict[str, list[Tensor]] = {}
-        for name, feature in self.trainer.reads.items():
-            column = example.inputs.ids[name]
-            values = column.values if isinstance(column, Bag) else column
-            found.setdefault(feature.table, []).append(values)
-        return {table: distinct(torch.cat(parts)) for table, parts in found.items()}
 
     def _past(self) -> list[Batch]:
         """Return the past batches that the controller needs, validation first, if there are."""
@@ -271,6 +261,7 @@ class StreamLearner:
         if self.validation == "last-batch":
             return self._recent
         if self.validation == "reservoir" and self.reservoir is not None:
+            self._undo.callback(self.reservoir.rewind, self.reservoir.random_state())
             return [self.reservoir.sample(self.batch_size), self._recent[0]]
         return [] if self.trainer.hypergradient == "first" else self._recent[:1]
 
@@ -282,10 +273,10 @@ class StreamLearner:
         check_ids(self.device)  # a replayed graph does not look by itself
         layout = Layout(tensors)
         packed = self._upload(layout, tensors)
-        with self._lock:  # what is launched under it, the device does in this order
-            if self._graph is None:
-                return self._compute(layout.unpack(packed))
-            return self._graph(layout, packed)
+        self._change.enter_context(self._lock)  # the device does things in the order of launches
+        if self._graph is None:
+            return self._compute(layout.unpack(packed))
+        return self._graph(layout, packed)
 
     def _compute(self, tensors: list[Tensor]) -> Step:
         """Learn from past batches, if any, and a new one, on the device."""
@@ -297,49 +288,20 @@ class StreamLearner:
         else:
             if past:
                 change = trainer.compute_controller(*past)
-                with self._lock:
-                    trainer.apply_controller(change)
+                self._change.enter_context(self._lock)
+                if self._graph is None and trainer.controller is not None:
+                    self._undo.callback(trainer.controller.before(change.rows))
+                trainer.apply_controller(change)
             update = trainer.compute(example)
-        outcome = update.outcome
-        popularity = self._popularity(outcome)
-        with self._lock:
-            trainer.apply(update)
-            self._record(example, outcome)
+        outcome, history = update.outcome, self.history
+        popularity = history.popularity(trainer.reads, outcome)
+        self._change.enter_context(self._lock)
+        trainer.apply(update)
+        history.take_in(trainer.reads, example, outcome)
         # What nobody reads need not travel to the host.
         plans = {t: p._replace(order=None, starts=None) for t, p in outcome.plans.items()}
         brief = outcome._replace(plans=plans)
         return Step(brief, example.label, example.weight, popularity)
-
-    def _popularity(self, outcome: Outcome) -> dict[str, Tensor]:
-        found = {}
-        for name, places in outcome.places.items():
-            table = self.trainer.reads[name].table
-            counts = self.history.count(table, outcome.plans[table].rows)
-            found[name] = counts.index_select(0, places)
-        return found
-
-    def _record(self, example: Example, outcome: Outcome) -> None:
-        readers: dict[str, list[str]] = {}
-        for name, feature in self.trainer.reads.items():
-            readers.setdefault(feature.table, []).append(name)
-        for table, names in readers.items():
-            plan = outcome.plans[table]
-            for name in names:
-                feature = self.trainer.reads[name]
-                if not feature.counts:
-                    continue
-                column, losses = example.inputs.ids[name], outcome.losses
-                if isinstance(column, Bag):
-                    losses = losses.repeat_interleave(column.offsets.diff())
-                alone = len(names) == 1 and not isinstance(feature, BagFeature)
-                own = (
-                    plan
-                    if alone
-                    else distinct(column.values if isinstance(column, Bag) else column)
-                )
-                self.history.record(table, own, losses)
-            if outcome.mix is not None and table in outcome.mix:
-                self.history.give(table, plan, outcome.mix[table])
 
     def predict(self, batch: Batch, *, hard: bool = False) -> Tensor:
         """Return logits [B, outputs] with running statistics; nothing is learnt or inserted.
@@ -370,8 +332,17 @@ class StreamLearner:
         return self.trainer.reader.logits(snapshot, hard=hard)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything that :meth:`load_state_dict` needs to continue to the last bit."""
+        """Return everything that :meth:`load_state_dict` needs to continue to the last bit.
+
+        Nested dicts and lists of tensors, numbers and strings: ``torch.load`` reads what
+        ``torch.save`` wrote of it with ``weights_only=True``. Later steps change the tensors.
+        """
+        with self._stepping:
+            return self._state()
+
+    def _state(self) -> dict[str, Any]:
         return {
+            "seed": self.seed,
             "rows": self._rows,
             "encoder": self.encoder.state_dict(),
             "trainer": self.trainer.state_dict(),
@@ -386,13 +357,18 @@ class StreamLearner:
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Restore :meth:`state_dict` into a learner built with the same options.
 
+        Tables get as many rows as the state has, whatever they had.
+
         Raises
         ------
-        UserError
-            For tables whose rows are not as many as the state's tensors hold.
+        UserError, ValueError
+            For a state whose parts do not fit together, or another learner's. The learner may then
+            have some parts of it and is of no further use.
         """
-        with self._lock:
-            self._grow(_checked_rows(saved, self.trainer.tables))  # which also forgets the graph
+        with self._stepping, self._lock:
+            rows = checked_rows(saved, self.trainer.tables)
+            self.seed = int(saved["seed"])
+            self._resize(rows)
             self.encoder.load_state_dict(saved["encoder"])
             self.trainer.load_state_dict(saved["trainer"])
             self.history.load_state_dict(saved["history"])
@@ -400,39 +376,14 @@ class StreamLearner:
                 self.reservoir.load_state_dict(saved["reservoir"])
             if self.grants is not None:
                 self.grants.load_state_dict(saved["grants"])
-            self._recent = [batch_from_state(batch) for batch in saved["recent"]]
+            self._recent = [
+                checked_past(self.encoder, batch_from_state(one)) for one in saved["recent"]
+            ]
+            if self.reservoir is not None and len(self.reservoir):
+                checked_past(self.encoder, self.reservoir.all())
             torch.random.set_rng_state(saved["random"])
             if self._cuda and saved["cuda_random"] is not None:
                 torch.cuda.set_rng_state(saved["cuda_random"], self.device)
-
-
-def _checked_rows(saved: Mapping[str, Any], tables: Sequence[str]) -> dict[str, int]:
-    """Return the rows of each table, as many as its counts: nothing more is allocated."""
-    rows = {table: saved["rows"][table] for table in tables}
-    for table, number in rows.items():
-        held = len(saved["history"][table]["count"])
-        if type(number) is not int or number != held:
-            raise UserError(f"table {table!r} has {number!r} rows; its history has {held}")
-    return rows
-
-
-def _check_history(trainer: BilevelTrainer, history: History) -> None:
-    """Check that what is known of ids suits the trainer."""
-    missing = [table for table in trainer.tables if table not in history.tables]
-    if missing:
-        known = ", ".join(history.tables) or "none"
-        raise ValueError(f"the history has no table {missing[0]!r}; it has {known}")
-    if trainer.controller is None:
-        return
-    controller = trainer.controller.function.module
-    sizes = getattr(controller, "sizes", None)
-    for table in trainer.tables:
-        width = history.tables[table].mix.shape[1]
-        if sizes not in (None, width):
-            raise ValueError(
-                f"the history of table {table!r} keeps a mix of {width} sizes; the controller "
-                f"gives {sizes}"
-            )
 
 
 def _doubled(used: int, have: int) -> int:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from autoemb.batch import Batch
+from autoemb.errors import UserError
 from autoemb.streaming.columns import Columns
 
 
@@ -70,6 +71,10 @@ class Reservoir:
         )
         return self._kept.take(chosen)
 
+    def all(self) -> Batch:
+        """Return all kept events, in no particular order."""
+        return self._kept.take(np.arange(len(self)))
+
     def random_state(self) -> Any:
         """Return the state of the random numbers, for :meth:`rewind`."""
         return self._random.bit_generator.state
@@ -87,7 +92,18 @@ class Reservoir:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore :meth:`state_dict`."""
-        self.seen = int(state["seen"])
-        self._kept = Columns.from_state(state["events"])
+        """Restore :meth:`state_dict`.
+
+        Raises
+        ------
+        UserError
+            If so many events cannot be what is kept of those seen.
+        """
+        seen, kept = state["seen"], Columns.from_state(state["events"])
+        if type(seen) is not int or seen < 0 or len(kept) != min(seen, self.capacity):
+            raise UserError(
+                f"a reservoir of {self.capacity} holds {len(kept)} of {seen!r} events; expected "
+                "all of them while there is room"
+            )
+        self.seen, self._kept = seen, kept
         self.rewind(state["random"])

@@ -43,7 +43,7 @@ INVALID = [
     ("offline_fraction", NAN, "at most 1"),
     *[(name, 2**63, f"at most {2**40}") for name in ("batch_size", "window", "reservoir", "limit")],
     *[("budget", value, "above 0|at most 1") for value in (0, -0.1, 1.1, NAN)],
-    ("init_std", -0.1, "at least 0"),
+    *[(name, -0.1, "at least 0") for name in ("init_std", "row_weight_decay")],
     *[("init_std", value, "a finite number") for value in (NAN, INF)],
     *[
         (name, value, "above 0" if value <= 0 else "a finite number")

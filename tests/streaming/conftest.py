@@ -1,7 +1,10 @@
 """Small learners and streams, and comparison of states to the last bit."""
 
+import copy
 import re
 import sys
+from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,15 +12,19 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from autoemb import Bag, Batch, Label, Recipe, Schema, Sparse, build_learner, learners, schema
+from autoemb.bilevel import Outcome
 from autoemb.bilevel.hypergradient import KINDS
-from autoemb.lab import RunConfig, methods
+from autoemb.learners import METHODS
+from autoemb.ops import Plan
 from autoemb.optim import OPTIMIZERS
-from autoemb.streaming import Events, learner
+from autoemb.schema import Dense
+from autoemb.streaming import Step
 from autoemb.streaming.graph import StepGraph
 
 BATCH = 6
 CASES = [
-    *[(method, {}) for method in methods.METHODS],
+    *[(method, {}) for method in METHODS],
     *[("autoemb", {"hypergradient": kind}) for kind in KINDS[1:]],
     *[("autoemb", {"hypergradient": k, "validation": "reservoir", "norm": "running"})
       for k in KINDS],
@@ -25,50 +32,137 @@ CASES = [
     ("darts", {"hypergradient": "exact", "validation": "last-batch"}),
     *[(method, {"optimizer": o}) for method in ("sam", "darts") for o in OPTIMIZERS],
     ("autoemb", {"selection": "hard"}),
+    ("autoemb", {"controller": "shared"}),
     ("sam", {"task": "classification"}),
 ]  # fmt: skip
+
+STARS = Label(column="rating", kind="rating", scale=(0, 5))
+
+#: Users and items, each with a table of its own.
+PAIR = Schema(label=STARS, sparse=(Sparse(column="user"), Sparse(column="item")))
+
+#: One feature of each kind; items in three features, in two of which they are events of the item.
+SHAPES = Schema(
+    label=STARS,
+    sparse=(
+        Sparse(column="user"),
+        Sparse(column="item"),
+        Sparse(column="other_item", table="item"),
+    ),
+    bag=(
+        schema.Bag(column="words", weights="shares"),
+        schema.Bag(column="basket", table="item", counts=False, pooling="sum"),
+    ),
+    dense=(
+        Dense(column="price", transform="log1p"),
+        Dense(column="age"),
+        Dense(column="flag", transform="none"),
+    ),
+    weight="weight",
+)
+SCHEMAS = {"pair": PAIR, "shapes": SHAPES}
+
+
+@pytest.fixture(params=SCHEMAS)
+def kind(request):
+    """Name of a schema."""
+    return request.param
 
 
 @pytest.fixture
 def make_learner(monkeypatch):
-    """Return a function that builds a small untrained learner whose tables start with four rows."""
-    for module in (learner, methods):
-        monkeypatch.setattr(module, "INITIAL_ROWS", 4)
+    """Return a function that builds a small untrained learner whose tables start with four rows.
 
-    def make(method="autoemb", **options):
-        small = {"dims": (1, 2), "batch_size": BATCH, "reservoir": 20, "seed": 0}
-        # At 512 wide the layers take 90 % of the time.
-        options = small | {"hidden": (8,), "controller_hidden": (8,)} | options
+    At 512 wide the layers would take 90 % of the time.
+    """
+    monkeypatch.setattr(learners, "INITIAL_ROWS", 4)
+
+    def make(method="autoemb", kind="pair", task="regression", **options):
         # Rates at which a step shows in float32 predictions at once.
+        small = {"dims": (1, 2), "hidden": (8,), "controller_hidden": (8,), "reservoir": 20}
         rates = {"learning_rate": 0.01, "controller_learning_rate": 0.01}
-        return methods.build_learner(RunConfig(method=method, **rates | options), fields=2)
+        own = {"batch_size": BATCH, "seed": 0, "initial_rows": 4}
+        for name in ("batch_size", "seed", "initial_rows", "device", "model"):
+            if name in options:
+                own[name] = options.pop(name)
+        recipe = Recipe.of(method=method, **small | rates | options)
+        return build_learner(SCHEMAS[kind], task, recipe, **own)
 
     return make
+
+
+def as_text(ids):
+    return [f"id {i}" for i in ids]
+
+
+@pytest.fixture(scope="session")
+def with_strings():
+    """Return a function that makes the ids of a batch text."""
+
+    def convert(batch):
+        bags = {name: bag._replace(values=as_text(bag.values)) for name, bag in batch.bags.items()}
+        sparse = {name: as_text(ids) for name, ids in batch.sparse.items()}
+        return replace(batch, sparse=sparse, bags=bags)
+
+    return convert
 
 
 @pytest.fixture(scope="session")
 def make_batches():
     """Return a function that makes up a stream; new ids appear in every batch."""
 
-    def make(count, size=BATCH, seed=0):
+    def make(count, size=BATCH, seed=0, kind="pair"):
         random = np.random.default_rng(seed)
         batches = []
         for i in range(count):
             newest = 3 * (i + 1)
-            ids = [random.integers(0, newest, size) * step + 5 for step in (10**12, 7)]
+            users, items = (random.integers(0, newest, size) * s + 5 for s in (10**12, 7))
             label = torch.from_numpy(random.random(size)).float()
-            batches.append(Events(ids, label, np.arange(size) + i * size))
+            batch = Batch(
+                {"user": users, "item": items}, label=label, timestamp=np.arange(size) + i * size
+            )
+            batches.append(batch if kind == "pair" else shaped(batch, random, newest))
         return batches
 
     return make
 
 
+def shaped(batch, random, newest):
+    """Return a batch with more features, of which some events have none."""
+    size = len(batch)
+    bags = {}
+    for name, step in (("words", 3), ("basket", 7)):
+        offsets = np.cumsum([0, *random.integers(0, 4, size)])
+        values = random.integers(0, newest, offsets[-1]) * step + 5
+        weights = random.random(len(values)).astype(np.float32) if name == "words" else None
+        bags[name] = Bag(values, offsets, weights)
+    dense = torch.from_numpy(random.normal(3, 2, (size, 3))).float()
+    dense[torch.from_numpy(random.random((size, 3)) < 0.2)] = float("nan")
+    return replace(
+        batch,
+        sparse={**batch.sparse, "other_item": random.integers(0, newest, size) * 7 + 5},
+        bags=bags,
+        dense=dense,
+        weight=torch.from_numpy(random.random(size)).float(),
+    )
+
+
+@pytest.fixture(scope="session")
+def part_of():
+    """Return a function that returns the first events of a batch of users and items."""
+
+    def part(batch, events):
+        sparse = {name: ids[:events] for name, ids in batch.sparse.items()}
+        return Batch(sparse, label=batch.label[:events], timestamp=batch.timestamp[:events])
+
+    return part
+
+
 @pytest.fixture
-def stream(make_batches):
+def stream(make_batches, part_of):
     """Batches after which tables grow, a short one, and full ones again."""
     batches = [*make_batches(12), *make_batches(12, seed=1)]
-    short = batches[20]
-    batches[20] = Events([ids[:3] for ids in short.ids], short.label[:3], short.timestamp[:3])
+    batches[20] = part_of(batches[20], 3)
     return batches
 
 
@@ -83,7 +177,7 @@ def case_stream(case, stream):
     """The stream with labels of the case's task."""
     if case[1].get("task") != "classification":
         return stream
-    return [events._replace(label=(events.label * 5).long().clamp(0, 4)) for events in stream]
+    return [replace(one, label=(one.label * 5).long().clamp(0, 4)) for one in stream]
 
 
 def tensors_in(values):
@@ -171,7 +265,9 @@ def flat():
     """Return the values of a nested state_dict by their path, as copies."""
 
     def flatten(value, path=""):
-        if isinstance(value, dict):
+        if isinstance(value, Step | Outcome | Plan):
+            value = value._asdict()
+        if isinstance(value, Mapping):
             value = value.items()
         elif isinstance(value, list | tuple):
             value = enumerate(value)
@@ -204,3 +300,51 @@ def changes(flat):
         return sorted(path for path in first.keys() | second.keys() if not same(path))
 
     return compare
+
+
+@pytest.fixture(scope="session")
+def knowledge():
+    """Return all that a learner knows, of rows those that ids own, in the order of the ids.
+
+    Two learners that know the same are equal in it, however many rows their tables have.
+    """
+
+    def of_part(part, rows):
+        found = {"dense": part.function.dense, "rows": part.function.gather(rows)}
+        found["buffers"] = dict(part.function.module.named_buffers())
+        found["optimizer"] = None
+        if part.dense_optimizer is not None:
+            found["optimizer"] = part.dense_optimizer.state_dict()
+        kept = []
+
+        def note(parameter, own, _values):
+            kept.append({n: v[own] for n, v in part.row_optimizer.state[parameter].items()})
+
+        for name, row in part.function.rows.items():
+            row.owner.update_rows(row.name, rows[row.table], found["rows"][name], note)
+        return found | {"kept of rows": kept}
+
+    def known(learner):
+        rows = {table: torch.arange(ids) for table, ids in learner.num_ids().items()}
+        state = learner.state_dict()
+        found = {name: state[name] for name in ("encoder", "reservoir", "recent", "random")}
+        parts = filter(None, (learner.trainer.model, learner.trainer.controller))
+        found["parts"] = [of_part(part, rows) for part in parts]
+        found["history"] = {
+            table: {name: value[: len(rows[table])] for name, value in vars(history).items()}
+            for table, history in learner.history.tables.items()
+        }
+        if (grants := learner.grants) is not None:
+            for name in ("traffic", "last"):
+                values = zip(getattr(grants, name), rows.values(), strict=True)
+                state["grants"][name] = [value[: len(own)] for value, own in values]
+            found["grants"] = state["grants"]
+            sizes = range(len(grants.embedding.embedding_dims))
+            tables = enumerate(rows.values())
+            found["slots"] = [grants.embedding.slots(field)[own] for field, own in tables]
+            found["owned"] = [
+                grants.embedding.num_granted(f, n) for f in range(len(rows)) for n in sizes
+            ]
+        return copy.deepcopy(found)
+
+    return known

@@ -1,34 +1,40 @@
 """Grants within a budget while a stream runs."""
 
+import copy
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoemb import BilevelTrainer, Controller, RatingModel, task_for
+from autoemb import Batch
 from autoemb.lab.ranks import rank_correlation
 from autoemb.nn.granted import GrantedEmbedding
-from autoemb.ops import distinct_columns
-from autoemb.schema import STARS
-from autoemb.streaming import Events, InteractionState, Reservoir, StreamLearner, grants
+from autoemb.ops import distinct, distinct_columns
+from autoemb.optim import RowAdagrad
+from autoemb.streaming import History, grants
 from autoemb.streaming.grants import Grants
 
-DIMS = (1, 2, 4)
+DIMS, TABLES = (1, 2, 4), ("user", "item")
 
 
-def make(budget, ids=(40, 40)):
+def make(budget, ids=(40, 40), optimizer=None):
     torch.manual_seed(0)
-    embedding = GrantedEmbedding(ids, DIMS, norm="running")
-    state = InteractionState(len(ids), len(DIMS))
-    state.grow(list(ids))
-    return Grants(embedding, state, budget, reset=lambda parameter, rows: None)
+    embedding = GrantedEmbedding(ids, DIMS, norm="running", features=TABLES)
+    history = History(TABLES, len(DIMS))
+    history.grow(dict(zip(TABLES, ids, strict=True)))
+    if optimizer is not None:
+        optimizer = optimizer([*embedding.stored("table_0"), *embedding.stored("table_1")])
+    return Grants(embedding, history, budget, optimizer)
 
 
 def feed(grants, column_pairs):
     ids = torch.tensor(column_pairs)
     seen = [max(n, int(ids[:, f].max()) + 1) for f, n in enumerate(grants.num_ids)]
-    grants.update(distinct_columns(ids), seen)
+    plans = dict(zip(TABLES, distinct_columns(ids), strict=True))
+    return grants.update(plans, dict(zip(TABLES, seen, strict=True)), len(ids))
 
 
 batches = st.lists(
@@ -88,11 +94,11 @@ def test_who_fades_loses_rows_to_who_comes(monkeypatch):
     assert late[:5].sum() < early[:5].sum()
 
 
-def test_the_controllers_weights_count():
+def test_the_controllers_mix_counts():
     one = make(0.4)
-    state = one.state.fields[0]
-    state.weights[:20] = torch.tensor([0.98, 0.01, 0.01])
-    state.weights[20:] = torch.tensor([0.01, 0.01, 0.98])
+    history = one.history.tables["user"]
+    history.mix[:20] = torch.tensor([0.98, 0.01, 0.01])
+    history.mix[20:] = torch.tensor([0.01, 0.01, 0.98])
     for _ in range(30):
         feed(one, [[i, i] for i in range(40)])
     widest = one.embedding.slots(0)[:, 2] > 0
@@ -100,11 +106,11 @@ def test_the_controllers_weights_count():
 
 
 def alone(budget, ids=4):
-    """Return grants of one field whose only size is one float wide."""
-    embedding = GrantedEmbedding([ids], (1,), norm="running")
-    state = InteractionState(1, 1)
-    state.grow([ids])
-    return Grants(embedding, state, budget, reset=lambda parameter, rows: None)
+    """Return grants of one table whose only size is one float wide."""
+    embedding = GrantedEmbedding([ids], (1,), norm="running", features=["user"])
+    history = History(["user"], 1)
+    history.grow({"user": ids})
+    return Grants(embedding, history, budget)
 
 
 def owners(grants):
@@ -112,7 +118,7 @@ def owners(grants):
 
 
 def show(grants, *ids):
-    grants.update(distinct_columns(torch.tensor([[i] for i in ids])), [4])
+    grants.update({"user": distinct(torch.tensor(ids))}, {"user": 4}, len(ids))
 
 
 def test_a_row_changes_hands_only_for_a_good_reason(monkeypatch):
@@ -151,13 +157,14 @@ def test_all_ids_are_ranked_in_proportion_to_their_number(monkeypatch):
 
 def test_ids_without_events_own_nothing():
     one = make(1.0)
-    one.update(distinct_columns(torch.tensor([[3, 4], [3, 5]])), [40, 40])
+    plans = dict(zip(TABLES, distinct_columns(torch.tensor([[3, 4], [3, 5]])), strict=True))
+    one.update(plans, {"user": 40, "item": 40}, 2)
     assert widths(one).nonzero().flatten().tolist() == [3]
     assert widths(one, 1).nonzero().flatten().tolist() == [4, 5]
 
 
 def test_every_row_that_is_granted_is_reset(monkeypatch):
-    one = make(0.2)
+    one = make(0.2, optimizer=RowAdagrad)
     given, reset = [], []
     grant = one.embedding.grant
 
@@ -168,7 +175,13 @@ def test_every_row_that_is_granted_is_reset(monkeypatch):
 
     monkeypatch.setattr(one.embedding, "grant", watched)
     names = {id(one.embedding.arena(f, n)): (f, n) for f in range(2) for n in range(3)}
-    one.reset = lambda parameter, rows: reset.append((*names[id(parameter)], rows.tolist()))
+    inner = one.optimizer.reset
+
+    def watched_reset(parameter, rows):
+        reset.append((*names[id(parameter)], rows.tolist()))
+        inner(parameter, rows)
+
+    monkeypatch.setattr(one.optimizer, "reset", watched_reset)
     for start in range(0, 40, 4):
         feed(one, [[start + i % 4, start + i % 4] for i in range(12)])
     assert given == reset
@@ -192,18 +205,71 @@ def test_a_budget_out_of_range_is_refused(budget):
         make(budget)
 
 
-def learner(budget=0.3):
-    torch.manual_seed(0)
-    state = InteractionState(2, 3)
-    embedding = GrantedEmbedding([4, 4], DIMS, norm="running")
-    model = RatingModel(embedding, hidden=(6,))
-    controller = Controller(2, 3, state.num_features, hidden=(6,))
-    trainer = BilevelTrainer(
-        model, controller, loss=task_for("regression", STARS).loss, features=state.features,
-        learning_rate=0.01,
-    )  # fmt: skip
-    given = Grants(embedding, state, budget, trainer.reset_rows)
-    return StreamLearner(trainer, [model, controller], state, Reservoir(100), grants=given)
+# Taken back
+
+
+def all_of(grants):
+    """Return what grants and slots are, the rows that ids own and what is kept of these."""
+    embedding, state = grants.embedding, grants.state_dict()
+    for name in ("traffic", "last"):  # as long as the slots, which nobody else needs to know
+        state[name] = [torch.cat([x, x.new_zeros(40 - len(x))]) for x in state[name]]
+    found = {"state": state, "kept": []}
+
+    def note(arena, rows, _values):
+        kept = grants.optimizer.state[arena]
+        found["kept"].append({name: value[rows] for name, value in kept.items()})
+
+    for field in range(len(TABLES)):
+        every = torch.arange(40)
+        found[f"slots {field}"] = embedding.slots(field)
+        found[f"rows {field}"] = embedding.rows_of_table(f"table_{field}", every).detach()
+        embedding.update_rows(f"table_{field}", every, found[f"rows {field}"], note)
+        for size in range(len(DIMS)):
+            found[f"free {field} {size}"] = sorted(embedding._free[field][size])
+    return copy.deepcopy(found)
+
+
+@pytest.mark.parametrize("budget", [0.1, 0.3, 1.0])
+def test_an_update_can_be_taken_back_to_the_last_bit(changes, monkeypatch, budget):
+    monkeypatch.setattr(grants, "HALF_LIFE", 30)
+    one, taken = make(budget, optimizer=RowAdagrad), []
+    revoke = one.embedding.revoke
+
+    def watched(field, ids, size):
+        taken.append(len(ids))
+        revoke(field, ids, size)
+
+    random = np.random.default_rng(0)
+    for number in range(40):  # whose ids fade, and others come
+        batch = (random.integers(0, 8, (12, 2)) + number % 32).tolist()
+        before = all_of(one)
+        take_back = feed(one, batch)
+        updated = all_of(one)
+        assert changes(updated, before)
+        take_back()
+        assert changes(all_of(one), before) == []
+        monkeypatch.setattr(one.embedding, "revoke", watched)
+        feed(one, batch)
+        monkeypatch.setattr(one.embedding, "revoke", revoke)
+        assert changes(all_of(one), updated) == []
+        for field, name in enumerate(("table_0", "table_1")):  # learn something to be lost
+            rows = torch.arange(one.num_ids[field])
+            grad = torch.from_numpy(random.normal(size=(len(rows), sum(DIMS)))).float()
+            one.embedding.update_rows(name, rows, grad, one.optimizer.update)
+    assert budget == 1 or sum(taken) > 50  # rows went to others
+
+
+# In a learner
+
+
+@pytest.fixture
+def learner(make_learner):
+    """Return a function that builds a learner that keeps within a budget."""
+
+    def make(budget=0.3, **options):
+        return make_learner("autoemb", dims=DIMS, budget=budget, norm="running", **options)
+
+    return make
 
 
 def stream(batches, size=20):
@@ -211,59 +277,69 @@ def stream(batches, size=20):
     for number in range(batches):
         users, items = (random.integers(0, 5 + 4 * number, size) for _ in range(2))
         label = torch.from_numpy(random.integers(0, 2, size)).float()
-        yield Events([users, items], label, np.arange(size))
+        yield Batch({"user": users, "item": items}, label=label)
 
 
-def test_a_learner_stays_within_the_budget_and_learns():
+def test_a_learner_stays_within_the_budget_and_learns(learner):
     one = learner()
-    for events in stream(20):
-        one.learn(events)
+    for batch in stream(20):
+        one.learn(batch)
         assert one.grants.embedding.floats <= one.grants.limit
-    ids = sum(map(len, one.id_tables))
+    ids = sum(one.num_ids().values())
     assert one.grants.embedding.floats > 0.15 * ids * 7
     assert (one.grants.embedding.arena(0, 0).detach()[1:] != 0).any()
     assert all(not one.grants.embedding.arena(f, n)[0].any() for f in range(2) for n in range(3))
 
 
-def test_predictions_do_not_depend_on_the_batchs_labels():
+def test_features_that_share_a_table_and_bags_share_its_budget(learner, make_batches):
+    one = learner(kind="shapes")
+    for batch in make_batches(12, kind="shapes"):
+        step = one.learn(batch)
+        assert one.grants.embedding.floats <= one.grants.limit
+    assert step.losses.isfinite().all()
+    assert [*one.num_ids()] == ["user", "item", "words"]
+    assert all((one.grants.embedding.slots(field) > 0).any() for field in range(3))
+
+
+def test_predictions_do_not_depend_on_the_batchs_labels(learner):
     logits = []
     for flip in (False, True):
         one = learner()
         batches = [*stream(6)]
         if flip:
-            batches[-1] = batches[-1]._replace(label=1 - batches[-1].label)
-        logits.append([one.learn(events).outcome.logits for events in batches])
+            batches[-1] = replace(batches[-1], label=1 - batches[-1].label)
+        logits.append([one.learn(batch).outcome.logits for batch in batches])
     assert all(torch.equal(a, b) for a, b in zip(*logits, strict=True))
 
 
-def test_rows_that_change_hands_are_forgotten_by_the_optimiser():
-    one = learner()
-    for events in stream(20):
-        one.learn(events)
-    embedding, optimizer = one.grants.embedding, one.trainer._model.row_optimizer
+def test_rows_that_change_hands_are_forgotten_by_the_optimiser(learner):
+    one = learner(optimizer="adam")
+    for batch in stream(20):
+        one.learn(batch)
+    embedding, optimizer = one.grants.embedding, one.grants.optimizer
+    assert optimizer is one.trainer.model.row_optimizer
     # Every row in use was updated at most as often as its id has been seen.
-    for field in range(2):
+    for field, table in enumerate(TABLES):
         for size in range(3):
             steps = optimizer.state[embedding.arena(field, size)]["step"].flatten()
             slots = embedding.slots(field)[:, size].long()
             (ids,) = (slots > 0).nonzero(as_tuple=True)
-            assert (steps[slots[ids]] <= one.state.count(field, ids)).all()
+            assert (steps[slots[ids]] <= one.history.count(table, ids)).all()
 
 
-def test_a_learner_is_restored_to_the_last_bit():
+@pytest.mark.parametrize("initial_rows", [4, 64])
+def test_a_learner_is_restored_to_the_last_bit(learner, initial_rows):
     batches = [*stream(12)]
     whole, first = learner(), learner()
-    torch.manual_seed(1)
-    expected = [whole.learn(events).outcome.logits for events in batches]
-    torch.manual_seed(1)
-    for events in batches[:7]:
-        first.learn(events)
-    saved = first.state_dict()
-    resumed = learner()
-    resumed.load_state_dict(saved)
-    for events, wanted in zip(batches[7:], expected[7:], strict=True):
-        assert torch.equal(resumed.learn(events).outcome.logits, wanted)
+    expected = [whole.learn(batch).outcome.logits for batch in batches]
+    for batch in batches[:7]:
+        first.learn(batch)
+    resumed = learner(initial_rows=initial_rows)
+    for batch in batches[3:5]:  # something to be replaced
+        resumed.learn(batch)
+    resumed.load_state_dict(first.state_dict())
+    for batch, wanted in zip(batches[7:], expected[7:], strict=True):
+        assert torch.equal(resumed.learn(batch).outcome.logits, wanted)
     for field in range(2):
-        assert torch.equal(
-            resumed.grants.embedding.slots(field), whole.grants.embedding.slots(field)
-        )
+        slots = resumed.grants.embedding.slots(field), whole.grants.embedding.slots(field)
+        assert torch.equal(*slots)

@@ -9,12 +9,13 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from autoemb.bilevel import Example
 from autoemb.bilevel.hypergradient import KINDS
-from autoemb.lab import RunConfig
-from autoemb.lab.methods import METHODS
-from autoemb.streaming import Events, checkpoint
+from autoemb.learners import METHODS
+from autoemb.nn import Inputs
+from autoemb.streaming import checkpoint
 from autoemb.streaming.graph import WARM_UP, StepGraph
-from autoemb.streaming.packed import Layout
+from autoemb.streaming.packed import Layout, tensors_of
 
 
 def test_replays_give_the_bits_of_steps_run_one_by_one(
@@ -22,27 +23,27 @@ def test_replays_give_the_bits_of_steps_run_one_by_one(
 ):
     (method, options), stream = case, case_stream
     graphed, graphs = make_graphed(method, **options)
-    steps = [graphed.learn(events) for events in stream]
-    plain = make_learner(method, **options)  # which seeds the random numbers of new rows again
-    expected = [plain.learn(events) for events in stream]
+    steps = [graphed.learn(batch) for batch in stream]
+    plain = make_learner(method, **options)
+    expected = [plain.learn(batch) for batch in stream]
     assert changes(steps, expected) == []  # also of old steps: no replay writes into them
     assert changes(graphed.state_dict(), plain.state_dict()) == []
     assert len(graphs) >= 2  # tables grew between two of them
     assert sum(graph.replays for graph in graphs) >= 8
 
 
-def test_padded_plans_change_no_result(make_learner, case, case_stream, flat, pad_plans):
+def test_padded_plans_change_no_result(make_learner, case, case_stream, flat, changes, pad_plans):
     (method, options), stream = case, case_stream
     trimmed = make_learner(method, **options)
-    expected = [trimmed.learn(events) for events in stream]
+    expected = [trimmed.learn(batch) for batch in stream]
     pad_plans()
     padded = make_learner(method, **options)
-    for events, one in zip(stream, expected, strict=True):
-        step = padded.learn(events)
+    for batch, one in zip(stream, expected, strict=True):
+        step = padded.learn(batch)
         # Sums in another order, fed back for 24 steps at large rates.
         torch.testing.assert_close(step.outcome.logits, one.outcome.logits, rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(step.outcome.losses, one.outcome.losses, rtol=1e-5, atol=1e-6)
-        assert [p.tolist() for p in step.popularity] == [p.tolist() for p in one.popularity]
+        assert changes(step.popularity, one.popularity) == []
     other = flat(trimmed.state_dict())
     for path, value in flat(padded.state_dict()).items():
         if isinstance(value, torch.Tensor) and "random" not in path:
@@ -50,21 +51,21 @@ def test_padded_plans_change_no_result(make_learner, case, case_stream, flat, pa
             torch.testing.assert_close(value, other[path], rtol=1e-4, atol=1e-5, msg=path)
 
 
-def test_a_batch_of_another_size_leaves_the_graph(make_graphed, make_batches):
+def test_a_batch_of_another_size_leaves_the_graph(make_graphed, make_batches, part_of):
     learner, graphs = make_graphed("autoemb", validation="reservoir")
-    events = make_batches(1)[0]
-    short = Events([ids[:4] for ids in events.ids], events.label[:4], events.timestamp[:4])
-    for batch in [events] * (WARM_UP + 2) + [short] * (WARM_UP - 1) + [events] * WARM_UP:
+    full = make_batches(1)[0]
+    short = part_of(full, 4)
+    for batch in [full] * (WARM_UP + 2) + [short] * (WARM_UP - 1) + [full] * WARM_UP:
         learner.learn(batch)
     # The first batch has no past, and the batch after a short one learns from that.
     assert [graph.replays for graph in graphs] == [1 + WARM_UP - 1]
 
 
-def test_a_size_that_stays_gets_the_graph(make_graphed, make_batches):
+def test_a_size_that_stays_gets_the_graph(make_graphed, make_batches, part_of):
     learner, graphs = make_graphed("fse")
-    events = make_batches(1)[0]
-    short = Events([ids[:4] for ids in events.ids], events.label[:4], events.timestamp[:4])
-    for batch in [events] * (WARM_UP + 1) + [short] * (WARM_UP + 2) + [events] * WARM_UP:
+    full = make_batches(1)[0]
+    short = part_of(full, 4)
+    for batch in [full] * (WARM_UP + 1) + [short] * (WARM_UP + 2) + [full] * WARM_UP:
         learner.learn(batch)
     assert [graph.replays for graph in graphs] == [1, 2]
     assert learner._graph.captured
@@ -76,7 +77,7 @@ def test_a_step_keeps_all_state_where_it_is(make_graphed, make_batches, flat):
         learner.learn(make_batches(1)[0])
 
     def addresses():
-        state = {"trainer": learner.trainer.state_dict(), "history": learner.state.state_dict()}
+        state = {"trainer": learner.trainer.state_dict(), "history": learner.history.state_dict()}
         leaves = []
 
         def collect(value):
@@ -99,18 +100,18 @@ def test_a_learner_from_a_file_goes_on_with_or_without_a_graph(
     make_graphed, make_learner, stream, changes, tmp_path, method
 ):
     learner, _ = make_graphed(method)
-    for events in stream[:16]:
-        learner.learn(events)
+    for batch in stream[:16]:
+        learner.learn(batch)
     checkpoint.save(learner.state_dict(), tmp_path / "state")
-    for events in stream[16:]:
-        learner.learn(events)
+    for batch in stream[16:]:
+        learner.learn(batch)
     (graphed, graphs), plain = make_graphed(method, seed=1), make_learner(method, seed=1)
-    for events in stream[:9]:  # a graph of the state to be replaced
-        graphed.learn(events)
+    for batch in stream[:9]:  # a graph of the state to be replaced
+        graphed.learn(batch)
     for restored in (graphed, plain):
         restored.load_state_dict(checkpoint.load(tmp_path / "state"))
-        for events in stream[16:]:
-            restored.learn(events)
+        for batch in stream[16:]:
+            restored.learn(batch)
         assert changes(restored.state_dict(), learner.state_dict()) == []
     assert sum(graph.replays for graph in graphs) > 0
 
@@ -123,12 +124,12 @@ def test_a_model_that_draws_random_numbers_is_not_captured(
     for each in (learner, plain):
         each.modules[0].hidden.insert(0, nn.Dropout(0.5))
         torch.manual_seed(0)
-        for number, events in enumerate(stream[-12:]):
+        for number, batch in enumerate(stream[-12:]):
             if each is learner and number == WARM_UP:  # the first batch has no past
                 with pytest.warns(UserWarning, match="no CUDA graph.*draws random numbers"):
-                    step = each.learn(events)
+                    step = each.learn(batch)
             else:
-                step = each.learn(events)
+                step = each.learn(batch)
         assert step.outcome.logits.isfinite().all()
     assert graphs == []
     assert changes(learner.state_dict(), plain.state_dict()) == []
@@ -207,17 +208,18 @@ def test_a_step_needs_no_value_and_no_tensor_of_the_host(
     make_learner, monkeypatch, method, kind, selection
 ):
     meta = torch.device("meta")
-    monkeypatch.setattr(RunConfig, "torch_device", property(lambda config: meta))
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: False)  # unknown to PyTorch
     # The fused optimisers refuse this device; Adagrad on a device is ours.
     options = {"hypergradient": kind, "selection": selection, "optimizer": "adagrad"}
-    learner = make_learner(method, **options)
-    learner._grow([20, 30])
-    batch = [torch.zeros(6, 2, dtype=torch.int64, device=meta), torch.zeros(6, device=meta)]
-    inputs = batch * (3 if learner.trainer.bilevel else 1)
-    learner._compute(inputs)  # optimisers make their state
+    learner = make_learner(method, device=meta, **options)
+    learner._grow({"user": 20, "item": 30})
+    ids = {name: torch.zeros(6, dtype=torch.int64, device=meta) for name in ("user", "item")}
+    example = Example(Inputs(ids), torch.zeros(6, device=meta))
+    learner._layout = [example] * (3 if learner.trainer.bilevel else 1)
+    tensors = tensors_of(learner._layout)
+    learner._compute(tensors)  # optimisers make their state
     with OnMeta():
-        step = learner._compute(inputs)
+        step = learner._compute(tensors)
     assert step.outcome.logits.shape == (6, 1)
 
 

@@ -1,11 +1,13 @@
 """A prediction knows no label of its own batch or a later one, and no id to come."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from autoemb.bilevel.hypergradient import KINDS
-from autoemb.lab.methods import METHODS
+from autoemb.learners import METHODS
 from autoemb.streaming.learner import VALIDATION_SOURCES
 
 BATCHES, SIZE = 9, 6
@@ -29,7 +31,7 @@ def predictions(request, make_learner, hypergradient, validation):
     def run(batches, **options):
         options = {"hypergradient": hypergradient, "validation": validation} | options
         learner = make_learner(request.param, **options)
-        return [learner.learn(events).outcome.logits for events in batches]
+        return [learner.learn(batch).outcome.logits for batch in batches]
 
     return run
 
@@ -44,11 +46,12 @@ def first_change(before, after):
 
 def relabelled(batches, event, change):
     """Return the stream with ``change`` applied to the labels from ``event`` on."""
-    labels = torch.cat([events.label for events in batches])
+    before = torch.cat([batch.label for batch in batches])
+    labels = before.clone()
     labels[event:] = change(labels[event:])
-    assert not torch.equal(labels[event:], torch.cat([e.label for e in batches])[event:])
-    pieces = labels.split([len(events.label) for events in batches])
-    return [e._replace(label=label) for e, label in zip(batches, pieces, strict=True)]
+    assert not torch.equal(labels[event:], before[event:])
+    pieces = labels.split([len(batch) for batch in batches])
+    return [replace(b, label=label) for b, label in zip(batches, pieces, strict=True)]
 
 
 def permuted(labels):
@@ -78,10 +81,10 @@ def test_labels_of_the_first_batch_reach_the_second(predictions, make_batches):
 def test_ids_to_come_change_nothing_before(predictions, make_batches):
     batches = make_batches(BATCHES, SIZE)
     others = [
-        events
+        batch
         if i < MIDDLE
-        else events._replace(ids=[np.arange(SIZE) + 10**6 + 50 * i for _ in events.ids])
-        for i, events in enumerate(batches)
+        else replace(batch, sparse={n: np.arange(SIZE) + 10**6 + 50 * i for n in batch.sparse})
+        for i, batch in enumerate(batches)
     ]
     assert first_change(predictions(batches), predictions(others)) == MIDDLE
 
@@ -103,10 +106,69 @@ def test_labels_of_a_batch_change_neither_its_weights_nor_its_popularity(
     steps = []
     for stream in (batches, relabelled(batches, MIDDLE * SIZE, permuted)):
         learner = make_learner(method, hypergradient=hypergradient, validation=validation)
-        steps.append([learner.learn(events) for events in stream][-1])
+        steps.append([learner.learn(batch) for batch in stream][-1])
     first, second = steps
     assert not torch.equal(first.outcome.losses, second.outcome.losses)
-    for a, b in zip(first.popularity, second.popularity, strict=True):
-        assert torch.equal(a, b)
-    for a, b in zip(first.outcome.weights or [], second.outcome.weights or [], strict=True):
-        assert torch.equal(a, b)
+    for name, popularity in first.popularity.items():
+        assert torch.equal(popularity, second.popularity[name])
+    for table, mix in (first.outcome.mix or {}).items():
+        assert torch.equal(mix, second.outcome.mix[table])
+
+
+@pytest.fixture
+def shaped(make_learner, make_batches):
+    """Return a function that runs a stream of all kinds of features of a task."""
+
+    def run(change=lambda batches: batches, method="autoemb", task="regression", **options):
+        batches = make_batches(BATCHES, SIZE, kind="shapes")
+        if task == "classification":
+            batches = [replace(b, label=(5 * b.label).long()) for b in batches]
+        learner = make_learner(method, kind="shapes", task=task, **options)
+        return [learner.learn(batch).outcome.logits for batch in change(batches)]
+
+    return run
+
+
+@pytest.mark.parametrize("offset", [0, SIZE - 1])
+@pytest.mark.parametrize("task", ["regression", "classification"])
+@pytest.mark.parametrize("method", METHODS)
+def test_labels_reach_only_later_batches_through_any_feature(
+    shaped, method, task, offset, validation
+):
+    options = {"method": method, "task": task, "validation": validation, "hypergradient": "exact"}
+    highest = 1 if task == "regression" else 4
+
+    def other_labels(batches):
+        return relabelled(batches, MIDDLE * SIZE + offset, lambda labels: highest - labels)
+
+    assert first_change(shaped(**options), shaped(other_labels, **options)) == MIDDLE + 1
+
+
+@pytest.mark.parametrize("options", [{"budget": 0.4}, {"norm": "running"}], ids=str)
+def test_labels_reach_only_later_batches_within_a_budget_and_with_statistics(shaped, options):
+    def other_labels(batches):
+        return relabelled(batches, MIDDLE * SIZE + 2, permuted)
+
+    assert first_change(shaped(**options), shaped(other_labels, **options)) == MIDDLE + 1
+
+
+@pytest.mark.parametrize("column", [0, 1], ids=["log1p", "standardise"])
+def test_numbers_of_a_batch_are_scaled_by_those_before_it(shaped, make_learner, column):
+    def other_last(batches):
+        dense = batches[MIDDLE].dense.clone()
+        dense[-1, column] = 1000.0
+        return [*batches[:MIDDLE], replace(batches[MIDDLE], dense=dense), *batches[MIDDLE + 1 :]]
+
+    before, after = shaped(), shaped(other_last)
+    changed = [(a != b).any(1).tolist() for a, b in zip(before, after, strict=True)]
+    assert changed[MIDDLE] == [False] * (SIZE - 1) + [True]  # itself, not its neighbours
+    assert not any(map(any, changed[:MIDDLE]))
+    assert any(changed[MIDDLE + 1])  # the next batch is scaled by it
+
+
+def test_weights_of_events_reach_only_later_batches(shaped):
+    def other_weights(batches):
+        weight = batches[MIDDLE].weight + 1
+        return [*batches[:MIDDLE], replace(batches[MIDDLE], weight=weight), *batches[MIDDLE + 1 :]]
+
+    assert first_change(shaped(), shaped(other_weights)) == MIDDLE + 1

@@ -1,12 +1,13 @@
 """The reservoir: uniform, bounded, repeatable."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from autoemb.bilevel import Batch
+from autoemb import Bag, Batch, UserError
 from autoemb.streaming import Reservoir, checkpoint
 
 EVENTS, CAPACITY = 20, 6
@@ -18,9 +19,34 @@ FEW, SLOTS, TRIALS, CHI_SQUARE = 8, 3, 1500, 24.32
 
 
 def numbered(start, end):
-    """Events that carry their own number as user, item and target."""
-    number = torch.arange(start, end)
-    return Batch(torch.stack([number, number + 1000], 1), number.to(torch.float32))
+    """Events that carry their own number as user, item, bag, dense feature, label and weight."""
+    number = np.arange(start, end)
+    value = torch.from_numpy(number).to(torch.float32)
+    lengths = number % 3
+    offsets = np.cumsum([0, *lengths])
+    bag = Bag(number.repeat(lengths), offsets, number.repeat(lengths).astype(np.float32))
+    return Batch(
+        {"user": number, "item": [f"item {i}" for i in number]},
+        {"words": bag},
+        dense=torch.stack([value, -value], 1),
+        label=value,
+        weight=value,
+        timestamp=number,
+    )
+
+
+def numbers_of(batch):
+    """Return the numbers of events, after a look at what belongs to each."""
+    numbers = batch.sparse["user"].tolist()
+    assert batch.sparse["item"] == [f"item {i}" for i in numbers]
+    assert batch.label.tolist() == batch.weight.tolist() == numbers
+    assert batch.dense.tolist() == [[i, -i] for i in numbers]
+    values, offsets, weights = batch.bags["words"]
+    assert np.diff(offsets).tolist() == [i % 3 for i in numbers]
+    assert [*values] == [i for i in numbers for _ in range(i % 3)]
+    assert weights.tolist() == [*values]
+    assert weights.dtype == np.float32
+    return numbers
 
 
 def fill(reservoir, events=EVENTS, batch=1):
@@ -31,11 +57,7 @@ def fill(reservoir, events=EVENTS, batch=1):
 
 def kept(reservoir):
     """Return the numbers of the kept events, after a look at what belongs to each."""
-    state = reservoir.state_dict()
-    ids, target = state["ids"][: len(reservoir)], state["target"][: len(reservoir)]
-    assert torch.equal(ids[:, 1], ids[:, 0] + 1000)
-    assert torch.equal(target, ids[:, 0].to(target.dtype))
-    return ids[:, 0].tolist()
+    return numbers_of(reservoir.all()) if reservoir.seen else []
 
 
 def chi_square(counts, trials, share):
@@ -103,14 +125,13 @@ def test_everything_is_kept_while_there_is_room():
 @pytest.mark.parametrize("batch", [1, 30, 300])
 def test_memory_is_bounded(batch):
     reservoir = fill(Reservoir(CAPACITY), events=300, batch=batch)
-    state = reservoir.state_dict()
-    assert (len(state["ids"]), len(state["target"])) == (CAPACITY, CAPACITY)
+    assert len(reservoir._kept) == len(reservoir.state_dict()["events"]["label"]) == CAPACITY
     assert (len(reservoir), reservoir.seen) == (CAPACITY, 300)
 
 
 def test_memory_is_taken_as_events_come():
     reservoir = fill(Reservoir(1_000_000), events=30, batch=3)
-    assert len(reservoir.state_dict()["ids"]) <= 2 * 30
+    assert len(reservoir._kept) <= 2 * 30
 
 
 def test_an_empty_batch_changes_nothing():
@@ -125,19 +146,18 @@ def test_a_sample_holds_distinct_kept_events():
     reservoir = fill(Reservoir(CAPACITY))
     for _ in range(20):
         sample = reservoir.sample(4)
-        numbers = sample.ids[:, 0].tolist()
+        numbers = numbers_of(sample)
         assert len({*numbers}) == 4
         assert {*numbers} <= {*kept(reservoir)}
-        assert sample.target.tolist() == numbers
-        assert (sample.ids.dtype, sample.target.dtype) == (torch.int64, torch.float32)
+        assert (sample.sparse["user"].dtype, sample.label.dtype) == (np.int64, torch.float32)
     for size in (CAPACITY, CAPACITY + 1, 1000):
-        assert sorted(reservoir.sample(size).ids[:, 0].tolist()) == sorted(kept(reservoir))
+        assert sorted(numbers_of(reservoir.sample(size))) == sorted(kept(reservoir))
 
 
 def test_a_sample_takes_every_kept_event_equally_often():
     reservoir, counts = fill(Reservoir(FEW), FEW), np.zeros(FEW)
     for _ in range(TRIALS):
-        counts[reservoir.sample(SLOTS).ids[:, 0]] += 1
+        counts[reservoir.sample(SLOTS).sparse["user"]] += 1
     assert chi_square(counts, TRIALS, SLOTS / FEW) < CHI_SQUARE
 
 
@@ -145,8 +165,9 @@ def test_a_sample_is_a_copy():
     reservoir = fill(Reservoir(CAPACITY))
     before = kept(reservoir)
     sample = reservoir.sample(CAPACITY)
-    sample.ids.zero_()
-    sample.target.zero_()
+    sample.sparse["user"][:] = 0
+    sample.label.zero_()
+    sample.bags["words"].values[:] = 0
     assert kept(reservoir) == before
 
 
@@ -166,14 +187,14 @@ def test_its_random_numbers_are_its_own():
     np.random.seed(0)  # noqa: NPY002 - the state that must not be read
     before = torch.random.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
     first = fill(Reservoir(CAPACITY, seed=3), batch=4)
-    sample = first.sample(3).ids
+    sample = numbers_of(first.sample(3))
     assert torch.equal(torch.random.get_rng_state(), before[0])
     assert np.array_equal(np.random.get_state()[1], before[1])  # noqa: NPY002
     torch.manual_seed(99)
     np.random.seed(99)  # noqa: NPY002
     second = fill(Reservoir(CAPACITY, seed=3), batch=4)
     assert kept(first) == kept(second)
-    assert torch.equal(second.sample(3).ids, sample)
+    assert numbers_of(second.sample(3)) == sample
 
 
 def test_another_seed_keeps_other_events():
@@ -190,7 +211,7 @@ def test_a_state_from_a_file_continues_to_the_last_bit(tmp_path, seen):
         each.add(numbered(100, 120))
     assert kept(reservoir) == kept(restored)
     assert (len(reservoir), reservoir.seen) == (len(restored), restored.seen)
-    assert torch.equal(reservoir.sample(4).ids, restored.sample(4).ids)
+    assert numbers_of(reservoir.sample(4)) == numbers_of(restored.sample(4))
 
 
 def test_a_restored_reservoir_shares_no_memory_with_the_one_it_came_from():
@@ -199,3 +220,47 @@ def test_a_restored_reservoir_shares_no_memory_with_the_one_it_came_from():
     before = copy.copy(kept(original))
     restored.add(numbered(100, 200))
     assert kept(original) == before
+
+
+def test_what_was_drawn_can_be_drawn_again():
+    reservoir = fill(Reservoir(CAPACITY))
+    state = reservoir.random_state()
+    first = numbers_of(reservoir.sample(3))
+    assert numbers_of(reservoir.sample(3)) != first
+    reservoir.rewind(state)
+    assert numbers_of(reservoir.sample(3)) == first
+
+
+@pytest.mark.parametrize("weighted_first", [True, False])
+def test_events_without_weights_have_one(weighted_first):
+    reservoir, whole = Reservoir(1000), numbered(0, 9)
+    bag = whole.bags["words"]
+    plain = replace(whole, weight=None, bags={"words": bag._replace(weights=None)})
+    for batch in (whole, plain) if weighted_first else (plain, whole):
+        reservoir.add(batch)
+    kept = reservoir.all()
+    ones, own = [1.0] * 9, whole.weight.tolist()
+    assert kept.weight.tolist() == (own + ones if weighted_first else ones + own)
+    ones, own = [1.0] * len(bag.values), bag.weights.tolist()
+    weights = kept.bags["words"].weights.tolist()
+    assert weights == (own + ones if weighted_first else ones + own)
+
+
+def test_bags_that_are_all_empty_or_all_of_one_length_are_kept():
+    reservoir = Reservoir(100)
+    for length in (0, 2, 2, 0):
+        values = np.arange(3 * length)
+        bag = Bag(values, np.arange(4) * length)
+        reservoir.add(Batch({"user": np.arange(3)}, {"b": bag}, label=torch.zeros(3)))
+    kept = reservoir.all().bags["b"]
+    assert np.diff(kept.offsets).tolist() == [0] * 3 + [2] * 6 + [0] * 3
+    assert kept.values.tolist() == [*range(6)] * 2
+    assert kept.weights is None
+
+
+@pytest.mark.parametrize("seen", [-1, 3, 2**60, 6.0, None])
+def test_a_state_of_other_numbers_is_refused(seen):
+    reservoir = fill(Reservoir(CAPACITY), events=5)
+    state = reservoir.state_dict() | {"seen": seen}
+    with pytest.raises(UserError, match=f"a reservoir of 6 holds 5 of {seen} events"):
+        Reservoir(CAPACITY).load_state_dict(state)
