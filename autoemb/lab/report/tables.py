@@ -46,7 +46,7 @@ class Row:
 
 
 def metrics(comparison: Comparison) -> list[str]:
-    """Return the metrics that a comparison's tables show: the loss and what its task is known by."""
+    """Return the metrics that tables show: the loss, and what the task is known by."""
     scores = [result.stage(stage) for result in comparison.results for stage in STAGES]
     found = wording.metrics(scores)
     known_by = wording.KNOWN_BY.get(comparison.task, found[1:2])
