@@ -150,7 +150,7 @@ def test_null_addresses_are_refused():
     for function, state in (("sgd", ()), ("adagrad", (0.1, 0, False)), ("adam", (0.1,) * 3)):
         rest = (*state, 0, 0, 0) if function == "adam" else state
         update = getattr(module, f"update_{function}")
-        with pytest.raises(ValueError, match="expected (an address|addresses) of"):
+        with pytest.raises(ValueError, match=r"expected (an address|addresses) of"):
             update(0, 5, 4, 0, 2, 0, 4, 0.1, *rest, kernels, 1)
         with pytest.raises(ValueError, match="not negative"):
             update(0, 5, 4, 0, -2, 0, 4, 0.1, *(1 if x == 0 else x for x in rest), kernels, 1)

@@ -2,6 +2,8 @@
 
 import copy
 import pickle
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -270,3 +272,12 @@ def test_a_model_travels_to_the_workers_of_a_loader():
     )
     expected = model.logits(EVENTS | {"tags": [[]] * 4, "seen": [[]] * 4})
     torch.testing.assert_close(torch.cat([*loader]), expected)
+
+
+def test_serving_needs_nothing_that_only_experiments_need():
+    code = "import sys, autoemb.serving; print(*sys.modules)"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    loaded = {*done.stdout.split()}
+    assert "autoemb.serving.export" in loaded
+    assert not loaded & {"autoemb.lab", "autoemb.data", "polars", "typer", "rich", "matplotlib"}
