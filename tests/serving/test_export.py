@@ -283,8 +283,8 @@ def test_another_model_is_refused_by_its_name_with_those_that_are_not():
 def test_a_schema_that_is_not_the_learners_is_refused(trained, rich):
     run = trained(rich)
     less = RICH.model_copy(update={"sparse": RICH.sparse[:-1]})
-    with pytest.raises(UserError, match="the features of the learner .* are not the schema's"):
+    with pytest.raises(UserError, match=r"the features of the learner .* are not the schema's"):
         Exporter(run.learner, less)
     other = RICH.model_copy(update={"dense": (Dense(column="price"), RICH.dense[1])})
-    with pytest.raises(UserError, match="the dense features of the learner .* are not"):
+    with pytest.raises(UserError, match=r"the dense features of the learner .* are not"):
         Exporter(run.learner, other)
