@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import inspect
-import re
 import sys
 from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-# Only what every command needs: polars, rich and matplotlib are imported by those that use them,
-# which takes 0.3 s off --help.
+# Only what every command needs: polars, rich and matplotlib are imported by those that use them.
 from autoemb.errors import UserError
-from autoemb.lab.config import OPTIONS, RunConfig
-from autoemb.lab.sources import DataFlags, with_data_flags
+from autoemb.lab.flags import Grouped, config_of, given_options, integers, with_run_options
+from autoemb.lab.sources import with_data_flags
 from autoemb.lab.stopping import Interrupted
-from autoemb.optim import OPTIMIZERS
-from autoemb.recipe import PRESETS, Recipe
 
 if TYPE_CHECKING:
     from autoemb.lab.records import Comparison, Embeddings
@@ -40,134 +33,11 @@ ResumeOption = Annotated[
 ]
 
 
-#: Sections of the help, and which options they hold.
-_GROUPS = {
-    "Protocol": {*RunConfig.model_fields},
-    "Recipe": {*Recipe.model_fields},
-    "Data": {one.name for one in fields(DataFlags)},
-}
-
-
-class _Grouped(typer.core.TyperCommand):
-    """A command whose help tells data, protocol and recipe apart."""
-
-    def format_options(self, ctx: Any, formatter: Any) -> None:
-        groups: dict[str, list[tuple[str, str]]] = {}
-        for parameter in self.get_params(ctx):
-            record = parameter.get_help_record(ctx)
-            name = parameter.name or ""
-            if record is not None:
-                titles = (title for title, names in _GROUPS.items() if name in names)
-                groups.setdefault(next(titles, "Options"), []).append(record)
-        for title, records in groups.items():
-            with formatter.section(title):
-                formatter.write_dl(records)
-
-
-def with_run_options(*left_out: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command the options of a run, but for some, as keyword arguments.
-
-    :class:`RunConfig` and :class:`Recipe` stay the one list of options: their names, kinds,
-    defaults and help come from there.
-    """
-
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        signature = inspect.signature(command, eval_str=True)
-        own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
-        shared = [_parameter(name) for name in OPTIONS if name not in left_out]
-        parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*own, *shared)]
-        command.__signature__ = signature.replace(  # type: ignore[attr-defined]
-            parameters=parameters
-        )
-        command.__annotations__ = {p.name: p.annotation for p in parameters}
-        return command
-
-    return decorate
-
-
-def _parameter(name: str) -> inspect.Parameter:
-    """Return the flag of an option; None where it is not given, which leaves it to RunConfig."""
-    kind, metavar, choices = _kind(OPTIONS[name].annotation)
-    text = OPTIONS[name].description or ""
-    if choices:
-        text += f" One of: {', '.join(choices)}."
-    defaults = {"default": OPTIONS[name].default, **_preset_values(name)}
-    if defaults["default"] is not None:
-        said = (f"{who}: {_value_text(value)}" for who, value in defaults.items())
-        text += f" [{'; '.join(said)}]"
-    return inspect.Parameter(
-        name,
-        inspect.Parameter.KEYWORD_ONLY,
-        default=None,
-        annotation=Annotated[kind | None, typer.Option(help=text, metavar=metavar)],
-    )
-
-
-def _preset_values(name: str) -> dict[str, Any]:
-    """Return an option's values by the optimizer and the preset that bring others."""
-    rates = {kind.name: kind.rates._asdict() for kind in OPTIMIZERS.values()}
-    return {who: values[name] for who, values in (rates | PRESETS).items() if name in values}
-
-
-def _kind(annotation: Any) -> tuple[Any, str | None, tuple[str, ...]]:
-    """Return what a flag's text is made into, how it is shown, and the choices."""
-    origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin is Annotated:
-        return _kind(arguments[0])
-    if origin in (Union, UnionType):
-        return _kind(next(kind for kind in arguments if kind is not NoneType))
-    if origin is Literal:
-        return str, "NAME", arguments
-    return (str, "N,N,...", ()) if origin is tuple else (annotation, None, ())
-
-
-def _value_text(value: object) -> str:
-    if isinstance(value, tuple):
-        return ",".join(map(str, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _given(options: dict[str, Any]) -> dict[str, Any]:
-    """Return the options that were given, lists of numbers parsed."""
-    given = {name: value for name, value in options.items() if value is not None}
-    for name in given:
-        if get_origin(OPTIONS[name].annotation) is tuple:
-            given[name] = tuple(_integers(_flag(name), given[name]))
-    return given
-
-
-def _config(options: dict[str, Any]) -> RunConfig:
-    given = _given(options)
-    try:
-        return RunConfig(**given)
-    except UserError as error:
-        raise UserError(_flagged(str(error))) from None
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
-
-
-def _flagged(message: str) -> str:
-    """Return an error about an option, which begins with its name, by its flag."""
-    found = re.match(r"(\w+)(?:\[(\d+)\])? ", message)
-    if found is None or found[1] not in OPTIONS:
-        return message
-    number = "" if found[2] is None else f", value {int(found[2]) + 1},"
-    return f"{_flag(found[1])}{number} {message[found.end() :]}"
-
-
-def _integers(option: str, text: str) -> list[int]:
-    if not re.fullmatch(r"\s*\d{1,18}\s*(,\s*\d{1,18}\s*)*", text):
-        raise UserError(f"{option} is {text!r}; expected whole numbers separated by commas")
-    return [int(part) for part in text.split(",")]
-
-
 def _names(text: str) -> list[str]:
     return [part.strip() for part in text.split(",")]
 
 
-@app.command("run", cls=_Grouped)
+@app.command("run", cls=Grouped)
 @with_run_options()
 @with_data_flags
 def run_command(
@@ -203,15 +73,13 @@ def run_command(
 ) -> None:
     """Run one method over a stream: predict, record, learn."""
     from autoemb.lab.progress import ProgressDisplay
-    from autoemb.lab.records import Summary
     from autoemb.lab.report import wording
-    from autoemb.lab.report.recording import as_comparison
     from autoemb.lab.run import run
     from autoemb.lab.trained import going_on
 
     if resume and out is None:
         raise UserError("--resume continues what --out holds; name the folder with --out")
-    config = _config(options) if from_ is None else going_on(from_, _given(options))
+    config = config_of(options) if from_ is None else going_on(from_, given_options(options))
     dataset = source()
     with ProgressDisplay() as display:
         progress = display.task(wording.display(config.recipe.method))
@@ -226,15 +94,12 @@ def run_command(
             origin=from_,
             progress=progress,
         )
-    record = Summary.parse(summary, "summary.json")
-    _print_table(as_comparison(record))
-    if record.embeddings is not None:
-        typer.echo(_embeddings_line(record.embeddings))
+    _print_run(summary)
     if out is not None:
         typer.echo(f"recorded in {out}; draw its report with: autoemb report {out}")
 
 
-@app.command("compare", cls=_Grouped)
+@app.command("compare", cls=Grouped)
 @with_run_options("method", "seed")
 @with_data_flags
 def compare_command(
@@ -256,7 +121,7 @@ def compare_command(
     from autoemb.lab.records import Comparison
     from autoemb.lab.report import draw, wording
 
-    config, wanted, chosen = _config(options), _names(methods), _integers("--seeds", seeds)
+    config, wanted, chosen = config_of(options), _names(methods), integers("--seeds", seeds)
     dataset = source()
     runs = len(wanted) * len(chosen)
     with ProgressDisplay() as display:
@@ -334,7 +199,7 @@ def export_command(
 
     trained = load_trained(run_)
     make_folder_of(out)
-    chosen = None if widths is None else _integers("--widths", widths)
+    chosen = None if widths is None else integers("--widths", widths)
     exporter = Exporter(trained.learner, trained.schema, trained.task, chosen, about=trained.about)
     model, kept = exporter.export(budget)
     model.save(out)
@@ -410,6 +275,16 @@ def _embeddings_line(embeddings: Embeddings) -> str:
     widths = [f"{wording.feature(name)} {width:.1f}" for name, width in found]
     means = f"; mean width: {', '.join(widths)}" if widths else ""
     return f"embeddings: {embeddings.bytes:,} bytes{means}"
+
+
+def _print_run(summary: dict[str, Any]) -> None:
+    from autoemb.lab.records import Summary
+    from autoemb.lab.report.recording import as_comparison
+
+    record = Summary.parse(summary, "summary.json")
+    _print_table(as_comparison(record))
+    if record.embeddings is not None:
+        typer.echo(_embeddings_line(record.embeddings))
 
 
 def _print_table(comparison: Comparison) -> None:

@@ -16,6 +16,9 @@ from autoemb.errors import UserError
 #: Bytes of a TOML file; tomllib needs half a second for so many.
 LARGEST_TOML = 2**20
 
+#: Characters of a value that an error shows.
+LONGEST = 120
+
 
 class Declared(BaseModel):
     """A group of named values, immutable and checked once.
@@ -158,9 +161,11 @@ def shown(value: object) -> str:
     if isinstance(value, tuple) and 1 < len(value) <= 8 and all(type(v) is int for v in value):
         return ",".join(map(_number, value))
     try:
-        return reprlib.repr(list(value) if isinstance(value, tuple) else value)
+        text = reprlib.repr(list(value) if isinstance(value, tuple) else value)
     except ValueError:  # thousands of digits
         return "an enormous number"
+    text = " ".join(text.splitlines())  # which a tensor has some of
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
 
 
 def _number(value: object) -> str:

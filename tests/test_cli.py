@@ -60,9 +60,8 @@ def test_run_shows_a_table_and_records(autoemb, tmp_path):
     assert [line["interactions"] for line in lines] == [1000, 1050, 1500]
     assert {"stage", "loss", "accuracy", "weights"} <= set(lines[0])
     assert len(lines[0]["weights"]["user_id"]) == 2
-    assert sorted(file.name for file in out.iterdir()) == [
-        "metrics.jsonl", "summary.json", "trained.safetensors"
-    ]  # fmt: skip
+    names = ["metrics.jsonl", "summary.json", "trained.safetensors"]
+    assert sorted(file.name for file in out.iterdir()) == names
 
 
 def test_a_run_is_exported_and_evaluated(autoemb, tmp_path):
@@ -224,14 +223,21 @@ def test_a_broken_row_is_named_and_nothing_is_written(autoemb, tmp_path):
     assert "left out 1 broken rows" in error
 
 
-def test_columns_are_renamed(autoemb, tmp_path):
+def test_flags_say_what_the_columns_are(autoemb, tmp_path):
     ratings = tmp_path / "ratings.csv"
     rows = "".join(f"u{u},{u % 7},{u % 5 + 1},{100 + u}\n" for u in range(50))
-    ratings.write_text(f"who,what,stars,when\n{rows}")
-    names = "user_id=who,item_id=what,rating=stars,timestamp=when"
-    assert autoemb("run", "--data", ratings, "--columns", names, "--dims", "2")[0] == 0
-    code, _, error = autoemb("run", "--data", ratings, "--columns", "user_id")
-    assert (code, "--columns is 'user_id'" in error) == (2, True)
+    ratings.write_text(f"user_id,item_id,stars,when\n{rows}")
+    names = ["--sparse", "user_id,item_id", "--label", "stars", "--timestamp", "when"]
+    code, _, error = autoemb("run", "--data", ratings, *names, "--scale", "-5,5", "--dims", "2")
+    assert (code, error.count("not used")) == (0, 0)
+    plain = tmp_path / "plain.csv"
+    plain.write_text(rows)
+    order = "user_id,item_id,stars,when"
+    again = autoemb("run", "--data", plain, "--columns", order, *names, "--scale", "-5,5",
+                    "--dims", "2")  # fmt: skip
+    assert again[0] == 0
+    code, _, error = autoemb("run", "--data", ratings, "--columns", "user_id=who")
+    assert (code, "--columns is 'user_id=who'" in error) == (2, True)
 
 
 def test_interrupted_and_resumed_gives_what_an_uninterrupted_run_gives(tmp_path):
@@ -316,7 +322,8 @@ def test_what_flags_give_is_what_code_gives(autoemb, tmp_path):
         optimizer="sgd", row_rate=2,
     )  # fmt: skip
     recorded = json.loads((out / "summary.json").read_text())["config"]
-    assert config.as_dict().items() <= recorded.items()
+    wanted = config.as_dict() | {"task": "regression"}  # which suits the label
+    assert {name: recorded[name] for name in wanted} == wanted
 
 
 def test_seeds_of_a_comparison_are_checked_before_anything_runs(autoemb, tmp_path):

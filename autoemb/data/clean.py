@@ -59,9 +59,11 @@ def clean(table: Table, schema: Schema, skip_bad_rows: bool) -> tuple[pl.DataFra
     sample = frame.head(_SAMPLE).collect(engine="streaming")
     rows = _Rows(table, schema, raw, frame, sample)
     kinds = kinds_of(table, schema, raw, sample)
+    kinds.text |= _found_text(rows, kinds, sample.lazy())
+    kinds.open -= kinds.text
     readings = _readings(rows, kinds)
     judged = _judge(rows, readings)
-    if judged["bad"].any() and kinds.open and (text := _found_text(rows, readings, kinds)):
+    if judged["bad"].any() and (text := _found_text(rows, kinds, frame)):
         kinds.text |= text
         readings = _readings(rows, kinds)
         judged = _judge(rows, readings)
@@ -114,11 +116,14 @@ def _judge(rows: _Rows, readings: dict[str, Reading]) -> pl.DataFrame:
     return judged.collect(engine="streaming")
 
 
-def _found_text(rows: _Rows, readings: dict[str, Reading], kinds: Kinds) -> set[str]:
-    """Return the tables, integers so far, that hold other ids in rows that are sound but for ids.
+def _found_text(rows: _Rows, kinds: Kinds, frame: pl.LazyFrame) -> set[str]:
+    """Return the tables, integers so far, of which rows that are sound but for that are not.
 
     Broken rows decide nothing: their fields may stand in the wrong columns.
     """
+    if not kinds.open:
+        return set()
+    readings = _readings(rows, kinds)
     open_columns = {f.column: f.table for f in id_columns(rows.schema) if f.table in kinds.open}
     # The weights of a bag are usable only where its ids are.
     open_columns |= {
@@ -133,7 +138,7 @@ def _found_text(rows: _Rows, readings: dict[str, Reading], kinds: Kinds) -> set[
         *(value.is_not_null() for value in (*others, *usable)), pl.col("problem").is_null()
     )
     counts = (
-        rows.frame.filter(sound)
+        frame.filter(sound)
         .select(readings[name].value.is_null().any().alias(rows.raw[name]) for name in open_columns)
         .collect(engine="streaming")
         .row(0, named=True)

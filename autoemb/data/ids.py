@@ -40,7 +40,7 @@ class Kinds:
 
 
 def kinds_of(table: Table, schema: Schema, raw: dict[str, str], sample: pl.DataFrame) -> Kinds:
-    """Return what the types of the columns and the first rows say of the ids of each table.
+    """Return what the types of the columns say of the ids of each table.
 
     Parameters
     ----------
@@ -69,9 +69,6 @@ def kinds_of(table: Table, schema: Schema, raw: dict[str, str], sample: pl.DataF
         split = isinstance(feature, Bag) and values.dtype in TEXT
         if table.typed and not split and dtype in TEXT:
             declared.add(feature.table)
-        there = _texts(values, feature.separator if isinstance(feature, Bag) else None)
-        if bool((~_canonical(there)).any()):
-            kinds.text.add(feature.table)
     # Text that the file declares as such stays text, unless the ids beside it are integers.
     kinds.text |= declared - integers
     kinds.open -= kinds.text
@@ -106,21 +103,6 @@ def _checked(table: Table, feature: Sparse, dtype: pl.DataType) -> pl.DataType:
     elif not fits and not (inner == pl.Null and feature.missing == "id"):
         raise refuse(table.path, f"column {name} is of type {dtype}; expected integers or text")
     return inner
-
-
-def _texts(values: pl.Series, separator: str | None) -> pl.Series:
-    """Return the single ids of a column, as text."""
-    if separator is not None and values.dtype in TEXT:
-        values = values.cast(pl.String).drop_nulls().str.split(separator)
-    if isinstance(values.dtype, pl.List | pl.Array):
-        values = values.explode()
-    there = values.drop_nulls().cast(pl.String).str.strip_chars()
-    return there.filter(there != "")
-
-
-def _canonical(values: pl.Series) -> pl.Series:
-    name = values.name
-    return values.to_frame().select(_integer(pl.col(name), exact=True).is_not_null()).to_series()
 
 
 def _integer(text: pl.Expr, exact: bool) -> pl.Expr:

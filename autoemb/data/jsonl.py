@@ -53,7 +53,7 @@ def _frame(lines: pl.DataFrame, names: Mapping[str, str]) -> pl.DataFrame:
         values = [record.get(theirs) for record in records]
         if {type(value) for value in values} & {dict, list}:
             for at in filter(lambda at: _is_nested(values[at]), range(len(values))):
-                problems[at] = f"{printable(ours)} holds an object or lists in a list"
+                problems[at] = f"{printable(theirs)} holds an object or lists in a list"
                 values[at] = None
         columns[ours] = _series(values)
     return lines.with_columns(problem=pl.Series(problems, dtype=pl.String), **columns)

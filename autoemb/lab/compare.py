@@ -74,29 +74,48 @@ def compare(
             raise UserError(
                 f"{out} already holds a comparison; pass --resume or choose another --out"
             )
-        results, windows, summaries = [], {}, []
+        made: dict[tuple[str, int], dict[str, Any]] = {}
         for one in configs:
             method: str = one.recipe.method
-            name = f"{method}-seed{one.seed}"
             report = None if progress is None else progress(method, one.seed)
-            summary = run(one, interactions, out / name, resume=resume, keep=keep, progress=report)
-            windows[method, one.seed] = read_windows(out / name / "metrics.jsonl", summary)
-            summaries.append(summary)
-            results.append(
-                {"method": method, "seed": one.seed, "run": name}
-                | {key: summary[key] for key in (*STAGES, "seconds")}
+            folder = out / _folder(method, one.seed)
+            made[method, one.seed] = run(
+                one, interactions, folder, resume=resume, keep=keep, progress=report
             )
-        options = summary["config"] | {"methods": list(methods), "seeds": list(seeds)}
-        comparison = {
-            "results": results,
-            "differences": differences(windows, methods, seeds),
-            "data": summary["data"],
-            "task": summary["task"],
-            "config": {k: v for k, v in options.items() if k not in ("method", "seed")},
-            "versions": versions_of(summaries),
-        }
+        comparison = _comparison(made, out, methods, seeds)
         write_json(out / "compare.json", comparison)
     return comparison
+
+
+def _folder(method: str, seed: int) -> str:
+    return f"{method}-seed{seed}"
+
+
+def _comparison(
+    made: dict[tuple[str, int], dict[str, Any]],
+    out: Path,
+    methods: Sequence[str],
+    seeds: Sequence[int],
+) -> dict[str, Any]:
+    """Return the content of ``compare.json`` from the summaries of all runs."""
+    windows = {
+        key: read_windows(out / _folder(*key) / "metrics.jsonl", summary)
+        for key, summary in made.items()
+    }
+    (*_, last) = made.values()
+    options = last["config"] | {"methods": list(methods), "seeds": list(seeds)}
+    return {
+        "results": [
+            {"method": method, "seed": seed, "run": _folder(method, seed)}
+            | {key: summary[key] for key in (*STAGES, "seconds")}
+            for (method, seed), summary in made.items()
+        ],
+        "differences": differences(windows, methods, seeds),
+        "data": last["data"],
+        "task": last["task"],
+        "config": {k: v for k, v in options.items() if k not in ("method", "seed")},
+        "versions": versions_of(made.values()),
+    }
 
 
 def _check_names(methods: Sequence[str], seeds: Sequence[int]) -> None:

@@ -183,9 +183,9 @@ class _Run:
         else:
             self.learner = learner_for(config, self.schema, self.origin.file)
         self.recorder = Recorder(
+            self.task,
             {feature.column: feature.table for feature in self.schema.sparse},
             len(config.recipe.dims) if METHODS[config.recipe.method].controller else 0,
-            self.task.correct,
             offline=config.offline_events(len(self.stream)),
             window=config.window,
             path=None if self.folder is None else self.folder.metrics,

@@ -184,11 +184,11 @@ class ServedModel:
             features are scaled by); ``ids``.
         """
         pairs = [table.tensors() for table in self.tables.values()]
-        network = [*self.hidden.parameters(), *(self.dense.buffers() if self.dense else ())]
+        known = {} if self.dense is None else self.dense.state_dict()
         parts = {
             "rows": [tensor for rows, _ in pairs for tensor in rows],
             "projections": [tensor for _, others in pairs for tensor in others],
-            "network": network,
+            "network": [*self.hidden.parameters(), *known.values()],
         }
         sizes = {
             name: sum(t.numel() * t.element_size() for t in tensors)

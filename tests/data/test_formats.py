@@ -6,8 +6,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from autoemb.data import Interactions, load
+from autoemb.data import Dataset, load
 from autoemb.errors import UserError
+from autoemb.schema import Label, Schema, Sparse
 
 HEADER = "user_id,item_id,rating,timestamp\n"
 DAY = 86_400
@@ -16,17 +17,20 @@ ROWS = [(7, 30, 4.0, 5 * DAY), (7, 10, 2.0, 3 * DAY), (9, 30, 5.0, 3 * DAY), (3,
 Write = Callable[..., Path]
 
 
-def rows_of(stream: Interactions) -> list[tuple[object, ...]]:
-    return list(zip(stream.user, stream.item, stream.rating, stream.timestamp, strict=True))
+def rows_of(stream: Dataset) -> list[tuple[object, ...]]:
+    return stream.frame.rows()
 
 
 def test_every_layout_gives_the_same_stream(layout, tmp_path: Path) -> None:
     writer, format, _ = layout
     stream = load(writer(tmp_path, ROWS))
     assert stream.format == format
-    assert stream.max_rating == 5.0
+    assert stream.schema.label.scale[1] == 5.0
     assert stream.skipped_rows == 0
-    assert [s.dtype for s in (stream.user, stream.item)] == [pl.Int64, pl.Int64]
+    assert [s.dtype for s in (stream.frame["user_id"], stream.frame["item_id"])] == [
+        pl.Int64,
+        pl.Int64,
+    ]
     # Netflix's files go by movie, so rows of one day are in that order there.
     assert sorted(rows_of(stream), key=lambda row: row[3]) == rows_of(stream)
     assert sorted(rows_of(stream)) == sorted(ROWS)
@@ -54,7 +58,7 @@ def test_the_name_of_a_file_decides_nothing(layout, tmp_path: Path) -> None:
 def test_rows_of_one_second_keep_the_order_of_the_file(write: Write) -> None:
     rows = "".join(f"{user},1,3,{100 + user % 2}\n" for user in range(1000))
     stream = load(write(HEADER + rows))
-    assert stream.user.to_list() == [*range(0, 1000, 2), *range(1, 1000, 2)]
+    assert stream.frame["user_id"].to_list() == [*range(0, 1000, 2), *range(1, 1000, 2)]
 
 
 def test_duplicates_are_events(write: Write) -> None:
@@ -72,11 +76,11 @@ def test_duplicates_are_events(write: Write) -> None:
 )
 def test_sets_of_one_layout_are_told_by_their_ratings(write: Write, rows, format, top) -> None:
     stream = load(write(rows, "ratings.dat"))
-    assert (stream.format, stream.max_rating) == (format, top)
+    assert (stream.format, stream.schema.label.scale[1]) == (format, top)
 
 
-def test_leading_zeros_are_no_part_of_a_numeric_id(write: Write) -> None:
-    assert load(write("1::0054890::10::4\n")).item.to_list() == [54890]
+def test_leading_zeros_are_no_part_of_an_id_that_its_publisher_numbers(write: Write) -> None:
+    assert load(write("1::0054890::10::4\n")).frame["item_id"].to_list() == [54890]
 
 
 @pytest.mark.parametrize(
@@ -85,7 +89,7 @@ def test_leading_zeros_are_no_part_of_a_numeric_id(write: Write) -> None:
 )
 def test_scale_of_other_files(write: Write, ratings: str, top: float) -> None:
     rows = "".join(f"1,2,{rating},4\n" for rating in ratings.split())
-    assert load(write(HEADER + rows)).max_rating == top
+    assert load(write(HEADER + rows)).schema.label.scale[1] == top
 
 
 @pytest.mark.parametrize(
@@ -136,7 +140,7 @@ def test_byte_order_mark_without_a_header(write: Write) -> None:
 )
 def test_timestamps_of_text(write: Write, texts: str, seconds: list[int]) -> None:
     rows = "".join(f"1,2,3,{text}\n" for text in texts.split())
-    assert load(write(HEADER + rows)).timestamp.to_list() == seconds
+    assert load(write(HEADER + rows)).frame["timestamp"].to_list() == seconds
 
 
 @pytest.mark.parametrize(
@@ -153,14 +157,14 @@ def test_timestamps_of_parquet(tmp_path: Path, dtype: pl.DataType) -> None:
         value = value.dt.replace_time_zone(None)
     frame = pl.DataFrame({"user_id": [1], "item_id": [2], "rating": [3]})
     frame.with_columns(timestamp=value.cast(dtype)).write_parquet(tmp_path / "x")
-    assert load(tmp_path / "x").timestamp.to_list() == [int(moment.timestamp())]
+    assert load(tmp_path / "x").frame["timestamp"].to_list() == [int(moment.timestamp())]
 
 
 def test_text_ids(write: Write) -> None:
     ids = ["u1", "été", "茶", "12345678901234567890"]
     stream = load(write(HEADER + "".join(f"{id},7,3,{t}\n" for t, id in enumerate(ids))))
-    assert stream.user.to_list() == ids
-    assert (stream.user.dtype, stream.item.dtype) == (pl.String, pl.Int64)
+    assert stream.frame["user_id"].to_list() == ids
+    assert (stream.frame["user_id"].dtype, stream.frame["item_id"].dtype) == (pl.String, pl.Int64)
 
 
 def test_text_ids_of_parquet_stay_text(tmp_path: Path) -> None:
@@ -173,17 +177,28 @@ def test_text_ids_of_parquet_stay_text(tmp_path: Path) -> None:
         }
     ).write_parquet(tmp_path / "x")
     stream = load(tmp_path / "x")
-    assert (stream.user.to_list(), stream.item.to_list()) == (["01", "1"], ["7", "007"])
-
-
-@pytest.mark.parametrize("parquet", [False, True])
-def test_columns_can_have_other_names(tmp_path: Path, parquet: bool) -> None:
-    frame = pl.DataFrame(
-        {"row": [1], "uid": [5], "text": ["a"], "rating": [3], "at": [9], "what": [6]}
+    assert (stream.frame["user_id"].to_list(), stream.frame["item_id"].to_list()) == (
+        ["01", "1"],
+        ["7", "007"],
     )
-    (frame.write_parquet if parquet else frame.write_csv)(tmp_path / "x")
-    names = {"user_id": "uid", "item_id": "what", "timestamp": "at"}
-    assert rows_of(load(tmp_path / "x", columns=names)) == [(5, 6, 3, 9)]
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet", "ndjson"])
+def test_columns_can_have_any_names(tmp_path: Path, kind: str) -> None:
+    frame = pl.DataFrame(
+        {"row": [1], "problem": [5], "text": ["a"], "c0": [3], "at": [9], "fields": [6]}
+    )
+    getattr(frame, f"write_{kind}")(tmp_path / "x")
+    schema = Schema(
+        label=Label(column="c0", kind="rating", scale=(0, 5)),
+        sparse=tuple(Sparse(column=name) for name in ("text", "problem", "row", "fields")),
+        timestamp="at",
+    )
+    found = load(tmp_path / "x", schema=schema)
+    assert found.frame.rows(named=True) == [
+        {"text": "a", "problem": 5, "row": 1, "fields": 6, "c0": 3, "at": 9}
+    ]
+    assert found.unused == ()
 
 
 def test_quoted_fields(write: Write) -> None:
@@ -196,7 +211,7 @@ def test_parts_of_netflix_are_read_in_the_order_of_their_numbers(tmp_path: Path)
     for part in (10, 9, 1):
         (tmp_path / f"combined_data_{part}.txt").write_text(f"{part}:\n{part},3,2005-01-01\n")
     stream = load(tmp_path)
-    assert stream.item.to_list() == stream.user.to_list() == [1, 9, 10]
+    assert stream.frame["item_id"].to_list() == stream.frame["user_id"].to_list() == [1, 9, 10]
 
 
 def test_known_file_names_are_looked_at_first(tmp_path: Path) -> None:

@@ -24,11 +24,11 @@ bad_rows = st.sampled_from(
     [
         "1,2,3",
         "1,2,3,4,5",
-        "a,2,3,4",
-        "1,-2,3,4",
+        "a,2,x,4",
+        "1,2,-3,4",
         "1,2,nan,4",
         "1,2,3,",
-        "99999999999999999999,2,3,4",
+        "99999999999999999999,2,3,4,5",
     ]
 )
 fast = settings(max_examples=25, deadline=None, derandomize=True)
@@ -50,8 +50,7 @@ def test_round_trip_and_stable_sort_of_every_layout(layout, tmp_path_factory) ->
             )
             rows = sorted(rows, key=key)
         expected = sorted(rows, key=lambda row: row[3])
-        found = zip(stream.user, stream.item, stream.rating, stream.timestamp, strict=True)
-        assert list(found) == expected
+        assert stream.frame.rows() == expected
         assert stream.format == format
 
     check()
@@ -64,7 +63,7 @@ def test_exactly_the_bad_rows_are_skipped(tmp_path: Path, quoted: bool) -> None:
     @fast
     @given(st.lists(st.integers(0, 99) | bad_rows | st.just(""), max_size=40))
     def check(entries):
-        # A good row first and many behind: the sample that decides the type of ids stays numeric.
+        # Bad rows do not decide whether ids are integers.
         entries = [*range(50), *entries]
         lines = [f"{entry},2,3,{entry}" if isinstance(entry, int) else entry for entry in entries]
         if quoted:
@@ -72,7 +71,7 @@ def test_exactly_the_bad_rows_are_skipped(tmp_path: Path, quoted: bool) -> None:
         path.write_text("user_id,item_id,rating,timestamp\n" + "\n".join(lines) + "\n")
         stream = load(path, skip_bad_rows=True)
         good = sorted(e for e in entries if isinstance(e, int))
-        assert stream.user.to_list() == good
+        assert stream.frame["user_id"].to_list() == good
         assert stream.skipped_rows == sum(isinstance(e, str) and e != "" for e in entries)
 
     check()

@@ -5,18 +5,19 @@ import math
 
 import pytest
 import torch
+from autoemb.lab.methods import METHODS, build_learner
 
 from autoemb import Controller, FixedEmbedding, PerIdLogits, RatingModel, SoftEmbedding
-from autoemb.lab.methods import METHODS, build_learner
 from autoemb.lab.report.wording import display
+from autoemb.schema import STARS
 from autoemb.streaming import Stream
 from autoemb.streaming.learner import INITIAL_ROWS
+from autoemb.tasks import task_for
 
 
 def events_of(stream, batch_size=20):
-    ids = [column.to_numpy() for column in (stream.user, stream.item)]
-    label = (torch.from_numpy(stream.rating.to_numpy().copy()) > 3.5).float()
-    return Stream(ids, label, stream.timestamp.to_numpy(), batch_size)
+    batch = stream.events(task_for("regression", STARS)).batch(0, len(stream))
+    return Stream([*batch.sparse.values()], batch.label, batch.timestamp, batch_size)
 
 
 def test_the_methods_are_those_of_table_2():

@@ -12,7 +12,7 @@ import pytest
 import torch
 from autoemb.lab.methods import METHODS
 
-from autoemb.data import Interactions
+from autoemb.data import Dataset
 from autoemb.errors import UserError
 from autoemb.lab import Interrupted, run
 from autoemb.lab.config import OPTIONS
@@ -99,7 +99,9 @@ def test_a_run_within_a_budget_continues_to_the_last_bit(
 
 
 def test_strings_as_ids_are_resumed_too(make_config, stream, numbers, tmp_path, options):
-    named = dataclasses.replace(stream, user=stream.user.cast(pl.String))
+    named = dataclasses.replace(
+        stream, frame=stream.frame.with_columns(pl.col("user_id").cast(pl.String))
+    )
     config, out = make_config(**options), tmp_path / "run"
     with pytest.raises(Interrupted):
         run(config, named, out, progress=stop_at(115, send(signal.SIGINT)))
@@ -281,18 +283,21 @@ def test_every_option_is_compared(make_config):
 
 
 def test_other_data_are_refused_and_the_run_stays(make_config, stream, earlier):
+    def changed(**columns):
+        return dataclasses.replace(stream, frame=stream.frame.with_columns(**columns))
+
     before = contents(earlier)
     others = [
         dataclasses.replace(stream, name="another"),
         stream.head(299),
-        dataclasses.replace(stream, user=pl.Series([7] * 300)),
-        dataclasses.replace(stream, item=pl.Series([*range(300)])),
+        changed(user_id=pl.Series([7] * 300)),
+        changed(item_id=pl.Series([*range(300)])),
         dataclasses.replace(stream, skipped_rows=1),
-        dataclasses.replace(stream, rating=6 - stream.rating),
+        changed(rating=6 - pl.col("rating")),
         dataclasses.replace(stream, format="CSV"),
     ]
     for other in others:
-        assert isinstance(other, Interactions)
+        assert isinstance(other, Dataset)
         with pytest.raises(UserError, match="holds a run with data"):
             run(make_config(), other, earlier, resume=True)
     assert contents(earlier) == before

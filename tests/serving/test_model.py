@@ -1,61 +1,22 @@
-"""Served models: what they compute, and their file."""
+"""Served models: what they compute of events of any shape."""
 
 import copy
-import json
 import pickle
-import struct
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 
-from autoemb import IdTable
+from autoemb import Bag, Batch
 from autoemb.errors import UserError
 from autoemb.nn.layers import mlp
-from autoemb.schema import STARS
-from autoemb.serving import ServedField, ServedModel, load_model
-from autoemb.streaming import checkpoint
+from autoemb.schema import STARS, Label, Schema, Sparse
+from autoemb.serving import ServedModel
 from autoemb.tasks import task_for
-
-D = 4
-
-
-def field(ids_by_width, random):
-    """Return a field whose ids own rows of widths 1, 3 and 4 (the embedding itself)."""
-    table = IdTable()
-    for ids in ids_by_width:
-        if len(ids):
-            table.rows(ids)
-    widths = (1, 3, D)
-    return ServedField(
-        table,
-        [
-            torch.randn(len(ids), d, generator=random)
-            for ids, d in zip(ids_by_width, widths, strict=True)
-        ],
-        [torch.randn(D if d < D else 0, d, generator=random) for d in widths],
-        [torch.randn(D, generator=random) for _ in widths],
-        torch.randn(D, generator=random),
-    )
-
-
-def make_model(linear):
-    random = torch.Generator().manual_seed(0)
-    torch.manual_seed(0)
-    users = field([np.array([50, 7]), np.array([3]), np.array([900, 1])], random)
-    items = field([["jaws"], [], ["alien", "\ud7ffé"]], random)
-    return ServedModel(
-        [users, items],
-        mlp(2 * D, (5, 6), 5),
-        task_for("classification", STARS),
-        scale=0.5,
-        linear=linear,
-        about={"data": {"name": "by hand"}},
-    )
+from tests.serving.by_hand import EVENTS, SCHEMA, D, make_model, make_table
 
 
 @pytest.fixture(params=[False, True], ids=["soft", "linear"])
@@ -63,16 +24,14 @@ def model(request):
     return make_model(request.param)
 
 
-def by_hand(model, field, id):
+def embedding(model, table, id):
     """Return the embedding of one id."""
-    fields = model.fields[field]
-    known = list(fields.ids.ids())
+    own = model.tables[table]
+    known = list(own.ids.ids())
     if id not in known:
-        return fields.newcomer
+        return own.newcomer
     number = known.index(id)
-    for rows, projection, offset in zip(
-        fields.rows, fields.projections, fields.offsets, strict=True
-    ):
+    for rows, projection, offset in zip(own.rows, own.projections, own.offsets, strict=True):
         if number < len(rows):
             if rows.shape[1] == D:
                 return rows[number]
@@ -82,235 +41,201 @@ def by_hand(model, field, id):
     raise AssertionError
 
 
-USERS = np.array([1, 50, 4, 3, 7, 900, 1, 50])
-ITEMS = ["alien", "jaws", "\ud7ffé", "unheard of", "jaws", "alien", "jaws", ""]
+def pooled(model, event):
+    """Return the embeddings [F, D] of one of EVENTS by the definition of pooling."""
+    found = [
+        embedding(model, feature.table, EVENTS[feature.column][event]) for feature in SCHEMA.sparse
+    ]
+    for name, table in (("tags", "tags"), ("seen", "item_id")):
+        start, stop = EVENTS[name].offsets[event : event + 2]
+        ids = EVENTS[name].values[start:stop]
+        rows = [embedding(model, table, id) for id in ids]
+        if not rows:
+            found.append(torch.zeros(D))
+        elif name == "seen":
+            found.append(torch.stack(rows).sum(0))
+        else:
+            weights = torch.from_numpy(EVENTS[name].weights[start:stop])
+            found.append((torch.stack(rows) * weights.unsqueeze(1)).sum(0) / weights.sum())
+    return torch.stack(found)
 
 
-def test_embeddings_are_those_of_the_formula(model):
-    found = model.embed([USERS, ITEMS])
-    expected = torch.stack(
-        [
-            torch.stack([by_hand(model, 0, u), by_hand(model, 1, i)])
-            for u, i in zip(USERS, ITEMS, strict=True)
-        ]
+def test_embeddings_are_those_of_the_formula_bags_pooled(model):
+    expected = torch.stack([pooled(model, event) for event in range(4)])
+    torch.testing.assert_close(model.embed(EVENTS), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_logits_are_the_networks_with_dense_features_behind_the_embeddings(model):
+    dense = torch.tensor([[3.0, 0.0], [0.0, 1.0], [1.0, 0.0], [-1.0, 0.0]])  # mean 10, deviation 2
+    inputs = torch.cat([model.embed(EVENTS).flatten(1), dense], 1)
+    torch.testing.assert_close(model.logits(EVENTS), model.hidden(inputs), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(model.predict(EVENTS), model.logits(EVENTS).softmax(1))
+    assert not model.logits(EVENTS).requires_grad
+
+
+def test_a_batch_and_a_mapping_are_the_same(model):
+    lists = {
+        "tags": Bag(EVENTS["tags"].values, [0, 2, 2, 3, 5], EVENTS["tags"].weights),
+        "seen": [["alien"], [], ["jaws", "nobody's"], []],
+        "price": [16.0, None, 12, 8.0],
+        "unused": "passed over",
+    }
+    expected = model.logits(
+        Batch(
+            {f.column: EVENTS[f.column] for f in SCHEMA.sparse},
+            {b.column: EVENTS[b.column] for b in SCHEMA.bag},
+            torch.tensor([16.0, torch.nan, 12.0, 8.0]).unsqueeze(1),
+            label=torch.full((4,), torch.nan),  # not looked at
+        )
     )
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    assert torch.equal(model.logits(EVENTS | lists), expected)
+    assert torch.equal(model.logits(EVENTS), expected)
 
 
-def test_logits_are_the_networks(model):
-    ids = [USERS, ITEMS]
-    assert torch.equal(model.logits(ids), model.hidden(model.embed(ids).flatten(1)))
-    probabilities = model.predict(ids)
-    assert probabilities.shape == (len(USERS), 5)
-    torch.testing.assert_close(probabilities, model.logits(ids).softmax(1))
+def test_one_event_is_a_batch(model):
+    alone = {
+        "user_id": [50], "item_id": ["jaws"], "prev": [""],
+        "tags": [[]], "seen": [["alien", "jaws"]], "price": [1.0],
+    }  # fmt: skip
+    assert model.predict(alone).shape == (1, 5)
+    assert torch.equal(model.embed(alone)[0, 3], torch.zeros(D))
 
 
-def test_one_output_is_a_probability(model):
-    one = ServedModel(model.fields, mlp(2 * D, (3,), 1), task_for("regression", STARS))
-    probabilities = one.predict([USERS, ITEMS])
-    assert probabilities.shape == (len(USERS),)
-    torch.testing.assert_close(probabilities, torch.sigmoid(one.logits([USERS, ITEMS])[:, 0]))
+LABELS = [
+    (STARS, "regression", 1),
+    (STARS, "classification", 5),
+    (Label(column="x", kind="click"), None, 1),
+    (Label(column="x", kind="value"), None, 1),
+    (Label(column="x", kind="classes", classes=("a", "b", "c")), None, 3),
+]
 
 
-def test_no_events_give_no_predictions(model):
-    assert model.predict([np.array([], dtype=np.int64), []]).shape == (0, 5)
+@pytest.mark.parametrize(("label", "task", "outputs"), LABELS)
+def test_predictions_are_what_the_task_makes_of_logits(label, task, outputs):
+    schema = Schema(label=label, sparse=[Sparse(column="user_id")])
+    table = make_table([[7], [], []])
+    model = ServedModel(schema, {"user_id": table}, mlp(D, (3,), outputs), task)
+    users = {"user_id": [7, 8, 9]}
+    expected = task_for(task, label).predict(model.logits(users))
+    assert torch.equal(model.predict(users), expected)
+    assert model.predict(users).shape == ((3,) if outputs == 1 else (3, outputs))
 
 
-def test_ids_of_another_kind_are_refused(model):
-    with pytest.raises(UserError, match="ids are strings here and were integers before"):
-        model.predict([["ann"], ["jaws"]])
-    assert model.predict([np.array([1]), ["jaws"]]).shape == (1, 5)
+def test_nothing_is_inserted_and_unknown_ids_are_newcomers(model):
+    before = {name: len(table.ids) for name, table in model.tables.items()}
+    unknown = {"user_id": [10**15, -3], "item_id": ["?", "??"], "prev": ["???", "????"]}
+    unknown |= {"tags": [[1], [2]], "seen": [[], []], "price": [0.0, 0.0]}
+    found = model.embed(unknown)
+    assert torch.equal(found[:, 0], model.tables["user_id"].newcomer.expand(2, -1))
+    assert torch.equal(found[:, 1], found[:, 2])
+    assert {name: len(table.ids) for name, table in model.tables.items()} == before
 
 
-@pytest.mark.parametrize("ids", [[[1, 2], [1]], [[1]], [1, 2], [[1], [2], [3]]])
-def test_columns_that_do_not_fit_together_are_refused(model, ids):
-    with pytest.raises(UserError, match=r"ids are columns of .*; expected 2 of the same length"):
-        model.predict(ids)
+def drop(name):
+    return {key: value for key, value in EVENTS.items() if key != name}
 
 
-def test_the_file_may_be_read_by_others(model, tmp_path):
-    (tmp_path / "plain").touch()
-    model.save(tmp_path / "model")
-    assert (tmp_path / "model").stat().st_mode == (tmp_path / "plain").stat().st_mode
+REFUSED = {
+    "a feature less": (drop("item_id"), "feature 'item_id' is missing; the batch has user_id"),
+    "a bag less": (drop("seen"), "feature 'seen' is missing"),
+    "no numbers": (drop("price"), "dense feature 'price' is missing; there are user_id"),
+    "ids of another kind": (
+        EVENTS | {"user_id": ["ann", "bob", "cat", "dan"]},
+        "feature 'user_id': ids are strings; those of table 'user_id' are integers",
+    ),
+    "a column too short": (EVENTS | {"prev": ["jaws"]}, "prev has 1 values for 4 events"),
+    "numbers too few": (EVENTS | {"price": [1.0]}, r"dense features: expected \[4, 1\] but got"),
+    "text for a number": (EVENTS | {"price": list("1x23")}, "price: .* expected numbers, or None"),
+    "an infinite number": (EVENTS | {"price": [1, 2, np.inf, 3]}, "event 2: price is infinite"),
+    "one number": (EVENTS | {"price": 3.0}, "price is one float; expected one value an event"),
+    "one id": (EVENTS | {"item_id": "jaws"}, "item_id is one str; expected one value an event"),
+    "ids for a bag": (EVENTS | {"seen": ["jaws"] * 4}, "a bag of seen is one str"),
+    "a bag too few": (EVENTS | {"seen": [[]] * 3}, "bag 'seen': expected 5 offsets"),
+    "ids that are fractions": (EVENTS | {"user_id": [0.5] * 4}, "feature 'user_id': ids are float"),
+    "a bag of both": (EVENTS | {"seen": [["a"], [1], [], []]}, "feature 'seen': id 1 is 1"),
+    "a matrix": (EVENTS | {"price": np.zeros((4, 2))}, r"price has shape \[4, 2\]"),
+    "no events": (
+        {"user_id": [], "item_id": [], "prev": [], "tags": [], "seen": [], "price": []},
+        "the batch holds no events",
+    ),
+}
 
 
-def test_the_file_gives_the_same_model(model, tmp_path):
-    path = tmp_path / "model.safetensors"
-    model.save(path)
-    loaded = load_model(path)
-    assert torch.equal(loaded.logits([USERS, ITEMS]), model.logits([USERS, ITEMS]))
-    assert (loaded.about, loaded.bytes()) == (model.about, model.bytes())
-    assert not any(p.requires_grad for p in loaded.hidden.parameters())
+@pytest.mark.parametrize(("events", "message"), REFUSED.values(), ids=REFUSED)
+def test_events_that_are_not_what_the_schema_says_are_refused_in_one_line(model, events, message):
+    expected = model.logits(EVENTS)
+    with pytest.raises(UserError, match=message) as caught:
+        model.predict(events)
+    assert "\n" not in str(caught.value)
+    assert torch.equal(model.logits(EVENTS), expected)
+
+
+def test_many_threads_may_predict_at_once():
+    model = make_model(linear=False)
+    model.tables["tags"] = make_table([[], [], []])  # without ids, so of no kind yet
+    model = ServedModel(
+        model.schema, model.tables, model.hidden, model.task, dense=model.dense, scale=0.5
+    )
+    requests = [EVENTS, EVENTS | {"tags": [["a"], [], ["b"], []]}]
+    expected = [model.logits(request) for request in requests]
+    wrong, barrier = [], threading.Barrier(4)
+
+    def predict(number):
+        barrier.wait()
+        for _ in range(200):
+            try:
+                if not torch.equal(model.logits(requests[number % 2]), expected[number % 2]):
+                    wrong.append("another answer")
+            except Exception as error:
+                wrong.append(error)
+
+    threads = [threading.Thread(target=predict, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+# What does not fit together
+
+
+def test_parts_that_do_not_fit_the_schema_are_refused(model):
+    parts = model.schema, model.tables, model.hidden, "classification"
+    kept = {"dense": model.dense}
+
+    def refused(message, schema=parts[0], tables=parts[1], hidden=parts[2], task=parts[3], **own):
+        with pytest.raises(ValueError, match=message):
+            ServedModel(schema, tables, hidden, task, **kept | own)
+
+    less = {name: table for name, table in parts[1].items() if name != "tags"}
+    refused("the tables are user_id, item_id; the schema names user_id, item_id, tags", tables=less)
+    refused("the transform is of other dense features", dense=None)
+    refused("the network has 21 inputs and 5 outputs; expected 22 and 5", hidden=mlp(21, (), 5))
+    refused("the network has 22 inputs and 5 outputs; expected 22 and 1", task="regression")
+    refused("the network has 0 inputs", hidden=torch.nn.Sequential())
+    narrow = less | {"tags": make_table([[], [], []], width=2)}
+    refused(r"tables are \[2, 4\] wide; expected one width", tables=narrow)
+    other = task_for("regression", Label(column="y", kind="rating", scale=(0, 5)))
+    refused("the task is of another label", task=other)
+    refused("task click does not fit the label 'rating' of kind rating", task="click")
+
+
+# Bytes and copies
 
 
 def test_bytes_are_those_of_the_tensors(model):
     sizes = model.bytes()
-    assert sizes["rows"] == 4 * (2 * 1 + 1 * 3 + 2 * 4 + 1 * 1 + 2 * 4)
-    assert sizes["projections"] == 4 * 2 * (4 * 1 + 4 * 3 + 3 * 4 + 4)
-    assert sizes["network"] == 4 * (8 * 5 + 5 + 5 * 6 + 6 + 6 * 5 + 5)
-    assert sizes["ids"] == 8 * 5 + (8 * 4 + len("jawsalien\ud7ffé".encode()))
-
-
-def test_the_file_holds_little_else(tmp_path):
-    random = torch.Generator().manual_seed(0)
-    many = field(
-        [np.arange(0, 20_000), np.arange(20_000, 21_000), np.arange(21_000, 21_100)], random
-    )
-    model = ServedModel([many], mlp(D, (3,), 1), task_for("regression", STARS))
-    model.save(path := tmp_path / "model.safetensors")
-    assert path.stat().st_size < sum(model.bytes().values()) + 5_000
-
-
-@pytest.fixture
-def tampered(model, tmp_path):
-    """Return a function that changes a model's state and writes it."""
-
-    def write(change):
-        model.save(path := tmp_path / "model.safetensors")
-        state = checkpoint.load(path)
-        change(state)
-        checkpoint.save(state, path)
-        return path
-
-    return write
-
-
-CHANGES = {
-    "a row too few": lambda s: s["fields"][0]["rows"].__setitem__(0, torch.ones(1, 1)),
-    "a narrow projection": lambda s: s["fields"][0]["projections"].__setitem__(1, torch.ones(4, 2)),
-    "an offset too short": lambda s: s["fields"][1]["offsets"].__setitem__(0, torch.ones(3)),
-    "a width less": lambda s: s["fields"][0]["rows"].pop(),
-    "no newcomer": lambda s: s["fields"][0].pop("newcomer"),
-    "a field more": lambda s: s["fields"][0].update(x=1),
-    "a field less": lambda s: s["fields"].pop(),
-    "a task that does not exist": lambda s: s.update(task="ranking"),
-    "another task": lambda s: s.update(task="regression"),
-    "no network": lambda s: s.update(hidden=[]),
-    "a layer too wide": lambda s: s["hidden"][0].__setitem__(0, torch.ones(5, 9)),
-    "text for a tensor": lambda s: s["fields"][0].update(newcomer="none"),
-    "an id twice": lambda s: s["fields"][0]["ids"].update(ids=np.array([1, 1, 2, 3, 4])),
-    "no scale": lambda s: s.pop("scale"),
-    "about nothing": lambda s: s.update(about=3),
-    "about what is no JSON": lambda s: s["about"].update(x=torch.ones(1)),
-    "a scale that is no number": lambda s: s.update(scale=float("nan")),
-    "a scale of another kind": lambda s: s.update(scale="1"),
-    "linear of another kind": lambda s: s.update(linear=1),
-    "a weight of doubles": lambda s: s["hidden"][0].__setitem__(0, torch.ones(5, 8).double()),
-    "a bias too long": lambda s: s["hidden"][1].__setitem__(1, torch.ones(7)),
-    "layers in another order": lambda s: s["hidden"].reverse(),
-    "a layer of three": lambda s: s["hidden"][0].append(torch.ones(1)),
-    "no width": lambda s: s["fields"][0].update(newcomer=torch.ones(0)),
-    "fields of two widths": lambda s: s["fields"][0].update(
-        ids={}, rows=[], projections=[], offsets=[], newcomer=torch.ones(5)
-    ),
-    "rows without a width": lambda s: s["fields"][0]["rows"].__setitem__(0, torch.ones(2, 0)),
-    "offsets that do not divide": lambda s: s["fields"][1]["ids"].update(offsets=np.array([0, 3])),
-    "ids of halves": lambda s: s["fields"][0]["ids"].update(ids=np.ones(5)),
-    "ids that are text": lambda s: s["fields"][0].update(ids="ids"),
-}
-
-
-@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_a_file_that_does_not_fit_together_is_refused(tampered, change):
-    path = tampered(change)
-    with pytest.raises(UserError) as caught:
-        load_model(path)
-    said = str(caught.value)
-    assert said.startswith(str(path))
-    assert "\n" not in said
-    assert len(said) < len(str(path)) + 200
-
-
-def test_another_file_is_told(tmp_path):
-    checkpoint.save({"step": 3}, path := tmp_path / "other.safetensors")
-    with pytest.raises(UserError, match="is not a model; make one with: autoemb export"):
-        load_model(path)
-    save_file({"a": torch.ones(1)}, path)
-    with pytest.raises(UserError, match="is not an autoemb checkpoint"):
-        load_model(path)
-
-
-def test_a_cut_file_is_refused(model, tmp_path):
-    model.save(path := tmp_path / "model.safetensors")
-    path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(UserError, match="is not a readable checkpoint"):
-        load_model(path)
-
-
-def test_the_file_is_tensors_and_json(model, tmp_path):
-    model.save(path := tmp_path / "model.safetensors")
-    with safe_open(path, framework="np") as file:
-        assert json.loads(file.metadata()["structure"])
-
-
-# What a file promises is not believed.
-
-MEASURE = """
-import resource, sys, time
-from pathlib import Path
-from autoemb.errors import UserError
-from autoemb.serving import load_model
-begin, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-for path in sorted(Path(sys.argv[1]).iterdir()):
-    try:
-        load_model(path)
-    except UserError as error:
-        print(error)
-after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(after - before, time.perf_counter() - begin)
-"""
-
-
-def write(path, header, data=b""):
-    text = json.dumps(header).encode()
-    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
-
-
-def test_a_small_file_that_promises_a_large_model_takes_neither_memory_nor_time(tmp_path):
-    model = make_model(linear=False)
-    folder = tmp_path / "models"
-    folder.mkdir()
-    model.save(whole := tmp_path / "model")
-    content = whole.read_bytes()
-    (length,) = struct.unpack("<Q", content[:8])
-    header, data = json.loads(content[8 : 8 + length]), content[8 + length :]
-    tensors = [name for name in header if name != "__metadata__"]
-    for large in ([30_000, 0], [0, 30_000], [2**40, 0], [2**31, 2**31]):
-        for name in tensors:
-            changed = header | {name: header[name] | {"shape": large}}
-            write(folder / f"shape {large} of {name}", changed, data)
-    none = {"dtype": "F32", "shape": [30_000, 0], "data_offsets": [0, 0]}
-    structure = json.loads(header["__metadata__"]["structure"])
-    layers = {"list": [{"list": [{"tensor": f"{2 * k}"}, {"tensor": f"{2 * k + 1}"}]} for k in
-                       range(4)]}  # fmt: skip
-    pairs = [[name, value] for name, value in structure["dict"] if name not in ("hidden", "fields")]
-    only = {"dict": [*pairs, ["hidden", layers], ["fields", {"list": []}]]}
-    metadata = header["__metadata__"] | {"structure": json.dumps(only)}
-    write(folder / "layers", {"__metadata__": metadata} | {f"{k}": none for k in range(8)})
-    # One tensor in many places would be copied to each.
-    field = next(value for name, value in structure["dict"] if name == "fields")["list"][0]
-    many = [[name, value] for name, value in structure["dict"] if name != "fields"]
-    many = {"dict": [*many, ["fields", {"list": [field] * 20_000}]]}
-    metadata = header["__metadata__"] | {"structure": json.dumps(many)}
-    write(folder / "fields", header | {"__metadata__": metadata}, data)
-    command = [sys.executable, "-c", MEASURE, folder]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    *said, measured = done.stdout.splitlines()
-    files = sorted(folder.iterdir())
-    assert [line.startswith(str(file)) for line, file in zip(said, files, strict=True)] == [
-        True
-    ] * len(files)
-    kilobytes, seconds = map(float, measured.split())
-    # 41 MB and 3 s here, of 5 MB of text; 3.7 GB and 22 s where sizes are believed
-    assert kilobytes < 150_000
-    assert seconds < 20  # on a busy machine
-
-
-# Copies
+    own = [table.rows for table in model.tables.values()]
+    assert sizes["rows"] == 4 * sum(rows.numel() for table in own for rows in table)
+    assert sizes["projections"] == 4 * 3 * (4 * 1 + 4 * 3 + 3 * 4 + 4)
+    assert sizes["network"] == 4 * (22 * 5 + 5 + 5 * 6 + 6 + 6 * 5 + 5) + 8 * 3
+    text = len("jawsalien\ud7ffé".encode())
+    assert sizes["ids"] == 8 * 5 + (8 * 4 + text) + 8 * 3
 
 
 def test_copies_predict_the_same(model, tmp_path):
-    expected = model.logits([USERS, ITEMS])
+    expected = model.logits(EVENTS)
     torch.save(model, tmp_path / "model.pt")
     copies = [
         pickle.loads(pickle.dumps(model)),
@@ -319,12 +244,10 @@ def test_copies_predict_the_same(model, tmp_path):
         torch.load(tmp_path / "model.pt", weights_only=False),
     ]
     for other in copies:
-        assert torch.equal(other.logits([USERS, ITEMS]), expected)
-        assert other.about == model.about
-        for field, same in zip(other.fields, model.fields, strict=True):
-            assert field.ids is not same.ids
-            field.ids.rows(np.array([77]) if other.fields.index(field) == 0 else ["new"])
-    assert len(model.fields[0].ids) == 5
+        assert torch.equal(other.logits(EVENTS), expected)
+        assert (other.about, other.schema) == (model.about, model.schema)
+        other.tables["user_id"].ids.rows(np.array([77]))
+    assert len(model.tables["user_id"].ids) == 5
 
 
 class Scored(torch.utils.data.Dataset):
@@ -334,10 +257,12 @@ class Scored(torch.utils.data.Dataset):
         self.model = model
 
     def __len__(self):
-        return len(USERS)
+        return 4
 
     def __getitem__(self, index):
-        return self.model.logits([USERS[index : index + 1], ITEMS[index : index + 1]])[0]
+        part = slice(index, index + 1)
+        event = {name: EVENTS[name][part] for name in ("user_id", "item_id", "prev", "price")}
+        return self.model.logits(event | {"tags": [[]], "seen": [[]]})[0]
 
 
 def test_a_model_travels_to_the_workers_of_a_loader():
@@ -345,4 +270,14 @@ def test_a_model_travels_to_the_workers_of_a_loader():
     loader = torch.utils.data.DataLoader(
         Scored(model), batch_size=4, num_workers=1, multiprocessing_context="spawn"
     )
-    torch.testing.assert_close(torch.cat([*loader]), model.logits([USERS, ITEMS]))
+    expected = model.logits(EVENTS | {"tags": [[]] * 4, "seen": [[]] * 4})
+    torch.testing.assert_close(torch.cat([*loader]), expected)
+
+
+def test_serving_needs_nothing_that_only_experiments_need():
+    code = "import sys, autoemb.serving; print(*sys.modules)"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    loaded = {*done.stdout.split()}
+    assert "autoemb.serving.export" in loaded
+    assert not loaded & {"autoemb.lab", "autoemb.data", "polars", "typer", "rich", "matplotlib"}

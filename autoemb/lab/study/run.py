@@ -73,18 +73,7 @@ def run_study(
     cells = [Cell(*names) for names in product(study.data, study.tasks, study.orders)]
     with sole_writer(out), _told_as_a_study(), pool(processes) as execute:
         chosen = _choose(study, cells, runs, _reporting(execute, "choosing options", progress))
-        jobs = {
-            (cell, method.name, seed): job(
-                cell.data,
-                study.config(
-                    method, chosen[cell, method.name], task=cell.task, order=cell.order, seed=seed
-                ),
-                runs,
-            )
-            for cell in cells
-            for method in study.methods
-            for seed in study.seeds
-        }
+        jobs = _jobs(study, cells, runs, chosen)
         made = _reporting(execute, "running", progress)(jobs.values())
         summaries = {one.folder: summary for one, summary in made}
     content = {
@@ -101,6 +90,18 @@ def run_study(
     }
     write_json(out / "study.json", content)
     return content
+
+
+def _jobs(
+    study: Study, cells: Sequence[Cell], runs: Path, chosen: dict[tuple[Cell, str], Options]
+) -> dict[tuple[Cell, str, int], Job]:
+    """Return the runs over the whole stream, by cell, method and seed."""
+    found = {}
+    for cell, method, seed in product(cells, study.methods, study.seeds):
+        own = {"task": cell.task, "order": cell.order, "seed": seed}
+        config = study.config(method, chosen[cell, method.name], **own)
+        found[cell, method.name, seed] = job(cell.data, config, runs)
+    return found
 
 
 class StudyInterrupted(Interrupted):

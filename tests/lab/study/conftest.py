@@ -30,8 +30,8 @@ def small_networks():
 def folder(tmp_path):
     events = synthetic(1000)
     lines = ["user_id,item_id,rating,timestamp"]
-    columns = events.user, events.item, events.rating, events.timestamp
-    lines += [",".join(map(str, row)) for row in zip(*columns, strict=True)]
+    columns = events.frame.select("user_id", "item_id", "rating", "timestamp")
+    lines += [",".join(map(str, row)) for row in columns.iter_rows()]
     (tmp_path / "ratings.csv").write_text("\n".join(lines) + "\n")
     return tmp_path
 
