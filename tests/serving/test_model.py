@@ -41,9 +41,7 @@ def embedding(model, table, id):
 
 def pooled(model, event):
     """Return the embeddings [F, D] of one of EVENTS by the definition of pooling."""
-    found = []
-    for feature in SCHEMA.sparse:
-        found.append(embedding(model, feature.table, EVENTS[feature.column][event]))
+    found = [embedding(model, f.table, EVENTS[f.column][event]) for f in SCHEMA.sparse]
     for name, table in (("tags", "tags"), ("seen", "item_id")):
         start, stop = EVENTS[name].offsets[event : event + 2]
         ids = EVENTS[name].values[start:stop]
