@@ -158,8 +158,8 @@ def read_by(module: nn.Module) -> dict[str, Sparse]:
     Raises
     ------
     ValueError
-        For two modules that read one feature from different tables, and for one that owns rows but
-        names no feature.
+        For two modules that read one feature from different tables, as one id and as a bag, or
+        counted in its ids' history and not; and for one that owns rows but names no feature.
 
     Examples
     --------
@@ -169,22 +169,35 @@ def read_by(module: nn.Module) -> dict[str, Sparse]:
     ['user_id', 'item_id']
     """
     found: dict[str, Sparse] = {}
-    owners = {id(row.owner): (path, row.owner) for path, row in row_parameters(module).items()}
+    owners = {
+        id(row.owner): (path.rpartition(".")[0], row.owner)
+        for path, row in row_parameters(module).items()
+    }
     for path, owner in owners.values():
         named = {feature.table for feature in owner.features}
         if not set(owner.row_tables.values()) <= named:
             raise ValueError(
-                f"{type(owner).__name__} ({path}) does not say which features it reads; give it "
-                "features=[...], so that it gets their rows and no others"
+                f"{type(owner).__name__} ({path or 'the module itself'}) does not say which "
+                "features it reads; give it features=[...], so that it gets their rows and no "
+                "others"
             )
         for feature in owner.features:
             known = found.setdefault(feature.column, feature)
-            if known.table != feature.table or type(known) is not type(feature):
-                raise ValueError(
-                    f"feature {feature.column!r} is read from table {known.table!r} and from "
-                    f"{feature.table!r}; expected one"
-                )
+            for one, other in zip(_read_as(known), _read_as(feature), strict=True):
+                if one != other:
+                    raise ValueError(
+                        f"feature {feature.column!r} is read {one} and {other}; expected one"
+                    )
     return found
+
+
+def _read_as(feature: Sparse) -> tuple[str, str, str]:
+    """Return in words what two modules must agree on about a feature."""
+    return (
+        f"from table {feature.table!r}",
+        "as a bag" if isinstance(feature, BagFeature) else "as one id an event",
+        "as events of its ids" if feature.counts else "without counting its ids",
+    )
 
 
 def _values(column: Tensor | Bag) -> Tensor:

@@ -156,6 +156,9 @@ class Recorder:
             found["accuracy"] = right / weight if weight else None
         return found
 
+    def _mix_of(self, sums: Sequence[float]) -> list[float] | None:
+        return [w / sums[1] for w in sums[_SUMS:]] if self.sizes and sums[1] else None
+
     def _mixes(self) -> dict[str, list[float]] | None:
         if self.sizes == 0:
             return None
@@ -163,13 +166,13 @@ class Recorder:
         return dict(zip(self.features, means, strict=True))
 
     def stage(self, name: str) -> dict[str, float | int | None]:
-        """Return metrics and number of events of a stage; None where there were none.
-
-        Events of an open window count in the loss and the accuracy alone.
-        """
+        """Return metrics and number of events of a stage; None where there were none."""
         self._take_arrived(wait=True)
-        sums = self._stages[STAGES.index(name)]
-        return {**self._means(sums, self._metrics[name]), "interactions": int(sums[0])}
+        sums, metrics = self._stages[STAGES.index(name)], Metrics(self.task)
+        metrics.merge(self._metrics[name])
+        if STAGES[self.events > self.offline] == name:
+            metrics.merge(self._metrics["window"])
+        return {**self._means(sums, metrics), "interactions": int(sums[0])}
 
     def by_popularity(self, name: str) -> list[dict[str, Any]]:
         """Return a stage's figures for each feature and octave of popularity that occurred."""
@@ -187,7 +190,7 @@ class Recorder:
                         "high": 2 ** (octave + 1) - 2,
                         "interactions": int(sums[0]),
                         **self._loss_and_accuracy(sums),
-                        "weights": [w / sums[1] for w in sums[_SUMS:]] if self.sizes else None,
+                        "weights": self._mix_of(sums),
                     }
                 )
         return rows

@@ -31,13 +31,13 @@ class Controller(nn.Module):
         N, the number of embedding sizes.
     num_features : int
         C, width of the input: ``History.num_features``, 38 for three sizes.
-    hidden : sequence of int, default (512, 512)
-        Widths of the hidden layers.
+    hidden : sequence of int, default (64,)
+        Widths of the hidden layers. The paper's are (512, 512), with one network a table.
     prior : Tensor[C, N], optional
         ``features @ prior`` is added to the logits: the mix that an id starts with, which the
         networks learn to change; :meth:`autoemb.History.popularity_prior`, for example.
         By default every id starts with equal weights.
-    shared : bool, default False
+    shared : bool, default True
         One network for all tables, told the table beside an id's history, instead of one each: its
         cost hardly grows with the number of tables.
 
@@ -63,9 +63,9 @@ class Controller(nn.Module):
         tables: Sequence[str],
         sizes: int,
         num_features: int,
-        hidden: Sequence[int] = (512, 512),
+        hidden: Sequence[int] = (64,),
         prior: Tensor | None = None,
-        shared: bool = False,
+        shared: bool = True,
     ) -> None:
         super().__init__()
         self.tables, self.sizes, self.shared = tuple(tables), sizes, shared
@@ -83,28 +83,35 @@ class Controller(nn.Module):
         self, rows: Mapping[str, Tensor], features: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
         """Return the mix [U, N] of each table's distinct ids; ``rows`` is not used."""
-        logits = self.logits(features)
-        return {table: torch.softmax(values, 1) for table, values in logits.items()}
+        joined, lengths = self._joined(features)
+        # At once: thirty tables cost little more than one.
+        mixes = torch.softmax(joined, 1).split_with_sizes(lengths)
+        return dict(zip(self.tables, mixes, strict=True))
 
     def logits(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the logits [U, N] of each table's mix."""
-        inputs = [features[table] for table in self.tables]
-        found: Sequence[Tensor]
-        if self.shared:
-            found = self._shared_logits(inputs)
-        else:
-            pairs = zip(self.networks, inputs, strict=True)
-            found = [self._with_prior(network(_padded(x))[: len(x)], x) for network, x in pairs]
-        return dict(zip(self.tables, found, strict=True))
+        joined, lengths = self._joined(features)
+        return dict(zip(self.tables, joined.split_with_sizes(lengths), strict=True))
 
-    def _shared_logits(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+    def _joined(self, features: Mapping[str, Tensor]) -> tuple[Tensor, list[int]]:
+        """Return the logits of all tables, one table after the other, and how many each has."""
+        inputs = [features[table] for table in self.tables]
         lengths = [len(x) for x in inputs]
+        if self.shared:
+            return self._shared_logits(inputs), lengths
+        pairs = zip(self.networks, inputs, strict=True)
+        parts = [self._with_prior(network(_padded(x))[: len(x)], x) for network, x in pairs]
+        return torch.cat(parts), lengths
+
+    def _shared_logits(self, inputs: Sequence[Tensor]) -> Tensor:
         history = torch.cat([*inputs])
-        told = history.new_zeros(len(history), len(self.tables))
-        for t, own in enumerate(told.split_with_sizes(lengths)):
-            own[:, t] = 1
+        number = torch.cat(
+            [x.new_full((len(x),), t, dtype=torch.int64) for t, x in enumerate(inputs)]
+        )
+        tables = len(self.tables)
+        told = torch.eye(tables, dtype=history.dtype, device=history.device).index_select(0, number)
         logits = self.networks[0](_padded(torch.cat([history, told], 1)))[: len(history)]
-        return self._with_prior(logits, history).split_with_sizes(lengths)
+        return self._with_prior(logits, history)
 
     def _with_prior(self, logits: Tensor, inputs: Tensor) -> Tensor:
         return logits if self.prior is None else torch.addmm(logits, inputs, self.prior)

@@ -75,13 +75,10 @@ ADAM = OptimizerKind(
     rows=RowAdam,
     # Fused: one pass over parameter, gradient and moments instead of one for each op.
     dense=lambda params, lr: torch.optim.Adam(params, lr=lr, fused=True, capturable=True),
-    rates=Rates(0.0003, 0.0001, 300.0),  # the better of two in docs/ablations.md
     # Row-sparse Adam moves a row by at most the learning rate for a gradient. Adam over whole
     # tables, as models are commonly trained, goes on moving it by its momentum and divides by a
     # second moment that has decayed: 3.2 and 9.9 learning rates for a row seen in every 10th and
-    # 100th batch, 1 / sqrt(1 - 0.999) = 31.6 at most. One factor suits rare rows and takes frequent
-    # ones farther than whole-table Adam would; still every method is better with more than with 1
-    # on MovieLens. Adagrad over whole tables moves no row without a gradient, so it has 1.
-    row_rate=30.0,
+    # 100th batch, 1 / sqrt(1 - 0.999) = 31.6 at most. Hence a large multiple for rows.
+    rates=Rates(0.0003, 0.0001, 300.0),  # the better of two in docs/ablations.md
     op="update_adam",
 )

@@ -45,9 +45,6 @@ class OptimizerKind:
         steps may be replayed as a CUDA graph.
     rates : Rates
         Of the default recipe with this optimiser.
-    row_rate : float, default 1.0
-        Learning rate of rows as a multiple of the dense parameters', for a trainer that is given
-        none.
     op : str or None, default None
         The registered op of the row rule, ``torch.ops.autoemb.<op>``, behind which its kernels
         are; None for a rule in plain PyTorch.
@@ -69,7 +66,6 @@ class OptimizerKind:
     rows: Callable[..., RowOptimizer]
     dense: Callable[[Sequence[Tensor], float], torch.optim.Optimizer]
     rates: Rates
-    row_rate: float = 1.0
     op: str | None = None
 
 

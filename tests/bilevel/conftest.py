@@ -11,16 +11,11 @@ import pytest
 import torch
 from torch.nn import functional
 
-from autoemb import (
-    Controller,
-    FixedEmbedding,
-    PerIdLogits,
-    RatingModel,
-    SoftEmbedding,
-    task_for,
-)
-from autoemb.bilevel import Batch, BilevelTrainer
+from autoemb import MLP, Controller, FixedEmbedding, PerIdLogits, SoftEmbedding, task_for
+from autoemb.bilevel import BilevelTrainer, Example
 from autoemb.schema import STARS
+from tests.bilevel.small import TABLES, example_of
+from tests.nn.small import PAPER
 
 ROWS, DIMS, FEATURES = (12, 9), (1, 3), 5
 
@@ -29,8 +24,8 @@ TRAINING_IDS = [[0, 4], [3, 1], [3, 4], [7, 8], [5, 1], [0, 4], [3, 0], [7, 2]]
 VALIDATION_IDS = [[3, 4], [8, 6], [8, 1], [0, 6], [11, 7], [3, 5]]
 
 
-def squared_error(logits, target):
-    return (torch.sigmoid(logits.squeeze(1)) - target).square()
+def squared_error(logits, label):
+    return (torch.sigmoid(logits.squeeze(1)) - label).square()
 
 
 @dataclass
@@ -40,17 +35,17 @@ class Problem:
     kind: str
     model: torch.nn.Module
     controller: torch.nn.Module
-    inputs: list[torch.Tensor]
-    training: Batch
-    validation: Batch
+    inputs: dict[str, torch.Tensor]
+    training: Example
+    validation: Example
 
     def trainer(self, **options):
         return BilevelTrainer(
             self.model,
             self.controller,
             loss=squared_error,
-            features=lambda field, rows: self.inputs[field][rows],
-            **{"optimizer": "sgd"} | options,
+            features=lambda rows: {table: self.inputs[table][own] for table, own in rows.items()},
+            **{"optimizer": "sgd", "row_rate": 1.0} | options,
         )
 
     def parameters(self):
@@ -62,35 +57,35 @@ class Problem:
 
     def mix(self, alpha, ids):
         """Weights [B, F, N], event by event."""
-        fields = []
-        for f in range(len(ROWS)):
+        tables = []
+        for t, table in enumerate(TABLES):
             if self.kind == "logits":
-                logits = functional.embedding(ids[:, f], alpha[f"logits_{f}"])
+                logits = functional.embedding(ids[table], alpha[f"logits_{t}"])
             else:
-                names = [f"networks.{f}.{layer}" for layer in (0, 2)]
-                logits = perceptron(alpha, names, self.inputs[f][ids[:, f]])
-            fields.append(torch.softmax(logits, 1))
-        return torch.stack(fields, 1)
+                names = [f"networks.{t}.{layer}" for layer in (0, 2)]
+                logits = perceptron(alpha, names, self.inputs[table][ids[table]])
+            tables.append(torch.softmax(logits, 1))
+        return torch.stack(tables, 1)
 
     def logits(self, weights, alpha, ids):
         """Whole tables, no renumbering, no distinct ids: Eqs. 1, 2 and 7 as they stand."""
         mix = self.mix(alpha, ids)
         projection, bias = weights["embedding.projection"], weights["embedding.bias"]
-        fields = []
-        for f in range(len(ROWS)):
-            rows = functional.embedding(ids[:, f], weights[f"embedding.table_{f}"])
+        found = []
+        for t, table in enumerate(TABLES):
+            rows = functional.embedding(ids[table], weights[f"embedding.table_{t}"])
             sizes = []
             for n, (begin, end) in enumerate(pairwise(accumulate(DIMS, initial=0))):
-                z = functional.linear(rows[:, begin:end], projection[f, :, begin:end], bias[f, n])
+                z = functional.linear(rows[:, begin:end], projection[t, :, begin:end], bias[t, n])
                 y = (z - z.mean(0)) / (z.var(0, unbiased=False) + 1e-5).sqrt()
-                sizes.append(mix[:, f, n, None] * torch.tanh(y))
-            fields.append(sum(sizes) / len(sizes))
-        return perceptron(weights, ["hidden.0", "hidden.2"], torch.cat(fields, 1))
+                sizes.append(mix[:, t, n, None] * torch.tanh(y))
+            found.append(sum(sizes) / len(sizes))
+        return perceptron(weights, ["hidden.0", "hidden.2"], torch.cat(found, 1))
 
-    def loss(self, batch):
-        """The loss of a batch as a function of W and A."""
+    def loss(self, example):
+        """The loss of events as a function of W and A."""
         return lambda weights, alpha: squared_error(
-            self.logits(weights, alpha, batch.ids), batch.target
+            self.logits(weights, alpha, example.inputs.ids), example.label
         ).mean()
 
 
@@ -104,20 +99,24 @@ def perceptron(parameters, names, x):
 def make_problem():
     def make(kind="network"):
         torch.manual_seed(0)
-        model = RatingModel(SoftEmbedding(ROWS, DIMS), hidden=(6,)).double()
+        embedding = SoftEmbedding(ROWS, DIMS, features=TABLES, **PAPER)
+        model = MLP(embedding, hidden=(6,)).double()
         if kind == "logits":
-            controller = PerIdLogits(ROWS, len(DIMS)).double()
+            controller = PerIdLogits(TABLES, ROWS, len(DIMS)).double()
         else:
-            controller = Controller(len(ROWS), len(DIMS), FEATURES, hidden=(4,)).double()
+            controller = Controller(TABLES, len(DIMS), FEATURES, hidden=(4,)).double()
         with torch.no_grad():  # a zero last layer would hide the layers below it
             for parameter in controller.parameters():
                 parameter.normal_()
-        inputs = [torch.randn(rows, FEATURES, dtype=torch.float64) for rows in ROWS]
-        batches = [
-            Batch(torch.tensor(ids), torch.rand(len(ids), dtype=torch.float64).round())
+        inputs = {
+            table: torch.randn(rows, FEATURES, dtype=torch.float64)
+            for table, rows in zip(TABLES, ROWS, strict=True)
+        }
+        examples = [
+            example_of(torch.tensor(ids), torch.rand(len(ids), dtype=torch.float64).round())
             for ids in (TRAINING_IDS, VALIDATION_IDS)
         ]
-        return Problem(kind, model, controller, inputs, *batches)
+        return Problem(kind, model, controller, inputs, *examples)
 
     return make
 
@@ -137,18 +136,20 @@ def method(request):
 def build():
     """Return a function that builds model, controller and trainer of one of the methods."""
 
-    def build(method, rows=(40, 30), *, hypergradient="exact", dtype=None, **options):
+    def build(method, rows=(40, 30), *, hypergradient="exact", dtype=None, norm=None, **options):
         torch.manual_seed(0)
-        dims = 1, 2
-        controller, inputs = None, [torch.randn(n, FEATURES, dtype=dtype) for n in rows]
+        norm = {} if norm is None else {"norm": norm}
+        dims, lengths = (1, 2), dict(zip(TABLES, rows, strict=True))
+        controller = None
+        inputs = {table: torch.randn(n, FEATURES, dtype=dtype) for table, n in lengths.items()}
         if method == "fse":
-            model = RatingModel(FixedEmbedding(rows, sum(dims)), hidden=(4,))
+            model = MLP(FixedEmbedding(rows, sum(dims), features=TABLES), hidden=(4,))
         else:
-            model = RatingModel(SoftEmbedding(rows, dims), hidden=(4,))
+            model = MLP(SoftEmbedding(rows, dims, features=TABLES, **PAPER | norm), hidden=(4,))
         if method == "darts":
-            controller = PerIdLogits(rows, len(dims))
+            controller = PerIdLogits(TABLES, rows, len(dims))
         elif method != "fse":
-            controller = Controller(len(rows), len(dims), FEATURES, hidden=(4,))
+            controller = Controller(TABLES, len(dims), FEATURES, hidden=(4,))
         modules = [model] if controller is None else [model, controller]
         for module in modules:
             module.to(dtype)
@@ -159,7 +160,9 @@ def build():
             model,
             controller,
             loss=task_for("regression", STARS).loss,
-            features=lambda field, ids: inputs[field][ids % rows[field]],  # rows may be added
+            features=lambda found: {  # rows may be added
+                table: inputs[table][own % lengths[table]] for table, own in found.items()
+            },
             joint=method == "sam",
             hypergradient=hypergradient,
             **options,
@@ -176,7 +179,8 @@ def batch():
     def batch(seed, rows=(40, 30), size=8, dtype=None):
         random = torch.Generator().manual_seed(seed)
         ids = [torch.randint(0, n // 4, (size,), generator=random) * 2 for n in rows]
-        return Batch(torch.stack(ids, 1), torch.rand(size, generator=random, dtype=dtype))
+        label = torch.rand(size, generator=random, dtype=dtype)
+        return example_of(torch.stack(ids, 1), label)
 
     return batch
 
@@ -198,11 +202,11 @@ def dense_forward():
     """Return a function that computes the logits of real modules on whole tables."""
 
     def dense_forward(model, controller, trainer, events):
+        ids = events.inputs.ids
         if controller is None:
-            return model(events.ids, None)
-        columns = events.ids.unbind(1)
-        features = [trainer.features(field, ids) for field, ids in enumerate(columns)]
-        return model(events.ids, torch.stack(controller(columns, features), 1))
+            return model(events.inputs, None)
+        mix = controller(ids, trainer.features(ids))  # of each event, as if all ids were distinct
+        return model(torch.stack([*ids.values()], 1), torch.stack([*mix.values()], 1))
 
     return dense_forward
 

@@ -7,11 +7,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from autoemb import BilevelTrainer, PerIdLogits, task_for
-from autoemb.bilevel import Batch
+from autoemb import BilevelTrainer, PerIdLogits, RowModule, task_for
 from autoemb.bilevel.hypergradient import KINDS
-from autoemb.nn.rows import RowModule
 from autoemb.schema import STARS
+from tests.bilevel.small import TABLES, example_of
 
 LOSS = task_for("regression", STARS).loss
 EXACT = 1e-12  # float64, the same sums in another order
@@ -21,12 +20,7 @@ def batch(seed):
     """Events of a few ids, none of which is its own position among them."""
     random = torch.Generator().manual_seed(seed)
     ids = torch.randint(5, 12, (8, 2), generator=random) * 2
-    return Batch(ids, torch.rand(8, generator=random, dtype=torch.float64))
-
-
-def on_whole_tables(model, controller, events):
-    columns = events.ids.unbind(1)
-    return model(events.ids, torch.stack(controller(columns, [None, None]), 1))
+    return example_of(ids, torch.rand(8, generator=random, dtype=torch.float64))
 
 
 class Dense(nn.Module):
@@ -36,25 +30,32 @@ class Dense(nn.Module):
         super().__init__()
         self.users, self.items = nn.Embedding(40, 2), nn.Embedding(30, 2)
 
-    def forward(self, ids, weights):
-        users, items = self.users(ids[:, 0]), self.items(ids[:, 1])
-        return (users * items * weights.flatten(1).sum(1, keepdim=True)).sum(1, keepdim=True)
+    def forward(self, inputs, mix=None):
+        users, items = self.users(inputs.ids["user_id"]), self.items(inputs.ids["item_id"])
+        return (users * items).sum(1, keepdim=True)
 
 
 class Rows(RowModule):
-    """The same with tables that are cut down to the rows in play."""
+    """The same with tables that are cut down to the rows in play, and a mix."""
 
     def __init__(self):
-        super().__init__()
-        for field, rows in enumerate((40, 30)):
-            self.register_rows(f"table_{field}", field, torch.empty(rows, 2))
+        super().__init__(TABLES)
+        for number, (table, rows) in enumerate(zip(TABLES, (40, 30), strict=True)):
+            self.register_rows(f"table_{number}", table, torch.empty(rows, 2))
 
     def init_rows(self, name, rows):
         rows.normal_()
 
-    def forward(self, ids, weights):
-        users, items = self.lookup("table_0", ids[:, 0]), self.lookup("table_1", ids[:, 1])
-        return (users * items * weights.flatten(1).sum(1, keepdim=True)).sum(1, keepdim=True)
+    def scale(self, inputs, mix):
+        """What the mix of an event's ids sums to, which it does not do to one."""
+        each = [mix[t][self.positions(t, inputs.ids[t])].sum(1, keepdim=True) for t in TABLES]
+        return sum(each)
+
+    def forward(self, inputs, mix=None):
+        users = self.lookup("table_0", inputs.ids["user_id"])
+        items = self.lookup("table_1", inputs.ids["item_id"])
+        product = (users * items).sum(1, keepdim=True)
+        return product if mix is None else product * self.scale(inputs, mix)
 
 
 class Mixed(Rows):
@@ -64,19 +65,20 @@ class Mixed(Rows):
         super().__init__()
         self.bias = nn.Embedding(40, 1)
 
-    def forward(self, ids, weights):
-        return super().forward(ids, weights) + self.bias(ids[:, 0])
+    def forward(self, inputs, mix=None):
+        return super().forward(inputs, mix) + self.bias(inputs.ids["user_id"])
 
 
 class Scaled(nn.Module):
-    """Weights that depend on nothing but two logits a field and do not sum to one."""
+    """A mix that depends on nothing but two logits a table and does not sum to one."""
 
     def __init__(self):
         super().__init__()
         self.logits = nn.Parameter(torch.randn(2, 2))
 
-    def forward(self, ids, features):
-        return [torch.sigmoid(self.logits[f]).expand(len(i), 2) for f, i in enumerate(ids)]
+    def forward(self, rows, features):
+        own = zip(self.logits, TABLES, strict=True)
+        return {t: torch.sigmoid(x).expand(len(rows[t]), 2) for x, t in own if t in rows}
 
 
 class PlainLogits(nn.Module):
@@ -84,15 +86,25 @@ class PlainLogits(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.tables = nn.ModuleList(nn.Embedding(rows, 2) for rows in (40, 30))
+        self.tables = nn.ModuleDict(
+            {table: nn.Embedding(rows, 2) for table, rows in zip(TABLES, (40, 30), strict=True)}
+        )
 
-    def forward(self, ids, features):
-        return [torch.sigmoid(t(i)) for t, i in zip(self.tables, ids, strict=True)]
+    def forward(self, rows, features):
+        return {table: torch.sigmoid(self.tables[table](own)) for table, own in rows.items()}
+
+
+def on_whole_tables(model, controller, events):
+    if controller is None:
+        return model(events.inputs)
+    every = {"user_id": torch.arange(40), "item_id": torch.arange(30)}
+    return model(events.inputs, controller(every, {}))
 
 
 def check_like_whole_tables(model, controller):
     """Compare a turn of Algorithm 1, by gradient descent, with one on whole tables."""
-    model, controller = model.double(), controller.double()
+    model = model.double()
+    controller = None if controller is None else controller.double()
     reference = copy.deepcopy((model, controller))
     trainer = BilevelTrainer(
         model,
@@ -101,10 +113,11 @@ def check_like_whole_tables(model, controller):
         optimizer="sgd",
         learning_rate=0.3,
         controller_learning_rate=1.0,
+        row_rate=1.0,
     )
 
     def descend(events, module, rate):
-        loss = LOSS(on_whole_tables(*reference, events), events.target).mean()
+        loss = LOSS(on_whole_tables(*reference, events), events.label).mean()
         parameters = list(module.parameters())
         grads = torch.autograd.grad(loss, parameters)
         with torch.no_grad():
@@ -112,27 +125,41 @@ def check_like_whole_tables(model, controller):
                 parameter -= rate * grad
 
     past, events = batch(0), batch(1)
-    trainer.controller_step(past)
-    descend(past, reference[1], 1.0)
+    if controller is not None:
+        trainer.controller_step(past)
+        descend(past, reference[1], 1.0)
     trainer.step(events)
     descend(events, reference[0], 0.3)
     for module, expected in zip((model, controller), reference, strict=True):
-        for name, value in module.state_dict().items():
+        for name, value in ({} if module is None else module.state_dict()).items():
             wanted = expected.state_dict()[name]
             torch.testing.assert_close(value, wanted, rtol=EXACT, atol=EXACT)
-    logits = trainer.predict(events.ids)
+    logits = trainer.predict(events.inputs)
     wanted = on_whole_tables(*reference, events).detach()
     torch.testing.assert_close(logits, wanted, rtol=EXACT, atol=EXACT)
 
 
-@pytest.mark.parametrize("controller", [Scaled, lambda: PerIdLogits([40, 30], 2)])
-@pytest.mark.parametrize("model", [Dense, Rows])
+def no_controller():
+    return None
+
+
+def logits():
+    controller = PerIdLogits(TABLES, [40, 30], 2)
+    for parameter in controller.parameters():
+        nn.init.normal_(parameter)
+    return controller
+
+
+@pytest.mark.parametrize(
+    ("model", "controller"),
+    [(Dense, no_controller), (Rows, no_controller), (Rows, Scaled), (Rows, logits)],
+)
 def test_any_module_trains_as_on_whole_tables(model, controller):
     torch.manual_seed(0)
     check_like_whole_tables(model(), controller())
 
 
-def test_a_plain_embedding_beside_rows_of_the_same_field_gets_the_right_ids():
+def test_a_plain_embedding_beside_rows_of_the_same_table_gets_the_right_ids():
     torch.manual_seed(0)
     check_like_whole_tables(Mixed(), Scaled())
 
@@ -142,7 +169,7 @@ def test_a_controller_with_a_plain_embedding_gets_the_right_ids():
     check_like_whole_tables(Rows(), PlainLogits())
 
 
-@pytest.mark.parametrize("model", [Dense, Rows])
+@pytest.mark.parametrize("model", [Rows, Mixed])
 def test_any_module_takes_every_hypergradient(model):
     grads = {}
     for kind in KINDS:
@@ -156,6 +183,7 @@ def test_any_module_takes_every_hypergradient(model):
             hypergradient=kind,
             optimizer="sgd",
             controller_learning_rate=1.0,
+            row_rate=1.0,
             xi=30.0,  # the problem is that flat
         )
         trainer.controller_step(batch(0), batch(1))
@@ -168,8 +196,8 @@ def test_any_module_takes_every_hypergradient(model):
 
 def test_a_module_without_parameters_in_play_still_predicts():
     class Constant(nn.Module):
-        def forward(self, ids, weights):
-            return torch.zeros(len(ids), 1)
+        def forward(self, inputs, mix=None):
+            return torch.zeros(len(inputs.ids["user_id"]), 1)
 
     outcome = BilevelTrainer(Constant(), Scaled(), loss=LOSS).step(batch(0))
     assert outcome.logits.tolist() == [[0.0]] * 8
@@ -179,12 +207,12 @@ def test_predict_puts_the_controller_in_eval_mode_too():
     torch.manual_seed(0)
 
     class Dropping(Scaled):
-        def forward(self, ids, features):
-            weights = super().forward(ids, features)
-            return [functional.dropout(w, 0.5, self.training) for w in weights]
+        def forward(self, rows, features):
+            mix = super().forward(rows, features)
+            return {t: functional.dropout(w, 0.5, self.training) for t, w in mix.items()}
 
     trainer = BilevelTrainer(Rows(), Dropping(), loss=LOSS)
     random = torch.random.get_rng_state()
-    first, second = trainer.predict(batch(0).ids), trainer.predict(batch(0).ids)
+    first, second = trainer.predict(batch(0).inputs), trainer.predict(batch(0).inputs)
     assert torch.equal(first, second)
     assert torch.equal(torch.random.get_rng_state(), random)

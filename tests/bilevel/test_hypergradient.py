@@ -4,6 +4,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from autoemb.bilevel import hypergradient
@@ -129,9 +130,9 @@ def test_every_parameter_of_the_controller_takes_part(make_problem):
 
 def test_exact_moves_the_logits_of_ids_in_either_batch(make_problem):
     problem = make_problem("logits")
-    for field, grad in enumerate(learned(problem, "exact").values()):
-        used = {*problem.training.ids[:, field].tolist()}
-        past = {*problem.validation.ids[:, field].tolist()}
+    for table, grad in zip(problem.inputs, learned(problem, "exact").values(), strict=True):
+        used = {*problem.training.inputs.ids[table].tolist()}
+        past = {*problem.validation.inputs.ids[table].tolist()}
         moved = {*grad.abs().sum(1).nonzero().flatten().tolist()}
         assert used - past
         assert past - used
@@ -199,15 +200,17 @@ def test_first_takes_no_gradient_of_weights_and_no_training_loss(problem):
     ("kind", "expected"),
     [("first", {False}), ("finite-difference", {True, False}), ("exact", {True})],
 )
-def test_which_passes_compute_weight_gradients(make_problem, monkeypatch, kind, expected):
-    backward, seen = torch.ops.autoemb.soft_embedding_backward, set()
+def test_which_passes_compute_weight_gradients(make_problem, kind, expected):
+    seen = set()
 
-    def spy(*args):
-        seen.add(args[-2])  # whether gradients of embeddings and projections are wanted
-        return backward(*args)
+    class Spy(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func.overloadpacket is torch.ops.autoemb.soft_embedding_backward:
+                seen.add(args[1])  # whether gradients of embeddings and projections are wanted
+            return func(*args, **(kwargs or {}))
 
-    monkeypatch.setattr(torch.ops.autoemb, "soft_embedding_backward", spy)
-    learned(make_problem(), kind)
+    with Spy():
+        learned(make_problem(), kind)
     assert seen == expected
 
 

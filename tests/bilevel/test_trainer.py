@@ -6,13 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from autoemb import TASKS, BilevelTrainer
-from autoemb.bilevel import Batch
+from autoemb import BilevelTrainer, task_for
 from autoemb.bilevel.hypergradient import KINDS
 from autoemb.nn.rows import grow
 from autoemb.optim import OPTIMIZERS
+from autoemb.schema import STARS
+from tests.bilevel.small import TABLES, example_of
 
-LOSS = TASKS["regression"].loss
+LOSS = task_for("regression", STARS).loss
 BILEVEL = ("darts", "autoemb")
 
 
@@ -106,28 +107,28 @@ def test_rows_of_no_event_and_their_optimiser_state_stay(build, batch, cycle, me
     # Every row has optimiser state that a pass over the table would change.
     for start in (0, 10, 20, 30):
         ids = torch.stack([torch.arange(start, start + 10).clamp_max(n - 1) for n in rows], 1)
-        events = Batch(ids, torch.rand(10))
+        events = example_of(ids, torch.rand(10))
         if trainer.bilevel:
             trainer.controller_step(events, events)
         trainer.step(events)
     before = flat(trainer.state_dict())
-    used = [set(), set()]
+    used = {table: set() for table in TABLES}
     for seed in range(10, 13):
-        for field, column in enumerate(batch(seed).ids.unbind(1)):
-            used[field] |= {*column.tolist()}
+        for table, column in batch(seed).inputs.ids.items():
+            used[table] |= {*column.tolist()}
     cycle(trainer, seed=10)
     after, tables = flat(trainer.state_dict()), 0
     for path, value in before.items():
         if not isinstance(value, torch.Tensor) or value.shape[:1] not in ((40,), (30,)):
             continue
-        field = rows.index(len(value))
-        other = [row for row in range(len(value)) if row not in used[field]]
+        table = TABLES[rows.index(len(value))]
+        other = [row for row in range(len(value)) if row not in used[table]]
         assert other
         assert torch.equal(value[other], after[path][other]), path
         assert not torch.equal(value, after[path]), path
         tables += 1
-    # Two fields: the tables and three numbers of Adam; of the soft ones, two sizes.
-    assert tables == {"fse": 8, "sam": 10, "darts": 18, "autoemb": 10}[method]
+    # Two tables: the rows and Adagrad's sums; of the soft ones, two sizes.
+    assert tables == {"fse": 4, "sam": 6, "darts": 10, "autoemb": 6}[method]
 
 
 def test_frozen_parameters_stay_and_a_frozen_table_is_refused(build, batch):
@@ -155,12 +156,12 @@ def test_tables_may_grow_between_steps(build, cycle, method, flat):
     before = flat(trainer.state_dict())
     for module in (model, controller):
         if module is not None:
-            grow(module, [80, 30])
+            grow(module, {"user_id": 80})
     after = flat(trainer.state_dict())
     for path, value in before.items():
         if isinstance(value, torch.Tensor):
             assert torch.equal(after[path][: len(value)] if value.dim() else after[path], value)
-    newcomers = Batch(torch.tensor([[79, 3], [60, 3], [2, 0]]), torch.ones(3))
+    newcomers = example_of(torch.tensor([[79, 3], [60, 3], [2, 0]]), torch.ones(3))
     if trainer.bilevel:
         trainer.controller_step(newcomers, newcomers)
     assert trainer.step(newcomers).logits.isfinite().all()
@@ -215,5 +216,5 @@ def test_a_step_allocates_nothing_as_long_as_a_table(
     cycle(trainer, rows=rows)  # makes the optimiser's state, once for a size of the tables
     # One byte a row would already be the sign of a tensor with as many rows.
     assert largest_allocation(lambda: cycle(trainer, seed=5, rows=rows)) < VOCABULARY
-    ids = batch(9, rows=rows).ids
-    assert largest_allocation(lambda: trainer.predict(ids, hard=True)) < VOCABULARY
+    inputs = batch(9, rows=rows).inputs
+    assert largest_allocation(lambda: trainer.predict(inputs, hard=True)) < VOCABULARY

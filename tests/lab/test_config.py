@@ -175,11 +175,12 @@ def test_changed_options_resolve_the_recipe_anew():
 
 
 DEFAULT = Recipe(
-    optimizer="adagrad", learning_rate=0.003, controller_learning_rate=0.002, row_rate=16,
+    optimizer="adagrad", learning_rate=0.003, controller_learning_rate=0.01, row_rate=16,
     norm="none", norm_eps=1, mix="sum", init_std=0.1, projection="identity",
     start="popularity", validation="new-events",
 )  # fmt: skip
 PAPER = Recipe(
+    controller="separate", controller_hidden=(512, 512),
     optimizer="adam", learning_rate=0.01, controller_learning_rate=0.001, row_rate=1,
     norm="batch", norm_eps=1e-5, mix="mean", init_std=1, projection="uniform",
     start="equal", validation="reservoir",

@@ -16,7 +16,8 @@ from autoemb.streaming import Step
 from autoemb.streaming.transfer import Download
 from autoemb.tasks import task_for
 
-FIELDS, SIZES = ["user", "item"], 2
+FEATURES, SIZES = {"user_id": "user_id", "item_id": "item_id"}, 2
+TASK = task_for("regression", STARS)
 
 # Sums in float64 of numbers given in float32: 1e-15 seen; 1e-12 leaves room for other orders.
 NEAR = {"rel": 1e-12, "abs": 1e-12}
@@ -24,23 +25,24 @@ NEAR = {"rel": 1e-12, "abs": 1e-12}
 
 def make_step(size, seed, sizes=SIZES, losses=None):
     random = torch.Generator().manual_seed(seed)
-    ids = torch.randint(0, 5, (size, len(FIELDS)), generator=random)
-    plans = distinct_columns(ids)
-    weights = [torch.rand(len(plan.rows), sizes, generator=random) for plan in plans]
+    ids = torch.randint(0, 5, (size, len(FEATURES)), generator=random)
+    plans = dict(zip(FEATURES, distinct_columns(ids), strict=True))
+    mix = {t: torch.rand(len(plan.rows), sizes, generator=random) for t, plan in plans.items()}
     if losses is None:
         losses = torch.rand(size, generator=random)
     outcome = Outcome(
         torch.randn(size, 1, generator=random),
         losses,
-        weights if sizes else None,
+        mix if sizes else None,
         plans,
+        {name: plans[table].inverse for name, table in FEATURES.items()},
     )
-    popularity = [torch.randint(0, 40, (size,), generator=random) for _ in FIELDS]
-    return Step(outcome, torch.rand(size, generator=random).round(), popularity)
+    popularity = {n: torch.randint(0, 40, (size,), generator=random) for n in FEATURES}
+    return Step(outcome, torch.rand(size, generator=random).round(), None, popularity)
 
 
 def make_recorder(offline, window, path=None, sizes=SIZES):
-    return Recorder(FIELDS, sizes, task_for("regression", STARS).correct, offline, window, path)
+    return Recorder(TASK, FEATURES, sizes, offline, window, path)
 
 
 def events_of(steps):
@@ -51,15 +53,14 @@ def events_of(steps):
             yield {
                 "loss": loss,
                 "accuracy": float(
-                    (outcome.logits[i, 0].item() > 0) == (step.target[i].item() > 0.5)
+                    (outcome.logits[i, 0].item() > 0) == (step.label[i].item() > 0.5)
                 ),
-                "popularity": [counts[i].item() for counts in step.popularity],
+                "popularity": {n: counts[i].item() for n, counts in step.popularity.items()},
                 "weights": None
-                if outcome.weights is None
-                else [
-                    weights[plan.inverse[i]].tolist()
-                    for weights, plan in zip(outcome.weights, outcome.plans, strict=True)
-                ],
+                if outcome.mix is None
+                else {
+                    n: outcome.mix[n][places[i]].tolist() for n, places in outcome.places.items()
+                },
             }
 
 
@@ -67,8 +68,8 @@ def mean(events, name):
     return math.fsum(event[name] for event in events) / len(events)
 
 
-def mean_weights(events, field):
-    columns = zip(*(event["weights"][field] for event in events), strict=True)
+def mean_weights(events, feature):
+    columns = zip(*(event["weights"][feature] for event in events), strict=True)
     return [math.fsum(column) / len(events) for column in columns]
 
 
@@ -118,9 +119,9 @@ def test_lines_and_stages_are_sums_over_events(tmp_path_factory, read, sizes, of
         if n == 0:
             assert line["weights"] is None
         else:
-            assert [*line["weights"]] == FIELDS
-            for field, name in enumerate(FIELDS):
-                wanted = mean_weights(part, field)
+            assert [*line["weights"]] == [*FEATURES]
+            for name in FEATURES:
+                wanted = mean_weights(part, name)
                 assert line["weights"][name] == pytest.approx(wanted, **NEAR)
     for stage, part in zip(STAGES, (events[:offline], events[offline:]), strict=True):
         found = recorder.stage(stage)
@@ -142,16 +143,16 @@ def check_windows_add_up(lines, stage):
 
 
 def check_popularity(rows, events, sizes):
-    for field, name in enumerate(FIELDS):
+    for name in FEATURES:
         mine = [row for row in rows if row["feature"] == name]
         assert sum(row["interactions"] for row in mine) == len(events)
         assert [row["low"] for row in mine] == sorted({row["low"] for row in mine})
         for row in mine:
-            part = [e for e in events if row["low"] <= e["popularity"][field] <= row["high"]]
+            part = [e for e in events if row["low"] <= e["popularity"][name] <= row["high"]]
             assert row["interactions"] == len(part) > 0
             check_figures(row, part)
             if sizes:
-                assert row["weights"] == pytest.approx(mean_weights(part, field), **NEAR)
+                assert row["weights"] == pytest.approx(mean_weights(part, name), **NEAR)
             else:
                 assert row["weights"] is None
 
@@ -166,11 +167,8 @@ def test_a_batch_across_the_boundary_is_split_at_the_event(tmp_path, read):
     recorder = make_recorder(offline=3, window=100, path=path)
     losses = torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0])
     recorder.add(make_step(5, 0, losses=losses))
-    assert recorder.stage("offline") == {
-        "loss": 7 / 3,
-        "accuracy": pytest.approx(recorder.stage("offline")["accuracy"]),
-        "interactions": 3,
-    }
+    offline = recorder.stage("offline")
+    assert (offline["loss"], offline["interactions"]) == (7 / 3, 3)
     assert recorder.stage("online")["loss"] == 12
     recorder.close_window()
     lines = [(x["stage"], x["interactions"], x["window"], x["loss"]) for x in read(path)]
@@ -187,7 +185,7 @@ def test_a_stream_of_one_stage(tmp_path, read, offline, stage):
     recorder.close_window()  # an empty window is no line
     assert [(line["stage"], line["window"]) for line in read(path)] == [(stage, 4), (stage, 2)]
     other = STAGES[1 - STAGES.index(stage)]
-    assert recorder.stage(other) == {"loss": None, "accuracy": None, "interactions": 0}
+    assert recorder.stage(other) == {"loss": None, "accuracy": None, "auc": None, "interactions": 0}
     assert recorder.stage(stage)["interactions"] == 6
 
 
@@ -195,8 +193,8 @@ def test_popularity_goes_by_octaves():
     recorder = make_recorder(offline=0, window=100)
     step = make_step(7, 0)
     counts = torch.tensor([0, 1, 2, 3, 6, 7, 2**31])
-    recorder.add(step._replace(popularity=[counts, counts]))
-    rows = [row for row in recorder.by_popularity("online") if row["feature"] == "item"]
+    recorder.add(step._replace(popularity=dict.fromkeys(FEATURES, counts)))
+    rows = [row for row in recorder.by_popularity("online") if row["feature"] == "item_id"]
     assert [(row["low"], row["interactions"]) for row in rows] == [
         (0, 1),
         (1, 2),
@@ -290,3 +288,30 @@ def test_nothing_is_written_without_a_path():
     recorder.close_window()
     assert recorder.stage("offline")["interactions"] == 2
     assert recorder.state_dict()["file_size"] == 0
+
+
+def test_weights_of_events_weigh_every_mean():
+    step = make_step(6, 0)
+    weight = torch.tensor([0.0, 1.0, 2.0, 0.5, 1.0, 3.0])
+    recorder = make_recorder(offline=0, window=100)
+    recorder.add(step._replace(weight=weight))
+    stage, events = recorder.stage("online"), [*events_of([step])]
+    for name in ("loss", "accuracy"):
+        total = math.fsum(w * e[name] for w, e in zip(weight.tolist(), events, strict=True))
+        assert stage[name] == pytest.approx(total / 7.5, **NEAR)
+    assert stage["interactions"] == 6
+    rows = [row for row in recorder.by_popularity("online") if row["feature"] == "user_id"]
+    assert sum(row["interactions"] for row in rows) == 6
+
+
+def test_an_auc_is_that_of_all_windows_of_a_stage():
+    sklearn = pytest.importorskip("sklearn.metrics", reason="what it is compared with")
+    steps = [make_step(40, seed) for seed in range(5)]
+    recorder = make_recorder(offline=0, window=30)
+    for step in steps:
+        recorder.add(step)
+    labels = torch.cat([step.label for step in steps])
+    logits = torch.cat([step.outcome.logits.squeeze(1) for step in steps])
+    # Logits of one bucket count as ties: 1e-3 of the pairs at most here.
+    expected = sklearn.roc_auc_score(labels.numpy(), logits.numpy())
+    assert recorder.stage("online")["auc"] == pytest.approx(expected, abs=1e-3)

@@ -2,6 +2,8 @@
 
 import copy
 import pickle
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -41,7 +43,9 @@ def embedding(model, table, id):
 
 def pooled(model, event):
     """Return the embeddings [F, D] of one of EVENTS by the definition of pooling."""
-    found = [embedding(model, f.table, EVENTS[f.column][event]) for f in SCHEMA.sparse]
+    found = [
+        embedding(model, feature.table, EVENTS[feature.column][event]) for feature in SCHEMA.sparse
+    ]
     for name, table in (("tags", "tags"), ("seen", "item_id")):
         start, stop = EVENTS[name].offsets[event : event + 2]
         ids = EVENTS[name].values[start:stop]
@@ -268,3 +272,12 @@ def test_a_model_travels_to_the_workers_of_a_loader():
     )
     expected = model.logits(EVENTS | {"tags": [[]] * 4, "seen": [[]] * 4})
     torch.testing.assert_close(torch.cat([*loader]), expected)
+
+
+def test_serving_needs_nothing_that_only_experiments_need():
+    code = "import sys, autoemb.serving; print(*sys.modules)"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    loaded = {*done.stdout.split()}
+    assert "autoemb.serving.export" in loaded
+    assert not loaded & {"autoemb.lab", "autoemb.data", "polars", "typer", "rich", "matplotlib"}

@@ -294,7 +294,8 @@ def changes(flat):
         def same(path):
             a, b = first.get(path), second.get(path)
             if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
-                return a.dtype == b.dtype and torch.equal(a, b)
+                bits = [x.contiguous().reshape(-1).view(torch.uint8) for x in (a, b)]  # of NaN, too
+                return (a.dtype, a.shape) == (b.dtype, b.shape) and torch.equal(*bits)
             return type(a) is type(b) and a == b
 
         return sorted(path for path in first.keys() | second.keys() if not same(path))

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from autoemb.nn.fixed import FixedEmbedding
 from autoemb.nn.inputs import Inputs
-from autoemb.nn.layers import mlp
+from autoemb.nn.layers import mlp, side_by_side
 from autoemb.nn.soft import Mix, SoftEmbedding
 
 
@@ -57,9 +56,12 @@ class MLP(nn.Module):
         inputs : Inputs
         mix : Tensor[B, F, N] or mapping of str to Tensor[V_f, N], optional
             As of :meth:`autoemb.SoftEmbedding.forward`.
+
+        Raises
+        ------
+        ValueError
+            For a batch with other dense inputs than the model reads.
         """
-        embedded = self.embedding(inputs, mix).flatten(1)
-        if self.num_dense and inputs.dense is not None:
-            embedded = torch.cat([embedded, inputs.dense], 1)
-        logits: Tensor = self.hidden(embedded)
+        embedded = self.embedding(inputs, mix)
+        logits: Tensor = self.hidden(side_by_side(embedded, inputs, self.num_dense))
         return logits
