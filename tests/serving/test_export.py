@@ -14,6 +14,7 @@ from autoemb.lab.events import stream_of
 from autoemb.lab.ranks import rank_correlation
 from autoemb.lab.trained import export_lines
 from autoemb.learners import METHODS
+from autoemb.nn import MODELS
 from autoemb.recipe import Recipe
 from autoemb.schema import Dense
 from autoemb.serving import Exporter
@@ -278,9 +279,12 @@ class Other(MLP):
     """A model of somebody's own."""
 
 
-def test_another_model_is_refused_by_its_name_with_those_that_are_not():
-    learner = build_learner(RICH, recipe=Recipe(dims=(1, 2)), model=Other)
-    with pytest.raises(UserError, match="the model is Other; an export is of: mlp"):
+@pytest.mark.parametrize("name", [*(name for name in MODELS if name != "mlp"), "Other"])
+def test_another_model_is_refused_by_its_name_with_those_that_are_not(name):
+    own = Other if name == "Other" else None
+    recipe = Recipe(dims=(1, 2)) if own else Recipe(dims=(1, 2), model=name)
+    learner = build_learner(RICH, recipe=recipe, model=own)
+    with pytest.raises(UserError, match=f"the model is {name}; an export is of: mlp"):
         Exporter(learner, RICH)
 
 
