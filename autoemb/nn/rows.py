@@ -71,7 +71,7 @@ class InPlay:
         return rows_of(found.reshape(-1, 1), [len(rows)]).view(ids.shape)
 
 
-def find_rows(ids: Tensor, num_rows: Mapping[str, int]) -> Tensor:
+def find_rows(ids: Tensor, num_rows: Mapping[str, int], number: int = 0) -> Tensor:
     """Return the rows of ids, a column for each table: the ids themselves, checked.
 
     Parameters
@@ -79,6 +79,8 @@ def find_rows(ids: Tensor, num_rows: Mapping[str, int]) -> Tensor:
     ids : Tensor[B, F], int64
     num_rows : mapping of str to int
         Of each of F tables.
+    number : int, default 0
+        Of the first of them, by which a GPU tells of an id.
 
     Returns
     -------
@@ -98,7 +100,7 @@ def find_rows(ids: Tensor, num_rows: Mapping[str, int]) -> Tensor:
     IndexError: table 'item_id': id 12 is not in [0, 9]
     """
     try:
-        return rows_of(ids, [*num_rows.values()])
+        return rows_of(ids, [*num_rows.values()], number)
     except IndexError:
         for column, (table, rows) in zip(ids.unbind(1), num_rows.items(), strict=True):
             outside = column[(column < 0) | (column >= rows)]
@@ -242,7 +244,9 @@ class RowModule(nn.Module):
         """
         if self._in_play is not None:
             return self._in_play.positions(table, ids)
-        return find_rows(ids.reshape(-1, 1), {table: self.num_rows(table)}).view(ids.shape)
+        number = [*dict.fromkeys(self.row_tables.values())].index(table)
+        rows = find_rows(ids.reshape(-1, 1), {table: self.num_rows(table)}, number)
+        return rows.view(ids.shape)
 
     def lookup(self, name: str, ids: Tensor) -> Tensor:
         """Return the rows [..., width] that the parameter ``name`` holds for ids [...]."""

@@ -321,12 +321,12 @@ def test_a_rule_without_kernels_passes_over_a_bad_row(noted, bad, weight_decay):
 
 
 def test_the_reference_op_names_what_the_kernels_met_before(noted):
-    trainer, modules, _ = make_trainer("darts")  # whose controller reads no history
+    trainer, modules = make_trainer("darts")  # whose controller reads no history
     for module in modules:
         module.double()  # which no kernel computes, though they make the plans
     trainer.features = None
     batch = draw_batch()
-    batch.ids[7, 1] = 2**40
+    spoil(batch, 2**40)
     with pytest.raises(IndexError) as raised:  # at once: the reference looks
-        trainer.step(batch._replace(target=batch.target.double()))
+        trainer.step(batch._replace(label=batch.label.double()))
     assert str(raised.value) == message(2**40)
