@@ -213,9 +213,8 @@ def double_backward(
         inner = dy
         dy_2 = x * scale
         y_2 = torch.zeros_like(dy)
-    dz = inner * scale
 
-    summed_2 = dy_2 * slope
+    summed_2, dz = dy_2 * slope, inner * scale
     scaled_cot = (weights_cot * factor).t().unsqueeze(2)  # [N, B, 1]
     t_2 = sum_events(scaled_cot * grad, plan, len(embeddings)) - 2 * t * summed * dy_2
     y_2 = y_2 + t_2 * slope
