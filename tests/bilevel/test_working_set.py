@@ -14,7 +14,7 @@ from autoemb.bilevel import Example
 from autoemb.bilevel.lock import Lock
 from autoemb.bilevel.working_set import Functional, read_by, views_of
 from autoemb.nn import Inputs
-from autoemb.nn.rows import InPlay
+from autoemb.nn.places import InPlay
 from autoemb.schema import Bag as BagFeature
 from autoemb.schema import Sparse
 from tests.bilevel.small import TABLES, example_of
