@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from autoemb.batch import Bag
 from autoemb.nn.checks import check_arguments, check_choice, check_mix
@@ -18,7 +17,7 @@ from autoemb.nn.logical import LogicalState
 from autoemb.nn.places import find_rows
 from autoemb.nn.reading import Reading, check_id_columns, check_named, taken
 from autoemb.nn.rows import RowModule
-from autoemb.ops import distinct, soft_embedding
+from autoemb.ops import distinct, look_up, soft_embedding
 from autoemb.ops.sizes import size_slices
 from autoemb.schema import Sparse
 
@@ -251,7 +250,7 @@ class SoftEmbedding(LogicalState, RowModule):
             sizes = len(self.embedding_dims)
             return self.projection.new_full((len(rows), sizes), 1 / sizes)
         # The gradient of an embedding sums in a fixed order on a GPU; index_select's does not.
-        return functional.embedding(rows, weights[table])
+        return look_up(weights[table], rows)
 
     def _shared(
         self, table: int, own: Sequence[int], columns: Sequence[Any], weights: Mix
