@@ -16,8 +16,9 @@ from torch.func import functional_call
 from autoemb.batch import Bag
 from autoemb.bilevel.lock import Lock
 from autoemb.nn.inputs import Inputs
+from autoemb.nn.places import InPlay, find_rows
 from autoemb.nn.reading import check_named
-from autoemb.nn.rows import InPlay, find_rows, gather, in_play, row_parameters
+from autoemb.nn.rows import gather, in_play, row_parameters
 from autoemb.ops import Plan, distinct, distinct_columns
 from autoemb.ops.lookup import NO_ROW
 from autoemb.schema import Bag as BagFeature

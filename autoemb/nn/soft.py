@@ -14,8 +14,9 @@ from autoemb.nn.checks import check_arguments, check_choice, check_mix
 from autoemb.nn.draws import Keys, normal_rows
 from autoemb.nn.inputs import by_name
 from autoemb.nn.logical import LogicalState
+from autoemb.nn.places import find_rows
 from autoemb.nn.reading import Reading, check_id_columns, check_named, taken
-from autoemb.nn.rows import RowModule, find_rows
+from autoemb.nn.rows import RowModule
 from autoemb.ops import distinct, look_up, soft_embedding
 from autoemb.ops.sizes import size_slices
 from autoemb.schema import Sparse

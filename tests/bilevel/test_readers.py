@@ -2,6 +2,7 @@
 
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -161,6 +162,20 @@ def test_what_predictions_go_through_holds_no_tables(kind, batch):
     if kind == "granted":
         ours = trainer.model.function.module.embedding
         assert model.module.embedding.slots(0) is ours.slots(0)  # read where they are
+
+
+@pytest.mark.parametrize("kind", ["soft", "granted"])
+def test_what_is_read_where_it_is_does_not_change_within_a_prediction(kind, batch):
+    """The slots of a granted embedding; all else is copied, and training goes on meanwhile."""
+    trainer, free = make(kind), []
+
+    def look(*_):
+        with ThreadPoolExecutor(1) as other:
+            free.append(other.submit(trainer.lock._lock.acquire, blocking=False).result())
+
+    trainer.model.function.module.register_forward_pre_hook(look)
+    trainer.predict(batch(0).inputs)
+    assert free == [kind == "soft"]
 
 
 def test_modules_of_predictions_are_used_again(batch):
