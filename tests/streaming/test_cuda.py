@@ -4,18 +4,18 @@ import pytest
 import torch
 from torch import nn
 
-from autoemb import Batch, Recipe, build_learner
+from autoemb import Batch
 from autoemb.bilevel import Example
 from autoemb.lab.recorder import Recorder
 from autoemb.learners import METHODS
 from autoemb.nn import Inputs
+from autoemb.schema import STARS
 from autoemb.streaming import checkpoint
 from autoemb.streaming.graph import WARM_UP
 from autoemb.streaming.history import encode_popularity, popularity_bucket
 from autoemb.streaming.packed import Layout
 from autoemb.streaming.transfer import Download, Upload
 from autoemb.tasks import task_for
-from tests.streaming.conftest import PAIR, STARS
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
@@ -58,7 +58,7 @@ def test_the_host_never_waits(build, stream, method):
     learner, _ = build(method)
     features = {"user": "user", "item": "item"}
     sizes = 2 * (method != "fse")
-    recorder = Recorder(features, sizes, task_for("regression", STARS), offline=0, window=6)
+    recorder = Recorder(task_for("regression", STARS), features, sizes, offline=0, window=6)
     learner.learn(stream[0])  # loads libraries
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -72,11 +72,11 @@ def test_the_host_never_waits(build, stream, method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_long_stream_gives_the_losses_of_the_cpu(make_batches, method):
+def test_a_long_stream_gives_the_losses_of_the_cpu(make_learner, make_batches, method):
     losses, batches = {}, make_batches(200, size=64)
     for device in ("cpu", "cuda"):
-        recipe = Recipe(method=method, dims=(2, 4), row_rate=1.0)
-        learner = build_learner(PAIR, "regression", recipe, batch_size=64, device=device)
+        options = {"dims": (2, 4), "row_rate": 1.0, "learning_rate": 0.003, "device": device}
+        learner = make_learner(method, batch_size=64, initial_rows=1024, **options)
         losses[device] = torch.stack([learner.learn(batch).losses.cpu() for batch in batches])
     assert learner._graph.captured
     torch.testing.assert_close(losses["cuda"], losses["cpu"], rtol=1e-3, atol=1e-4)
