@@ -99,7 +99,7 @@ def _empty(room: int, like: Array) -> Array:
 
 
 def _is_bag(values: Array) -> bool:
-    return len(values) > 0 and isinstance(values[0], np.ndarray)
+    return values.dtype == object and len(values) > 0 and isinstance(values[0], np.ndarray)
 
 
 def _arrays(batch: Batch) -> dict[str, Array]:
