@@ -19,6 +19,7 @@ from autoemb.recipe import Recipe
 from autoemb.schema import Dense
 from autoemb.serving import Exporter
 from autoemb.serving.mixed import mixed_embeddings
+from autoemb.tasks import task_for
 from tests.serving.conftest import RICH
 
 pytestmark = pytest.mark.usefixtures("few_steps")
@@ -206,6 +207,19 @@ def test_errors_are_those_of_the_first_hidden_layer_summed_over_the_features_of_
             squares = sum((change @ block.t()).square().sum(1) for block in readers)
             expected = squares * count.float().sqrt()
             torch.testing.assert_close(errors[:, k], expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_learner_on_a_gpu_is_exported_to_the_cpu(rich):
+    recipe = Recipe(dims=WIDTHS, hidden=(8,), controller_hidden=(8,))
+    learner = build_learner(RICH, recipe=recipe, device="cuda")
+    events = rich.events(task_for(None, RICH.label))
+    for start in range(0, 600, 50):
+        learner.learn(events.batch(start, start + 50))
+    batch = events.batch(0, 50)
+    model, _ = Exporter(learner, RICH).export(1.0)
+    expected = learner.predict(batch).cpu()
+    torch.testing.assert_close(model.logits(batch), expected, rtol=1e-4, atol=1e-5)
 
 
 # What is told
