@@ -302,18 +302,19 @@ def cut(module: nn.Module, num_rows: Mapping[str, int]) -> None:
             child.cut(num_rows)
 
 
-def begin(module: nn.Module, table: str, rows: Tensor, keys: Keys) -> None:
-    """Give rows [U] of a table to ids never seen, in every module inside ``module``.
+def begin(parameters: Mapping[str, RowParameter], table: str, rows: Tensor, keys: Keys) -> None:
+    """Give rows [U] of a table to ids never seen, in every parameter of the table.
 
     Parameters
     ----------
-    module : torch.nn.Module
+    parameters : mapping of str to RowParameter
+        From :func:`row_parameters`.
     table : str
     rows : Tensor[U], int64
     keys : array [U], uint64
         Of the ids.
     """
-    for path, parameter in row_parameters(module).items():
+    for path, parameter in parameters.items():
         if parameter.table == table:
             parameter.owner.begin_rows(parameter.name, rows, salted(keys, path))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -236,13 +237,24 @@ class SoftEmbedding(LogicalState, RowModule):
         else:  # the op looks at ids by itself, all columns at once
             ids = columns if isinstance(columns, Tensor) else torch.stack([*columns], 1)
         try:
-            if not isinstance(weights, Tensor):
-                pairs = zip(names, ids.unbind(1), strict=True)
-                weights = torch.stack([self._mix_of(weights, *pair) for pair in pairs], 1)
-            return self._op(tables, ids, weights)
+            return self._op(tables, ids, self._mix_of_columns(weights, names, ids))
         except IndexError:
             find_rows(ids, {name: self.num_rows(name) for name in names})  # names the table
             raise
+
+    def _mix_of_columns(self, weights: Mix, tables: Sequence[str], ids: Tensor) -> Tensor:
+        """Return the mix [B, k, N] of ids [B, k], a column for each of k tables."""
+        if isinstance(weights, Tensor):
+            return weights
+        if weights is None:
+            sizes = len(self.embedding_dims)
+            return self.projection.new_full((*ids.shape, sizes), 1 / sizes)
+        # In one look-up, one table after the other: thirty tables cost little more than one.
+        mixes = [weights[table] for table in tables]
+        begins = accumulate((len(mix) for mix in mixes[:-1]), initial=0)
+        joined = [column + begin for column, begin in zip(ids.unbind(1), begins, strict=True)]
+        # The gradient of an embedding sums in a fixed order on a GPU; index_select's does not.
+        return functional.embedding(torch.stack(joined, 1), torch.cat(mixes))
 
     def _mix_of(self, weights: Mapping[str, Tensor] | None, table: str, rows: Tensor) -> Tensor:
         """Return the mix [M, N] of some rows of a table."""

@@ -59,7 +59,12 @@ def test_growth_keeps_rows_and_objects_and_new_rows_are_zeros_until_they_begin()
         assert parameter.is_leaf
         assert torch.equal(parameter[: len(old)], old)
         assert not parameter[len(old) :].any()
-    begin(module, "user_id", torch.tensor([2, 4]), id_keys(np.array([7, 8]), 0, "user_id"))
+    begin(
+        row_parameters(module),
+        "user_id",
+        torch.tensor([2, 4]),
+        id_keys(np.array([7, 8]), 0, "user_id"),
+    )
     for number, parameter in enumerate(parameters[:2]):
         assert torch.equal(parameter[:2], before[number])
         assert (parameter[[2, 4]] == number).all()
@@ -80,7 +85,7 @@ def test_growth_to_fewer_rows_changes_nothing():
 def test_growth_keeps_the_dtype(dtype):
     module = SoftEmbedding([2, 2], (1, 2), dtype=dtype)
     module.grow({"0": 3})
-    begin(module, "0", torch.tensor([2]), id_keys(np.array([7]), 0, "0"))
+    begin(row_parameters(module), "0", torch.tensor([2]), id_keys(np.array([7]), 0, "0"))
     assert module.table_0.dtype == dtype
     assert module.table_0[2].all()
 
@@ -88,7 +93,7 @@ def test_growth_keeps_the_dtype(dtype):
 def test_new_rows_of_embeddings_are_drawn():
     module = FixedEmbedding([2], 1000)
     module.grow({"0": 4})
-    begin(module, "0", torch.tensor([2, 3]), id_keys(np.array([7, 8]), 0, "0"))
+    begin(row_parameters(module), "0", torch.tensor([2, 3]), id_keys(np.array([7, 8]), 0, "0"))
     new = module.table_0.detach()[2:]
     assert not torch.equal(new[0], new[1])
     assert ((new.std(1) - 0.1).abs() < 0.02).all()
