@@ -249,12 +249,16 @@ class SoftEmbedding(LogicalState, RowModule):
         if weights is None:
             sizes = len(self.embedding_dims)
             return self.projection.new_full((*ids.shape, sizes), 1 / sizes)
-        # In one look-up, one table after the other: thirty tables cost little more than one.
         mixes = [weights[table] for table in tables]
-        begins = accumulate((len(mix) for mix in mixes[:-1]), initial=0)
-        joined = [column + begin for column, begin in zip(ids.unbind(1), begins, strict=True)]
-        # The gradient of an embedding sums in a fixed order on a GPU; index_select's does not.
-        return functional.embedding(torch.stack(joined, 1), torch.cat(mixes))
+        if self._in_play is None:  # of whole tables, which are not copied
+            pairs = zip(mixes, ids.unbind(1), strict=True)
+            return torch.stack([look_up(mix, column) for mix, column in pairs], 1)
+        # In one look-up, one table after the other: thirty tables cost little more than one.
+        ends = [*accumulate(len(mix) for mix in mixes)]
+        columns = zip(ids.unbind(1), (0, *ends), mixes, strict=False)
+        # An id without a row gets the mix of another: the op gives it zeros, whatever its mix.
+        joined = [ids.clamp_max(len(mix) - 1) + begin for ids, begin, mix in columns]
+        return look_up(torch.cat(mixes), torch.stack(joined, 1))
 
     def _mix_of(self, weights: Mapping[str, Tensor] | None, table: str, rows: Tensor) -> Tensor:
         """Return the mix [M, N] of some rows of a table."""

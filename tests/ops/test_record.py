@@ -4,7 +4,6 @@ import sys
 
 import pytest
 import torch
-from autoemb.streaming.state import LOSS_DECAY
 
 from autoemb.ops import distinct, record
 from autoemb.streaming.history import LOSS_DECAY
