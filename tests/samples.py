@@ -88,7 +88,7 @@ class Sample:
         return positional, {"dims": self.dims, "eps": self.eps, "average": self.average}
 
     def problem(self, mean=None, variance=None):
-        """Return what the registered ops take; for a backward pass with the forward's statistics."""
+        """Return what the registered ops take; mean and variance are for a backward pass."""
         if self.running is not None and mean is None:
             mean, variance = self.running
         tensors = self.ids, self.weights, self.projection, self.bias, mean, variance
@@ -216,3 +216,38 @@ def draw_update(name, rows=6, width=4, strided=False, device="cpu"):
             steps = torch.ones(rows, 1, dtype=torch.int32, device=device)
             rest = uniform(rows, width), uniform(rows, width), steps, 0.1, 0.8, 0.95, 1e-3
     return table, chosen, grad, *rest
+
+
+def spoilt(x):
+    """Return what a caller may give by mistake in the place of a tensor, by name."""
+    wide = torch.cat([x, x], -1) if x.dim() else x
+    return {
+        "none": lambda: x,
+        "float64": lambda: x.double(),
+        "float16": lambda: x.half(),
+        "float32": lambda: x.float(),
+        "int32": lambda: x.int(),
+        "int64": lambda: x.long(),
+        "bool": lambda: x.bool(),
+        "complex": lambda: x.to(torch.complex64),
+        "meta": lambda: x.to("meta"),
+        "sparse": lambda: x.to_sparse(),
+        "shorter": lambda: x[:-1],
+        "longer": lambda: torch.cat([x, x]),
+        "narrower": lambda: x[..., :-1],
+        "wider": lambda: wide,
+        "empty": lambda: x[:0],
+        "without columns": lambda: x[..., :0],
+        "a number": lambda: x.flatten()[0],
+        "flat": lambda: x.flatten(),
+        "deeper": lambda: x.unsqueeze(0),
+        "transposed": lambda: x.t() if x.dim() == 2 else x,
+        "columns apart": lambda: wide[..., ::2],
+        "expanded": lambda: x[:1].expand_as(x),
+        "negative": lambda: -1 - x,
+        "large": lambda: x + 2**40,
+    }
+
+
+#: How a wrong argument is told: never by reading or writing memory that is not its.
+REFUSED = (IndexError, NotImplementedError, RuntimeError, TypeError, ValueError)

@@ -56,8 +56,9 @@ def place(tmp_path_factory):
     (folder / "bad-run").mkdir()
     (folder / "bad-run" / "summary.json").write_text("{")
     state = checkpoint.load(folder / "run" / "trained.safetensors")
-    state["config"]["fields"] = ["a", "b"]
-    checkpoint.save(state, folder / "other-fields")
+    for sparse in state["config"]["schema"]["sparse"]:
+        sparse.update(column="other_" + sparse["column"])
+    checkpoint.save(state, folder / "other-columns")
     return folder
 
 
@@ -86,7 +87,7 @@ MISTAKES = [
     (["run", "--from", "dropped"], "--no-keep"),
     (["run", "--from", "model"], "does not hold the state of a run"),
     (["run", "--from", "broken"], "is not a readable checkpoint"),
-    (["run", "--from", "other-fields"], "was trained on"),
+    (["run", "--from", "other-columns"], "was trained on other"),
     (["run", "--from", "run", "--dims", "3,4"], "--dims is 3,4; the learner of"),
     (["run", "--from", "run", "--method", "fse"], "--method is fse; the learner of"),
     (["run", "--from", "run", "--dims", "x"], "--dims is 'x'; expected whole numbers"),
@@ -208,4 +209,4 @@ def test_a_run_goes_on_from_another_by_command(place, monkeypatch, tmp_path):
     assert summary["data"]["interactions"] == 600
     assert summary["from"]["data"]["name"] == "synthetic"
     code, said, _ = call("export", out, "--out", tmp_path / "model")
-    assert (code, "users: " in said) == (0, True)
+    assert (code, "user_id" in said) == (0, True)

@@ -179,4 +179,4 @@ def taken(feature: Sparse, part: Tensor | Bag, values: Tensor, rows: Tensor) -> 
     if not isinstance(part, Bag):
         return look_up(values, rows)
     pooling = feature.pooling if isinstance(feature, BagFeature) else "mean"
-    return pool(values, rows, part.offsets, part.weights, pooling)
+    return pool(values, rows, part.offsets, part.weights, pooling=pooling)

@@ -3,7 +3,8 @@
 from autoemb.ops.cuda import check_ids
 from autoemb.ops.lookup import look_up, rows_of
 from autoemb.ops.native import chosen_backend
-from autoemb.ops.plan import Plan, distinct, distinct_columns, fill_padding
+from autoemb.ops.plan import Plan, distinct, distinct_columns, distinct_of, fill_padding
+from autoemb.ops.pool import pool
 from autoemb.ops.product import Linear, product
 from autoemb.ops.record import record
 from autoemb.ops.soft_embedding import SoftEmbeddingOutput, soft_embedding
@@ -18,8 +19,10 @@ __all__ = [
     "chosen_backend",
     "distinct",
     "distinct_columns",
+    "distinct_of",
     "fill_padding",
     "look_up",
+    "pool",
     "product",
     "record",
     "rows_of",

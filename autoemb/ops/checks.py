@@ -36,6 +36,22 @@ def expect(
         raise ValueError(f"expected {name} of shape {[*shape]} but got {[*tensor.shape]}")
 
 
+def expect_floating(name: str, tensor: Tensor) -> None:
+    """Check what is cast to the dtype of the arithmetic.
+
+    Raises
+    ------
+    RuntimeError
+        For integers, complex numbers and truth values.
+
+    Examples
+    --------
+    >>> expect_floating("mean", torch.zeros(2, dtype=torch.bfloat16))
+    """
+    if not tensor.is_floating_point():
+        raise RuntimeError(f"expected {name} of a floating dtype but got {tensor.dtype}")
+
+
 def expect_device(device: torch.device, kind: str) -> None:
     """Check that memory lies where kernels of this kind can read it.
 

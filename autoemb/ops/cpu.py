@@ -6,6 +6,7 @@ seconds and no torch, and one binary serves every version of it. A call costs so
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
@@ -14,7 +15,13 @@ import torch
 from torch import Tensor
 
 from autoemb.ops.bounds import out_of_range
-from autoemb.ops.checks import expect_adam, expect_problem, expect_total, expect_update
+from autoemb.ops.checks import (
+    expect_adam,
+    expect_floating,
+    expect_problem,
+    expect_total,
+    expect_update,
+)
 from autoemb.ops.problem import Problem
 from autoemb.ops.sizes import size_slices
 
@@ -27,8 +34,20 @@ except ImportError as error:
 
 COMPILED = _cpu is not None
 
-#: Instruction set of the kernels: the best that this CPU has.
-KERNELS: str = _cpu.kernels[0] if _cpu else ""
+
+def _chosen_kernels() -> str:
+    """Return the best instruction set that this CPU has, or the one asked for."""
+    known = [*_cpu.kernels] if _cpu else [""]
+    chosen = os.environ.get("AUTOEMB_CPU_KERNELS")
+    if chosen is None or not COMPILED:
+        return str(known[0])
+    if chosen not in known:
+        raise ValueError(f"AUTOEMB_CPU_KERNELS is {chosen!r}; this CPU has {', '.join(known)}")
+    return chosen
+
+
+#: Instruction set of the kernels. AUTOEMB_CPU_KERNELS takes another than the best.
+KERNELS: str = _chosen_kernels()
 
 #: Type of the tensors' device.
 DEVICE = "cpu"
@@ -66,7 +85,7 @@ def forward(statistics: bool, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Compute the op ``autoemb::soft_embedding``; ``arguments`` are the fields of a Problem."""
     problem = Problem(*arguments)
     if problem.given is not None:  # copies in float32: an op must not return its inputs
-        mean, variance = (_copy(x) for x in problem.given)
+        mean, variance = map(_copy, ("mean", "variance"), problem.given)
         problem = problem._replace(mean=mean, variance=variance)
     else:
         mean = torch.zeros_like(problem.bias, memory_format=torch.contiguous_format)
@@ -80,7 +99,8 @@ def forward(statistics: bool, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     return output, *(own or (mean, variance))
 
 
-def _copy(x: Tensor) -> Tensor:
+def _copy(name: str, x: Tensor) -> Tensor:
+    expect_floating(name, x)
     return x.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
 
 

@@ -15,8 +15,8 @@ BelowAutograd = torch._C._AutoDispatchBelowAutograd
 class Differentiable(torch.autograd.Function):
     """An autograd Function with a ``setup_context``, and :func:`torch.func.vmap` by a loop.
 
-    There are no derivatives in forward mode: a Function's jvp would have to be differentiable
-    itself, by formulas that nothing else here needs.
+    There are no derivatives in forward mode, which torch then says: a Function's jvp would have to
+    be differentiable itself, by formulas that nothing else here needs.
     """
 
     @classmethod
@@ -24,7 +24,8 @@ class Differentiable(torch.autograd.Function):
         """Apply it, without torch's look at the signature of ``forward``: 17 us a call."""
         if torch._C._are_functorch_transforms_active():
             return super().apply(*args)  # type: ignore[no-untyped-call]
-        return super(torch.autograd.Function, cls).apply(*unwrap_dead_wrappers(args))
+        plain: Any = super(torch.autograd.Function, cls)
+        return plain.apply(*unwrap_dead_wrappers(args))
 
     @classmethod
     def vmap(cls, info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
@@ -32,17 +33,24 @@ class Differentiable(torch.autograd.Function):
         entries = []
         for i in range(info.batch_size):
             pairs = zip(args, in_dims, strict=True)
-            one = (
-                a.select(d, i) if isinstance(a, Tensor) and d is not None else a for a, d in pairs
-            )
-            entries.append(cls.apply(*one))
+            entries.append(cls.apply(*(_entry(arg, dim, i) for arg, dim in pairs)))
         if isinstance(entries[0], Tensor):
             return torch.stack(entries), 0
         return tuple(map(torch.stack, zip(*entries, strict=True))), (0,) * len(entries[0])
 
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> Any:
-        """Raise NotImplementedError."""
-        raise NotImplementedError(
-            "autoemb has no derivatives in forward mode (jvp, jacfwd); take torch.func.vjp or jacrev"
-        )
+
+def needs_function(*tensors: Tensor) -> bool:
+    """Return whether a derivative, or a transform of torch.func, may be wanted.
+
+    Examples
+    --------
+    >>> needs_function(torch.zeros(2)), needs_function(torch.zeros(2, requires_grad=True))
+    (False, True)
+    """
+    if torch._C._are_functorch_transforms_active():
+        return True
+    return any(tensor.requires_grad for tensor in tensors)
+
+
+def _entry(arg: Any, dim: Any, i: int) -> Any:
+    return arg.select(dim, i) if isinstance(arg, Tensor) and dim is not None else arg

@@ -77,7 +77,8 @@ class Problem(NamedTuple):
 
 def from_flat(options: tuple[Any, ...], tensors: Sequence[Tensor]) -> Problem:
     """Return the problem of which ``options, *tensors`` is the flat form."""
-    return Problem(*tensors[:_TENSORS], tensors[_TENSORS:], *options)
+    arguments: tuple[Any, ...] = *tensors[:_TENSORS], tensors[_TENSORS:], *options
+    return Problem(*arguments)
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:

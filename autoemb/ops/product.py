@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from autoemb.ops.differentiable import Differentiable, needs_function
+
 #: Below so many multiplications oneDNN's fixed cost of 10 us outweighs what it saves.
 _LEAST = 1 << 20
 
@@ -41,11 +43,14 @@ def _dense(matrix: Tensor) -> Tensor:
     return matrix if matrix.is_contiguous() or matrix.t().is_contiguous() else matrix.contiguous()
 
 
-class _Product(torch.autograd.Function):
+class _Product(Differentiable):
     @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
-        ctx.save_for_backward(a, b)
+    def forward(a: Tensor, b: Tensor) -> Tensor:
         return _values(a, b)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -57,11 +62,14 @@ class _Product(torch.autograd.Function):
         )
 
 
-class _Linear(torch.autograd.Function):
+class _Linear(Differentiable):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight)
+    def forward(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return _values(x, weight.t(), bias)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:2])
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -94,9 +102,8 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     tensor([[1.],
             [2.]])
     """
-    if a.requires_grad or b.requires_grad:
-        return _Product.apply(a, b)  # type: ignore[no-untyped-call, no-any-return]
-    return _values(a, b)
+    result: Tensor = _Product.apply(a, b) if needs_function(a, b) else _values(a, b)
+    return result
 
 
 class Linear(nn.Linear):
@@ -115,6 +122,7 @@ class Linear(nn.Linear):
         """Return x @ weight.T + bias."""
         if torch.is_autocast_enabled(x.device.type):
             return super().forward(x)
-        if x.requires_grad or self.weight.requires_grad or self.bias.requires_grad:
-            return _Linear.apply(x, self.weight, self.bias)  # type: ignore[no-untyped-call, no-any-return]
-        return _values(x, self.weight.t(), self.bias)
+        if not needs_function(x, self.weight, self.bias):
+            return _values(x, self.weight.t(), self.bias)
+        result: Tensor = _Linear.apply(x, self.weight, self.bias)
+        return result

@@ -199,14 +199,7 @@ def double_backward(
     slope = 1 - t.square()
     dy = summed * slope
 
-    # dz is linear in what it gives the rows and the projection: x is its cotangent.
-    x = torch.stack(
-        [
-            embeddings_cot[:, c] @ projection[:, c].t()
-            + embeddings[:, c] @ projection_cot[:, c].t()
-            for c in size_slices(dims)
-        ]
-    )
+    x = _cotangent_of_dz(embeddings_cot, projection_cot, embeddings, projection, dims)
     if training:
         first, second = dy.sum(1, keepdim=True), (dy * y).sum(1, keepdim=True)
         inner = dy - share * (first + y * second)
@@ -220,9 +213,8 @@ def double_backward(
         inner = dy
         dy_2 = x * scale
         y_2 = torch.zeros_like(dy)
-    dz = inner * scale
 
-    summed_2 = dy_2 * slope
+    summed_2, dz = dy_2 * slope, inner * scale
     scaled_cot = (weights_cot * factor).t().unsqueeze(2)  # [N, B, 1]
     t_2 = sum_events(scaled_cot * grad, plan, len(embeddings)) - 2 * t * summed * dy_2
     y_2 = y_2 + t_2 * slope
@@ -243,3 +235,20 @@ def double_backward(
         embeddings_2[:, c] = z_2[n] @ projection[:, c] + dz[n] @ projection_cot[:, c]
         projection_2[:, c] = z_2[n].t() @ embeddings[:, c] + dz[n].t() @ embeddings_cot[:, c]
     return grad_2, embeddings_2, weights_2, projection_2, bias_2
+
+
+def _cotangent_of_dz(
+    embeddings_cot: Tensor,
+    projection_cot: Tensor,
+    embeddings: Tensor,
+    projection: Tensor,
+    dims: Sequence[int],
+) -> Tensor:
+    """Return that of dz [N, U, D], in which both gradients are linear: dz W and dz^T E."""
+    return torch.stack(
+        [
+            embeddings_cot[:, c] @ projection[:, c].t()
+            + embeddings[:, c] @ projection_cot[:, c].t()
+            for c in size_slices(dims)
+        ]
+    )

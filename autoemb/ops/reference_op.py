@@ -1,7 +1,7 @@
 """The op by :mod:`autoemb.ops.reference`, field by field: on any device, in any dtype.
 
-Each function takes its own arguments and then the fields of a :class:`~autoemb.ops.problem.Problem`,
-as the registered ops pass them on.
+Each function takes its own arguments and then the fields of a
+:class:`~autoemb.ops.problem.Problem`, as the registered ops pass them on.
 """
 
 from __future__ import annotations

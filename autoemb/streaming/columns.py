@@ -65,7 +65,10 @@ class Columns:
             if name not in self._columns:
                 self._columns[name] = _empty(self._room, values)
             # NumPy promises that the last of several events for one slot stays.
-            self._columns[name][slots] = values[events]
+            chosen = values[events]
+            if _is_bag(values):  # parts of their own: a view would keep the whole batch's ids
+                chosen = _objects([part.copy() for part in chosen])
+            self._columns[name][slots] = chosen
 
     def take(self, slots: Array) -> Batch:
         """Return events as a batch."""
@@ -90,9 +93,13 @@ class Columns:
 def _empty(room: int, like: Array) -> Array:
     """Return room for so many events of a column; bags are empty."""
     found = np.zeros((room, *like.shape[1:]), like.dtype)
-    if len(like) and isinstance(like[0], np.ndarray) and like.dtype == object:
-        found.fill(like[0][:0])
+    if _is_bag(like):
+        found.fill(like[0][:0].copy())
     return found
+
+
+def _is_bag(values: Array) -> bool:
+    return values.dtype == object and len(values) > 0 and isinstance(values[0], np.ndarray)
 
 
 def _arrays(batch: Batch) -> dict[str, Array]:

@@ -374,14 +374,14 @@ class StreamLearner:
             self.trainer.load_state_dict(saved["trainer"])
             self.history.load_state_dict(saved["history"])
             if self.reservoir is not None and saved["reservoir"] is not None:
+                if events := saved["reservoir"]["events"]:
+                    checked_past(self.encoder, batch_from_state(events))
                 self.reservoir.load_state_dict(saved["reservoir"])
             if self.grants is not None:
                 self.grants.load_state_dict(saved["grants"])
             self._recent = [
                 checked_past(self.encoder, batch_from_state(one)) for one in saved["recent"]
             ]
-            if self.reservoir is not None and len(self.reservoir):
-                checked_past(self.encoder, self.reservoir.all())
             torch.random.set_rng_state(saved["random"])
             if self._cuda and saved["cuda_random"] is not None:
                 torch.cuda.set_rng_state(saved["cuda_random"], self.device)

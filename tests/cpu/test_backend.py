@@ -1,8 +1,11 @@
 """Which of kernels and reference computes a call."""
 
+import inspect
+
 import pytest
 import torch
 
+from autoemb import SoftEmbedding
 from autoemb.ops import cpu, soft_embedding
 
 
@@ -64,3 +67,21 @@ def test_other_dtypes_take_the_reference_or_are_named(used, dtype):
     assert not used("auto", dtype)
     with pytest.raises(RuntimeError, match=f'backend="native": .*{dtype}'):
         used("native", dtype)
+
+
+@pytest.mark.parametrize("wants_gradient", [True, False])
+def test_few_frames_lie_between_module_and_kernel(monkeypatch, wants_gradient):
+    module, frames = SoftEmbedding([5, 6], (1, 2)), []
+    compiled = cpu._cpu
+
+    class Spy:
+        def __getattr__(self, name):
+            if name == "forward":
+                frames.extend(frame.function for frame in inspect.stack()[1:])
+            return getattr(compiled, name)
+
+    monkeypatch.setattr(cpu, "_cpu", Spy())
+    with torch.set_grad_enabled(wants_gradient):
+        module(torch.zeros(3, 2, dtype=torch.int64), torch.ones(3, 2, 2))
+    hops = frames[: frames.index("_call_impl")]  # torch.nn.Module's, which calls our forward
+    assert len(hops) <= 7, hops

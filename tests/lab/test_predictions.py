@@ -10,7 +10,8 @@ import pytest
 from autoemb.errors import UserError
 from autoemb.lab import Interrupted, run
 from autoemb.lab.predictions import Predictions
-from autoemb.tasks import TASKS
+from autoemb.schema import STARS
+from autoemb.tasks import task_for
 
 
 def stop_at(position):
@@ -34,8 +35,8 @@ def test_predictions_are_those_that_the_losses_are_of(make_config, stream, numbe
         "event": pl.Int64, "timestamp": pl.Int64, "label": pl.Float32, "prediction": pl.Float32
     }  # fmt: skip
     assert found["event"].to_list() == [*range(300)]
-    assert found["timestamp"].to_list() == stream.timestamp.to_list()
-    assert found["label"].to_list() == (stream.rating > 3.5).cast(pl.Float32).to_list()
+    assert found["timestamp"].to_list() == stream.frame["timestamp"].to_list()
+    assert found["label"].to_list() == (stream.frame["rating"] > 3.5).cast(pl.Float32).to_list()
     loss = ((found["prediction"] - found["label"]) ** 2).to_numpy()
     for stage, part in (("offline", slice(210)), ("online", slice(210, 300))):
         assert loss[part].mean() == pytest.approx(summary[stage]["loss"], rel=1e-5)
@@ -102,8 +103,8 @@ def test_places_that_cannot_be_written_are_told_before_the_work(make_config, str
 
 
 def test_one_file_has_one_writer(tmp_path):
-    first = Predictions(tmp_path / "p.parquet", TASKS["regression"])
+    first = Predictions(tmp_path / "p.parquet", task_for("regression", STARS))
     with pytest.raises(UserError, match="is being written by another run"):
-        Predictions(tmp_path / "p.parquet", TASKS["regression"])
+        Predictions(tmp_path / "p.parquet", task_for("regression", STARS))
     first.close()
-    Predictions(tmp_path / "p.parquet", TASKS["regression"]).close()
+    Predictions(tmp_path / "p.parquet", task_for("regression", STARS)).close()

@@ -11,7 +11,8 @@ from torch.func import functional_call
 from autoemb import MLP, FixedEmbedding, PerIdLogits, RowAdam, RowModule, SoftEmbedding
 from autoemb.nn import Inputs
 from autoemb.nn.draws import id_keys, salted
-from autoemb.nn.rows import InPlay, begin, gather, grow, in_play, row_parameters
+from autoemb.nn.places import InPlay
+from autoemb.nn.rows import begin, gather, grow, in_play, row_parameters
 from autoemb.ops import distinct_columns
 from tests.nn.small import make
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from autoemb.ops import distinct, record
-from autoemb.streaming.state import LOSS_DECAY
+from autoemb.streaming.history import LOSS_DECAY
 
 ROWS = 12
 

@@ -1,5 +1,8 @@
 """The public table of ids, over either implementation of the runtime."""
 
+import copy
+import pickle
+
 import numpy as np
 import polars as pl
 import pytest
@@ -142,3 +145,14 @@ def test_refused_or_unknown_ids_decide_no_kind():
     with pytest.raises(UserError):
         table.rows(["a", 1])
     assert table.rows(np.array([7])).tolist() == [0]
+
+
+@pytest.mark.parametrize("ids", [[], np.array([7, -1, 1 << 40]), ["ann", "", "é"]])
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda table: pickle.loads(pickle.dumps(table))])
+def test_a_copy_has_the_same_rows_and_a_life_of_its_own(ids, copied):
+    table = IdTable()
+    table.rows(ids)
+    other = copied(table)
+    assert list(other.ids()) == list(table.ids())
+    other.rows(["new"] if len(ids) and isinstance(ids, list) else [99])
+    assert (len(other), len(table)) == (len(ids) + 1, len(ids))

@@ -2,6 +2,8 @@
 
 import copy
 import pickle
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -41,9 +43,9 @@ def embedding(model, table, id):
 
 def pooled(model, event):
     """Return the embeddings [F, D] of one of EVENTS by the definition of pooling."""
-    found = []
-    for feature in SCHEMA.sparse:
-        found.append(embedding(model, feature.table, EVENTS[feature.column][event]))
+    found = [
+        embedding(model, feature.table, EVENTS[feature.column][event]) for feature in SCHEMA.sparse
+    ]
     for name, table in (("tags", "tags"), ("seen", "item_id")):
         start, stop = EVENTS[name].offsets[event : event + 2]
         ids = EVENTS[name].values[start:stop]
@@ -142,7 +144,10 @@ REFUSED = {
         "feature 'user_id': ids are strings; those of table 'user_id' are integers",
     ),
     "a column too short": (EVENTS | {"prev": ["jaws"]}, "prev has 1 values for 4 events"),
-    "numbers too few": (EVENTS | {"price": [1.0]}, r"dense features: expected \[4, 1\] but got"),
+    "numbers too few": (
+        EVENTS | {"price": [1.0]},
+        r"dense features are \[1, 1\]; expected a tensor \[4, 1\]",
+    ),
     "text for a number": (EVENTS | {"price": list("1x23")}, "price: .* expected numbers, or None"),
     "an infinite number": (EVENTS | {"price": [1, 2, np.inf, 3]}, "event 2: price is infinite"),
     "one number": (EVENTS | {"price": 3.0}, "price is one float; expected one value an event"),
@@ -270,3 +275,12 @@ def test_a_model_travels_to_the_workers_of_a_loader():
     )
     expected = model.logits(EVENTS | {"tags": [[]] * 4, "seen": [[]] * 4})
     torch.testing.assert_close(torch.cat([*loader]), expected)
+
+
+def test_serving_needs_nothing_that_only_experiments_need():
+    code = "import sys, autoemb.serving; print(*sys.modules)"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    loaded = {*done.stdout.split()}
+    assert "autoemb.serving.export" in loaded
+    assert not loaded & {"autoemb.lab", "autoemb.data", "polars", "typer", "rich", "matplotlib"}

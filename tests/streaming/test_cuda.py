@@ -2,16 +2,17 @@
 
 import pytest
 import torch
-from autoemb.lab.methods import METHODS
-from autoemb.streaming.state import encode_popularity, popularity_bucket
 from torch import nn
 
-from autoemb.bilevel import Batch
-from autoemb.lab import RunConfig, methods
+from autoemb import Batch
+from autoemb.bilevel import Example
 from autoemb.lab.recorder import Recorder
+from autoemb.learners import METHODS
+from autoemb.nn import Inputs
 from autoemb.schema import STARS
 from autoemb.streaming import checkpoint
 from autoemb.streaming.graph import WARM_UP
+from autoemb.streaming.history import encode_popularity, popularity_bucket
 from autoemb.streaming.packed import Layout
 from autoemb.streaming.transfer import Download, Upload
 from autoemb.tasks import task_for
@@ -44,7 +45,7 @@ def test_replays_give_the_bits_of_steps_run_one_by_one(build, case, case_stream,
     (method, options), results = case, []
     for graph in (True, False, True):
         learner, graphs = build(method, graph, **options)
-        steps = [learner.learn(events) for events in case_stream]
+        steps = [learner.learn(batch) for batch in case_stream]
         results.append({"steps": steps, "learner": learner.state_dict()})
         assert len(graphs) >= 2 * graph  # tables grew between two of them
     assert changes(results[0], results[1]) == []
@@ -55,34 +56,41 @@ def test_replays_give_the_bits_of_steps_run_one_by_one(build, case, case_stream,
 @pytest.mark.parametrize("method", METHODS)
 def test_the_host_never_waits(build, stream, method):
     learner, _ = build(method)
-    recorder = Recorder(
-        ["user", "item"], 2 * (method != "fse"), task_for("regression", STARS).correct, 0, 6
-    )
+    features = {"user": "user", "item": "item"}
+    sizes = 2 * (method != "fse")
+    recorder = Recorder(task_for("regression", STARS), features, sizes, offline=0, window=6)
     learner.learn(stream[0])  # loads libraries
     torch.cuda.set_sync_debug_mode("error")
     try:
-        for events in stream[1:]:
-            recorder.add(learner.learn(events))
+        for batch in stream[1:]:
+            recorder.add(learner.learn(batch))
     finally:
         torch.cuda.set_sync_debug_mode("default")
     recorder.close_window()
-    assert recorder.events == sum(len(events.label) for events in stream[1:])
+    assert recorder.events == sum(map(len, stream[1:]))
     assert learner._graph.captured
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_long_stream_gives_the_losses_of_the_cpu(make_batches, method):
+def test_a_long_stream_gives_the_losses_of_the_cpu(make_learner, make_batches, method):
     losses, batches = {}, make_batches(200, size=64)
     for device in ("cpu", "cuda"):
-        config = RunConfig(method=method, dims=(2, 4), batch_size=64, device=device, row_rate=1.0)
-        # The devices draw other rows for ids that appear later; these hold all of them.
-        trainer, modules, state = methods.build_trainer(config, [1024, 1024])
-        learner = methods.StreamLearner(
-            trainer, modules, state, methods.Reservoir(), batch_size=64, device=device
-        )
-        losses[device] = torch.stack([learner.learn(e).outcome.losses.cpu() for e in batches])
+        options = {"dims": (2, 4), "row_rate": 1.0, "learning_rate": 0.003, "device": device}
+        learner = make_learner(method, batch_size=64, initial_rows=1024, **options)
+        losses[device] = torch.stack([learner.learn(batch).losses.cpu() for batch in batches])
     assert learner._graph.captured
     torch.testing.assert_close(losses["cuda"], losses["cpu"], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_features_of_all_kinds_give_the_losses_of_the_cpu(make_learner, make_batches, method):
+    losses, predictions, batches = {}, {}, make_batches(30, kind="shapes")
+    for device in ("cpu", "cuda"):
+        learner = make_learner(method, kind="shapes", device=device, row_rate=1.0)
+        losses[device] = torch.cat([learner.learn(batch).losses.cpu() for batch in batches])
+        predictions[device] = learner.predict(batches[-1]).cpu()
+    torch.testing.assert_close(losses["cuda"], losses["cpu"], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(predictions["cuda"], predictions["cpu"], rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("source", ["cpu", "cuda"])
@@ -91,16 +99,16 @@ def test_a_learner_from_a_file_goes_on(
     make_learner, build, stream, changes, tmp_path, method, source
 ):
     learner = make_learner(method, device=source)
-    for events in stream[:14]:
-        learner.learn(events)
+    for batch in stream[:14]:
+        learner.learn(batch)
     checkpoint.save(learner.state_dict(), tmp_path / "state")
-    finals = [[[learner.learn(events) for events in stream[14:]], learner.state_dict()]]
+    finals = [[[learner.learn(batch) for batch in stream[14:]], learner.state_dict()]]
     for graph in (True, False):
         restored, _ = build(method, graph, seed=1)
-        for events in stream[:9]:  # a graph of what is to be replaced
-            restored.learn(events)
+        for batch in stream[:9]:  # a graph of what is to be replaced
+            restored.learn(batch)
         restored.load_state_dict(checkpoint.load(tmp_path / "state"))
-        finals.append([[restored.learn(events) for events in stream[14:]], restored.state_dict()])
+        finals.append([[restored.learn(batch) for batch in stream[14:]], restored.state_dict()])
     assert changes(finals[1], finals[2]) == []
     if source == "cuda":
         assert changes(finals[0], finals[1]) == []
@@ -109,13 +117,13 @@ def test_a_learner_from_a_file_goes_on(
 def test_a_model_that_draws_random_numbers_is_not_captured(build, make_batches):
     learner, graphs = build("autoemb")
     learner.modules[0].hidden.insert(0, nn.Dropout(0.5))
-    events = make_batches(1)[0]
+    batch = make_batches(1)[0]
     for number in range(WARM_UP + 3):
         if number == WARM_UP:  # the first batch has no past
             with pytest.warns(UserWarning, match="draws random numbers"):
-                learner.learn(events)
+                learner.learn(batch)
         else:
-            learner.learn(events)
+            learner.learn(batch)
     assert graphs == []
 
 
@@ -126,13 +134,13 @@ def test_a_model_that_makes_the_host_wait_is_not_captured(build, make_batches):
 
     learner, graphs = build("fse")
     learner.modules[0].hidden.insert(0, Waiting())
-    events = make_batches(1)[0]
+    batch = make_batches(1)[0]
     for number in range(WARM_UP + 3):
         if number == WARM_UP - 1:
             with pytest.warns(UserWarning, match="makes the host wait"):
-                learner.learn(events)
+                learner.learn(batch)
         else:
-            learner.learn(events)
+            learner.learn(batch)
     assert graphs == []
 
 
@@ -156,18 +164,20 @@ def test_popularity_is_encoded_as_on_the_cpu():
 
 @pytest.mark.parametrize("bad", [-1, 30, 2**40])
 @pytest.mark.parametrize("method", ["autoemb", "darts"])
-def test_a_trainer_tells_of_an_id_out_of_range_later(method, bad):
-    config = RunConfig(method=method, dims=(2, 8), hypergradient="exact", device="cuda")
-    trainer, _, state = methods.build_trainer(config, [20, 30])
-    state.grow([20, 30])
-    random = torch.Generator().manual_seed(0)
+def test_a_trainer_tells_of_an_id_out_of_range_later(make_learner, method, bad):
+    learner = make_learner(method, dims=(2, 8), hypergradient="exact", device="cuda")
+    learner._resize({"user": 20, "item": 30})
+    trainer, random = learner.trainer, torch.Generator().manual_seed(0)
 
-    def batch():
-        ids = torch.stack([torch.randint(n, (40,), generator=random) for n in (20, 30)], 1)
-        return Batch(ids.cuda(), torch.rand(40, generator=random).cuda())
+    def example():
+        rows = {
+            name: torch.randint(n, (40,), generator=random).cuda()
+            for name, n in (("user", 20), ("item", 30))
+        }
+        return Example(Inputs(rows), torch.rand(40, generator=random).cuda())
 
-    good, wrong = batch(), batch()
-    wrong.ids[7, 1] = bad
+    good, wrong = example(), example()
+    wrong.inputs.ids["item"][7] = bad
 
     def until_told(call):
         call()
@@ -175,35 +185,47 @@ def test_a_trainer_tells_of_an_id_out_of_range_later(method, bad):
         trainer.step(good)
 
     for call in (lambda: trainer.step(wrong), lambda: trainer.controller_step(wrong, good)):
-        with pytest.raises(IndexError, match=f"out of range in field 1: id {bad} "):
+        with pytest.raises(IndexError, match=f"id {bad} "):
             until_told(call)
         assert trainer.step(good).losses.isfinite().all()
 
 
 @pytest.mark.parametrize("bad", [-1, 2**40])
 @pytest.mark.parametrize("method", METHODS)
-def test_a_replayed_step_tells_of_a_bad_row_at_the_next(build, make_batches, method, bad):
+def test_a_replayed_step_tells_of_a_bad_row_at_the_next(
+    build, make_batches, monkeypatch, method, bad
+):
     learner, graphs = build(method)
-    inner, wrong = learner._host_rows, []
+    inner, wrong = learner.encoder.example, []
 
-    def host_rows(ids):
-        rows = inner(ids)
-        rows[wrong, 1] = bad
-        return rows
+    def example(batch, numbers):
+        numbers["item"][wrong] = bad
+        return inner(batch, numbers)
 
-    learner._host_rows = host_rows
-    events = make_batches(1)[0]
+    monkeypatch.setattr(learner.encoder, "example", example)
+    batch = make_batches(1)[0]
     for number in range(WARM_UP + 3):
         wrong[:] = [2] if number == WARM_UP + 2 else []
-        learner.learn(events)
+        learner.learn(batch)
     assert len(graphs) == 1
     torch.cuda.synchronize()
     wrong.clear()
-    before = sum(int(field.count.sum()) for field in learner.state.fields)
-    with pytest.raises(IndexError, match=f"out of range in field 1: id {bad} is not in"):
-        learner.learn(events)
-    # The event counts in the other field alone, and the step that raised did nothing.
-    assert before == 2 * (WARM_UP + 3) * len(events.label) - 1
-    assert before == sum(int(field.count.sum()) for field in learner.state.fields)
+    before = sum(int(table.count.sum()) for table in learner.history.tables.values())
+    with pytest.raises(IndexError, match=f"id {bad} is not in"):
+        learner.learn(batch)
+    # The event counts in the other table alone, and the step that raised did nothing.
+    assert before == 2 * (WARM_UP + 3) * len(batch) - 1
+    assert before == sum(int(table.count.sum()) for table in learner.history.tables.values())
     for module in learner.modules:
         assert all(parameter.isfinite().all() for parameter in module.parameters())
+
+
+def test_predictions_beside_training_on_a_device(build, make_batches):
+    learner, _ = build("autoemb")
+    batches = make_batches(12)
+    for batch in batches:
+        strangers = Batch({name: ids + 10**9 for name, ids in batch.sparse.items()})
+        known = learner.num_ids()
+        assert learner.predict(strangers).isfinite().all()
+        assert learner.num_ids() == known
+        learner.learn(batch)

@@ -264,3 +264,11 @@ def test_a_state_of_other_numbers_is_refused(seen):
     state = reservoir.state_dict() | {"seen": seen}
     with pytest.raises(UserError, match=f"a reservoir of 6 holds 5 of {seen} events"):
         Reservoir(CAPACITY).load_state_dict(state)
+
+
+def test_a_kept_bag_keeps_no_other_of_its_batch():
+    reservoir = Reservoir(4)
+    bag = Bag(np.arange(3000), np.arange(1001) * 3)
+    reservoir.add(Batch({"user": np.arange(1000)}, {"b": bag}, label=torch.zeros(1000)))
+    parts = reservoir._kept._columns["bag b"]
+    assert [part.base for part in parts] == [None] * 4

@@ -46,9 +46,11 @@ class Row:
 
 
 def metrics(comparison: Comparison) -> list[str]:
-    """Return the metrics that a comparison's tables show."""
+    """Return the metrics that tables show: the loss, and what the task is known by."""
     scores = [result.stage(stage) for result in comparison.results for stage in STAGES]
-    return wording.metrics(scores)
+    found = wording.metrics(scores)
+    known_by = wording.KNOWN_BY.get(comparison.task, found[1:2])
+    return [name for name in found if name == "loss" or name in known_by]
 
 
 def columns(comparison: Comparison) -> list[tuple[str, str]]:

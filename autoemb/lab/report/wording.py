@@ -60,6 +60,10 @@ def metric_name(metric: str, task: str) -> str:
     return loss_name(task) if metric == "loss" else _METRICS.get(metric, metric)
 
 
+#: The metric beside the loss that a terminal has room for, where it is not the first recorded.
+KNOWN_BY = {"click": ("auc",)}
+
+
 def metrics(scored: Iterable[Scored]) -> list[str]:
     """Return the first metrics that any of some records hold, the loss before all."""
     found = dict.fromkeys(name for record in scored for name in record.metrics)

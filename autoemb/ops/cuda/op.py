@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autoemb.ops.checks import expect_problem
+from autoemb.ops.checks import expect_floating, expect_problem
 from autoemb.ops.cuda.call import Call, address, mode_name, on_device, strided
 from autoemb.ops.cuda.plan import plan_addresses, plan_of
 from autoemb.ops.problem import Problem
@@ -40,6 +40,8 @@ def forward(kernels: Any, statistics: bool, *arguments: Any) -> tuple[Tensor, Te
     """
     problem = Problem(*arguments)
     if problem.given is not None:
+        for name, value in zip(("mean", "variance"), problem.given, strict=True):
+            expect_floating(name, value)
         mean, variance = (x.to(torch.float32).contiguous() for x in problem.given)
         problem = problem._replace(mean=mean, variance=variance)
     expect_problem(problem, kernels.device)
@@ -53,13 +55,14 @@ def forward(kernels: Any, statistics: bool, *arguments: Any) -> tuple[Tensor, Te
             zeros = torch.zeros_like(call.statistic())
             return output, zeros, zeros.clone()
         bias = problem.bias.contiguous()
-        own = None
         if given is None or statistics:
-            *own, centre, shift = _statistics(call, bias)
+            mean, variance, centre, shift = _statistics(call, bias)
+        else:  # an op must not return its input
+            mean, variance = given[0].clone(), given[1].clone()
         if given is not None:
             normaliser = call.normaliser(given[0], bias, given[1], None)
         else:
-            normaliser = call.normaliser(centre, None, own[1], shift)
+            normaliser = call.normaliser(centre, None, variance, shift)
         kernels.normalise(
             call.batch,
             normaliser,
@@ -68,8 +71,6 @@ def forward(kernels: Any, statistics: bool, *arguments: Any) -> tuple[Tensor, Te
             mode_name(),
             call.stream,
         )
-        # An op must not return its input.
-        mean, variance = own or (x.clone() for x in given or ())
         return output, mean, variance
 
 

@@ -117,7 +117,7 @@ def record(
     ----------
     kernels : module
     rows, counts, order, starts : Tensor[B], Tensor[B], Tensor[B], Tensor[B + 1], int64
-        Of the field's padded plan, contiguous.
+        Of the field's padded plan, contiguous. What they hold is trusted: only plans make it.
     loss : Tensor[B]
         Of the events.
     decay : float
