@@ -65,8 +65,8 @@ def test_going_on_with_new_events_is_as_if_they_had_come_at_once(
     assert began["data"] == json.loads((tmp_path / "first/summary.json").read_text())["data"]
     assert load_trained(tmp_path / "rest").about["position"] == 140
     # New ids have got rows beside the old ones.
-    tables = load_trained(tmp_path / "rest").learner.id_tables
-    assert len(tables[0]) == stream.num_users
+    known = load_trained(tmp_path / "rest").learner.num_ids()
+    assert known["user_id"] == stream.frame["user_id"].n_unique()
 
 
 def test_a_run_that_goes_on_is_resumed_with_the_same_state_alone(
