@@ -41,8 +41,7 @@ def test_a_comparison_keeps_states_where_told(make_config, stream, tmp_path, kee
 
 def parts(stream, at):
     """Return a stream in two."""
-    rest = {name: getattr(stream, name)[at:] for name in ("user", "item", "rating", "timestamp")}
-    return stream.head(at), dataclasses.replace(stream, name="the rest", **rest)
+    return stream.head(at), dataclasses.replace(stream, name="the rest", frame=stream.frame[at:])
 
 
 @pytest.mark.parametrize("method", ["autoemb", "fse"])
@@ -98,7 +97,7 @@ def test_options_that_would_change_the_learner_are_refused_by_name(
     make_config, stream, tmp_path, name
 ):
     run(make_config(), stream, tmp_path / "first")
-    flags = {name, *PRESETS[None]._fields} if name == "preset" else {name}
+    flags = {name, *PRESETS["paper"]} if name == "preset" else {name}
     if name == "budget":
         flags.add("start")
     if name == "optimizer":

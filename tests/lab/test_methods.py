@@ -4,10 +4,11 @@ import inspect
 import math
 from typing import get_args
 
+import numpy as np
 import pytest
 import torch
 
-from autoemb import MLP, Controller, FixedEmbedding, PerIdLogits, SoftEmbedding
+from autoemb import MLP, Batch, Controller, FixedEmbedding, PerIdLogits, SoftEmbedding, Sparse
 from autoemb.lab.report.wording import display
 from autoemb.lab.trained import learner_of
 from autoemb.learners import METHODS
@@ -171,6 +172,8 @@ def test_the_seed_alone_decides_the_start(make_config, method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_any_number_of_fields(make_config, method):
-    learner = build_learner(make_config(method=method), fields=3)
-    assert learner.predict([[1, 2], [3, 3], ["a", "b"]]).shape == (2, 1)
+def test_any_number_of_features(make_config, method):
+    schema = SCHEMA.model_copy(update={"sparse": (*SCHEMA.sparse, Sparse(column="city"))})
+    learner = learner_of(make_config(method=method), schema)
+    ids = {"user_id": np.array([1, 2]), "item_id": np.array([3, 3]), "city": ["a", "b"]}
+    assert learner.predict(Batch(ids)).shape == (2, 1)

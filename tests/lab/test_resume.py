@@ -264,6 +264,9 @@ OTHER_OPTIONS = {
     "budget": 0.5,
     "hidden": (9,),
     "controller_hidden": (9,),
+    "controller": "separate",
+    "model": "dcn",
+    "row_weight_decay": 0.1,
 }
 
 
