@@ -54,7 +54,7 @@ def test_run_shows_a_table_and_records(autoemb, tmp_path):
     # The fields that programs read are fixed.
     assert {"method", "task", "data", "seed", "offline", "online", "seconds", "config",
             "interactions_per_second", "versions"} <= set(summary)  # fmt: skip
-    assert set(summary["online"]) == {"loss", "accuracy", "interactions"}
+    assert set(summary["online"]) == {"loss", "accuracy", "auc", "interactions"}
     assert {"name", "interactions", "users", "items"} <= set(summary["data"])
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [line["interactions"] for line in lines] == [1000, 1050, 1500]

@@ -54,7 +54,8 @@ class SavedRun(Declared):
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         done = self.stream.position
-        if self.recorder.get("events") != done:
+        events = self.recorder.get("events")
+        if type(events) is not int or events != done:
             raise ValueError(f"recorder.events is not stream.position, {done}")
         if self.predictions not in (None, done):
             raise ValueError(f"predictions is {self.predictions}; expected {done} or none")

@@ -218,29 +218,29 @@ class SoftEmbedding(LogicalState, RowModule):
         shape = batch, self.num_features, len(self.embedding_dims)
         check_mix(weights, self.projection.dtype, shape, self.reading.tables)
         if isinstance(ids, Tensor):
-            return self._run(slice(0, len(self.row_tables)), ids, weights)
+            every = slice(0, len(self.row_tables))
+            return self._op(every, *self._found(every, ids, weights))
         pieces: dict[int, Tensor] = {}
         for run in self.reading.runs:
             mix = weights[:, run.features] if isinstance(weights, Tensor) else weights
-            pieces[run.features.start] = self._run(run.tables, columns[run.features], mix)
+            found = self._found(run.tables, columns[run.features], mix)
+            pieces[run.features.start] = self._op(run.tables, *found)
         for table, own in self.reading.shared.items():
             pieces |= self._shared(table, own, columns, weights)
         ordered = [pieces[first] for first in sorted(pieces)]
         return ordered[0] if len(ordered) == 1 else torch.cat(ordered, 1)
 
-    def _run(self, tables: slice, columns: Tensor | Sequence[Tensor], weights: Mix) -> Tensor:
-        """Return the embeddings [B, k, D] of features that alone read the k tables of a slice."""
+    def _found(
+        self, tables: slice, columns: Tensor | Sequence[Tensor], weights: Mix
+    ) -> tuple[Tensor, Tensor]:
+        """Return positions [B, k] and mix [B, k, N] of features that alone read k tables."""
         names = self.reading.tables[tables]
         if self._in_play is not None:
             each = columns.unbind(1) if isinstance(columns, Tensor) else columns
             ids = torch.stack([*map(self.positions, names, each)], 1)
         else:  # the op looks at ids by itself, all columns at once
             ids = columns if isinstance(columns, Tensor) else torch.stack([*columns], 1)
-        try:
-            return self._op(tables, ids, self._mix_of_columns(weights, names, ids))
-        except IndexError:
-            find_rows(ids, {name: self.num_rows(name) for name in names})  # names the table
-            raise
+        return ids, self._mix_of_columns(weights, names, ids)
 
     def _mix_of_columns(self, weights: Mix, tables: Sequence[str], ids: Tensor) -> Tensor:
         """Return the mix [B, k, N] of ids [B, k], a column for each of k tables."""
@@ -251,6 +251,7 @@ class SoftEmbedding(LogicalState, RowModule):
             return self.projection.new_full((*ids.shape, sizes), 1 / sizes)
         mixes = [weights[table] for table in tables]
         if self._in_play is None:  # of whole tables, which are not copied
+            find_rows(ids, {name: self.num_rows(name) for name in tables})
             pairs = zip(mixes, ids.unbind(1), strict=True)
             return torch.stack([look_up(mix, column) for mix, column in pairs], 1)
         # In one look-up, one table after the other: thirty tables cost little more than one.
@@ -321,20 +322,25 @@ class SoftEmbedding(LogicalState, RowModule):
                 f"{list(positions.shape)}: table {tables.start} has one event to take statistics "
                 "from"
             )
-        result = soft_embedding(
-            self.tables[tables],
-            positions,
-            weights,
-            self._of(self.projection, tables),
-            self._of(self.bias, tables),
-            None if own else running,
-            dims=self.embedding_dims,
-            eps=0.0 if self.norm == "none" else self.eps,  # with a mean of 0 and a variance of 1
-            average=self.average,
-            sparse=self.sparse,
-            backend=self.backend,
-            statistics=tracked,
-        )
+        try:
+            result = soft_embedding(
+                self.tables[tables],
+                positions,
+                weights,
+                self._of(self.projection, tables),
+                self._of(self.bias, tables),
+                None if own else running,
+                dims=self.embedding_dims,
+                eps=0.0 if self.norm == "none" else self.eps,  # of means 0 and variances 1
+                average=self.average,
+                sparse=self.sparse,
+                backend=self.backend,
+                statistics=tracked,
+            )
+        except IndexError:
+            names = self.reading.tables[tables]
+            find_rows(positions, {name: self.num_rows(name) for name in names})  # names the table
+            raise
         if tracked and batch:
             self._track(tables, result.mean, result.variance, batch)
         return result.output

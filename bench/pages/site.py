@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from bench.harness import RESULTS
-from bench.pages import ablations, benchmarks, export, figures, readme, study
+from bench.pages import ablations, benchmarks, export, features, figures, readme, study
 from bench.pages.records import DOCS, FIGURES, STUDIES, Study
 
 
@@ -32,6 +32,9 @@ def every(
         DOCS / "export.md": export.page(frozen, recorded["widths"], figures.frozen(exported)),
         DOCS / "ablations.md": ablations.page(changed),
         DOCS / "benchmarks.md": benchmarks.page(results),
+        DOCS / "features.md": features.page(
+            *(Study.read(name, studies) for name in features.PARTS)
+        ),
         readme.README: readme.page(text, readme.block(recorded, changes, exported)),
     }
     svgs = figures.drawn(recorded["widths"], recorded["budget"], exported)

@@ -330,3 +330,5 @@ def test_the_reference_op_names_what_the_kernels_met_before(noted):
     with pytest.raises(IndexError) as raised:  # at once: the reference looks
         trainer.step(batch._replace(label=batch.label.double()))
     assert str(raised.value) == message(2**40)
+    with pytest.raises(IndexError, match=f"id {NO_ROW} "):  # which the reference op met after that
+        cuda.check_ids(CPU)

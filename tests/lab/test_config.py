@@ -236,7 +236,7 @@ def test_row_rate_is_about_what_adam_over_a_whole_table_moves_a_row(every, dista
         table.grad = torch.tensor([float(step % every == 0)])
         adam.step()
     assert (begin - table.item()) / (4000 / every) == pytest.approx(distance, rel=0.03)
-    assert distance < OPTIMIZERS["adam"].row_rate
+    assert distance < OPTIMIZERS["adam"].rates.row_rate
 
 
 def test_the_defaults_are_those_of_the_recipe():

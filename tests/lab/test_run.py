@@ -144,7 +144,8 @@ def test_ratings_of_another_scale_are_stars_of_five(make_config, stream, numbers
         frame=stream.frame.with_columns(pl.col("rating") * 2),
         schema=stream.schema.model_copy(update={"label": label}),
     )
-    both = [numbers(run(make_config(), events)) | {"data": None} for events in (tens, stream)]
+    known = {"data": None, "config": None}  # of which the scale is one
+    both = [numbers(run(make_config(), events)) | known for events in (tens, stream)]
     assert both[0] == both[1]
 
 
@@ -252,12 +253,18 @@ def test_a_batch_may_be_larger_than_the_stream(make_config, make_stream):
 
 
 @pytest.mark.parametrize("events", [0, 1])
-def test_a_stream_of_less_than_two_events_is_refused_and_leaves_nothing(
+def test_a_stream_too_short_for_batch_statistics_is_refused_and_leaves_nothing(
     make_config, make_stream, tmp_path, events
 ):
     with pytest.raises(UserError, match=f"the stream has {events} events"):
-        run(make_config(), make_stream(events), tmp_path / "run")
+        run(make_config(norm="batch"), make_stream(events), tmp_path / "run")
     assert [*tmp_path.iterdir()] == []
+
+
+def test_a_stream_of_one_event_is_learnt_without_batch_statistics(make_config, make_stream):
+    summary = run(make_config(offline_fraction=0), make_stream(1))
+    assert summary["online"]["interactions"] == 1
+    assert math.isfinite(summary["online"]["loss"])
 
 
 @pytest.mark.parametrize("options", [{"dims": (3,)}, {"dims": (2, 2)}, {"dims": (1, 2, 3, 4)}])

@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -46,11 +47,15 @@ class Row:
 
 
 def metrics(comparison: Comparison) -> list[str]:
-    """Return the metrics that tables show: the loss, and what the task is known by."""
+    """Return the metrics that a comparison's tables show."""
     scores = [result.stage(stage) for result in comparison.results for stage in STAGES]
-    found = wording.metrics(scores)
-    known_by = wording.KNOWN_BY.get(comparison.task, found[1:2])
-    return [name for name in found if name == "loss" or name in known_by]
+    return wording.metrics(scores)
+
+
+def _narrow(comparison: Comparison) -> list[bool]:
+    """Return which columns of numbers a terminal has room for: the loss, and one more metric."""
+    known_by = wording.KNOWN_BY.get(comparison.task, metrics(comparison)[1:2])
+    return [metric == "loss" or metric in known_by for _, metric in columns(comparison)]
 
 
 def columns(comparison: Comparison) -> list[tuple[str, str]]:
@@ -112,13 +117,15 @@ def table(comparison: Comparison) -> RenderableType:
     """Return the methods' table and the online differences for a terminal."""
     title = _CONTROL.sub(" ", " · ".join(wording.describe(comparison)))
     scores = _table(Text(title), wording.spread_note(comparison))
-    for header in _headers(comparison):
+    kept = _narrow(comparison)
+    for header in compress(_headers(comparison), [True, *kept, True]):
         scores.add_column(
             header.replace(" ", "\n", 1), justify="right" if scores.columns else "left"
         )
     for row in rows(comparison):
-        cells = [Text(str(cell), style="bold" if cell.best else "") for cell in row.cells]
-        scores.add_row(wording.display(row.method), *cells, wording.whole(row.rate.mean))
+        cells = compress(row.cells, kept)
+        texts = [Text(str(cell), style="bold" if cell.best else "") for cell in cells]
+        scores.add_row(wording.display(row.method), *texts, wording.whole(row.rate.mean))
 
     paired = _table(
         Text("Paired differences, online stage"),

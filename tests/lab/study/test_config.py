@@ -88,9 +88,12 @@ def test_a_method_may_try_values_of_its_own(write):
             ("[methods.soft]", "[tuning]\noffline_fraction = [0.5]\n[methods.soft]"),
             r"tuning.offline_fraction is 0.5; expected it in \[options\]",
         ),
-        (('["ratings.csv"]', '["a/ratings.csv", "b/ratings.csv"]'), "different names of files"),
+        (
+            ('["ratings.csv"]', '["a/ratings.csv", "b/ratings.csv"]'),
+            "different names, which tables",
+        ),
         (('data = ["ratings.csv"]', ""), "data is missing"),
-        (('data = ["ratings.csv"]', "data = [3]"), r"data\[0\] is 3; expected text"),
+        (('data = ["ratings.csv"]', "data = [3]"), r"data\[0\]"),
         (("batch_size = 50", "batch_size = 0"), "options.batch_size is 0; expected at least 1"),
         (
             ("batch_size = 50", "batch_size = 1"),
