@@ -229,7 +229,8 @@ def evaluate_command(
     scores = evaluate(model, source(model.schema, model.task.name), every=every)
     if out is not None:
         write_json(out, scores | {"bytes": model.bytes(), "about": model.about})
-    metrics = [f"{name} {scores[name]:.4f}" for name in model.task.metrics if name in scores]
+    names = (name for name in model.task.metrics if scores[name] is not None)
+    metrics = [f"{name.replace('_', ' ')} {scores[name]:.4f}" for name in names]
     typer.echo(
         f"{', '.join(metrics)} over {scores['interactions']:,} events, "
         f"{scores['interactions_per_second']:,.0f} a second"

@@ -11,6 +11,7 @@ from torch import nn
 
 from autoemb.bilevel import BilevelTrainer
 from autoemb.bilevel.part import MakeOptimizer, MakeSchedule
+from autoemb.bilevel.working_set import read_by
 from autoemb.nn import MODELS, Controller, FixedEmbedding, PerIdLogits, SoftEmbedding
 from autoemb.nn.granted import GrantedEmbedding
 from autoemb.recipe import Recipe
@@ -141,8 +142,9 @@ def build_learner(
     if task is None or isinstance(task, str):
         task = task_for(task, schema.label)
     torch.manual_seed(seed)
-    method, sizes, tables = METHODS[recipe.method], len(recipe.dims), schema.tables
+    method, sizes = METHODS[recipe.method], len(recipe.dims)
     model = _model(schema, task, recipe, model)
+    tables = _tables_read(model, schema)
     history = History(tables, sizes, device)
     controller: nn.Module | None = None
     if method.controller == "network":
@@ -193,6 +195,21 @@ def _model(
     num_dense = 2 * len(schema.dense)
     embedding = build_embedding(schema, recipe)
     return make(embedding, outputs=task.outputs, hidden=recipe.hidden, num_dense=num_dense)
+
+
+def _tables_read(model: nn.Module, schema: Schema) -> tuple[str, ...]:
+    """Return the tables that a model reads, in the schema's order."""
+    read = read_by(model)
+    known = {feature.column: feature for feature in schema.features}
+    for name, feature in read.items():
+        if name not in known or known[name].table != feature.table:
+            where = known[name].table if name in known else None
+            has = f"has it in table {where!r}" if where else f"has {', '.join(known)}"
+            raise ValueError(
+                f"the model reads feature {name!r} of table {feature.table!r}; the schema {has}"
+            )
+    tables = {feature.table for feature in read.values()}
+    return tuple(table for table in schema.tables if table in tables)
 
 
 def _grants(

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import torch
 
-from autoemb import InteractionState, SoftEmbedding
+from autoemb import History
+from autoemb.ops import distinct_columns
 from autoemb.optim import OPTIMIZERS
-from bench.workloads import on_backend
+from bench.workloads import names, on_backend, paper_embedding
 
 REGISTERS = Path(__file__).parents[1] / "csrc/kernels/registers.json"
 #: More fields and sizes than kernels take in their parameters, a width of several blocks of
@@ -33,7 +34,7 @@ def run(device: str) -> None:
     torch.manual_seed(0)
     for dims, fields, batch in CASES:
         rows = [batch + field for field in range(fields)]
-        module = SoftEmbedding(rows, dims, device=device, sparse=True)
+        module = paper_embedding(rows, dims, device=device, sparse=True)
         # Half of the events have one id: its segment is as long as they get.
         ids = torch.stack([torch.randint(r, (batch,)) for r in rows], 1)
         ids[::2] = 3
@@ -52,12 +53,13 @@ def run(device: str) -> None:
         by_name = dict(zip([n for n, _ in module.named_parameters()], grads[1:], strict=True))
         for kind in OPTIMIZERS.values():
             update = kind.rows(module.tables, lr=0.01).update
-            for name in module.row_fields:
+            for name in module.row_tables:
                 sparse = by_name[name]
                 update(module.table(name), sparse._indices()[0], sparse._values())
-        state = InteractionState(fields, len(dims), device)
-        state.grow(rows)
-        state.record(ids, torch.rand(batch, device=device))
+        history = History(tables := names(fields), len(dims), device)
+        history.grow(dict(zip(tables, rows, strict=True)))
+        for table, plan in zip(tables, distinct_columns(ids), strict=True):
+            history.record(table, plan, torch.rand(batch, device=device))
         assert all(bool(table.isfinite().all()) for table in module.tables)
     if device == "cuda":
         torch.cuda.synchronize()

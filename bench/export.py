@@ -14,23 +14,25 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
-from autoemb.nn.mlp import mlp
 
-from autoemb import TASKS, IdTable
+from autoemb import IdTable, Label, Schema, Sparse
 from autoemb.data import load
 from autoemb.lab import RunConfig, run
 from autoemb.lab.evaluate import evaluate
 from autoemb.lab.ranks import rank_correlation
-from autoemb.serving import ServedField, ServedModel
-from autoemb.serving.export import Exporter, load_trained
+from autoemb.lab.trained import load_trained
+from autoemb.nn.layers import mlp
+from autoemb.serving import Exporter, ServedModel, ServedTable
 from bench.harness import RESULTS, environment
 
 RECORD = RESULTS / "export.json"
 SETS = ("ml-100k", "ml-latest-small", "movietweetings", "ml-1m-users-1-2999")
+TASKS = ("regression", "classification")
 SEEDS = (0, 1, 2)
 BUDGETS = (1.0, 0.5, 0.25, 0.125, 0.06, 0.03, 0.015)
 #: Row rates are those most often chosen in docs/study.md (for FSE-16, 100 as often).
@@ -50,37 +52,33 @@ MANY = 1_000_000
 
 def scores(data: Path, folder: Path) -> Iterator[dict[str, Any]]:
     """Yield the scores of every method, task, seed and budget on one data set."""
-    interactions = load(data)
-    for task in TASKS:
-        for seed in SEEDS:
-            for name, options in METHODS.items():
-                config = RunConfig(task=task, seed=seed, device="cpu", **options)
-                out = folder / f"{data.name}-{task}-{name}-{seed}"
-                run(config, interactions, out, resume=True, checkpoint_at=0.7)
-                trained = load_trained(out)
-                exporter = Exporter(trained)
-                for budget in BUDGETS if name in SHRUNK else BUDGETS[:1]:
-                    model, kept = exporter.export(budget)
-                    counts = [
-                        state.count[: len(widths)]
-                        for state, widths in zip(trained.learner.state.fields, kept, strict=True)
-                    ]
-                    found = evaluate(model, interactions)
-                    yield {
-                        "data": data.name,
-                        "task": task,
-                        "seed": seed,
-                        "method": name,
-                        "budget": budget,
-                        "floats_per_id": sum(int(w.sum()) for w in kept) / sum(map(len, kept)),
-                        "row_bytes": model.bytes()["rows"],
-                        "loss": found["loss"],
-                        "accuracy": found["accuracy"],
-                        "rank_correlation": [
-                            rank_correlation(count, widths)
-                            for count, widths in zip(counts, kept, strict=True)
-                        ],
-                    }
+    dataset = load(data)
+    for task, seed, (name, options) in product(TASKS, SEEDS, METHODS.items()):
+        config = RunConfig(task=task, seed=seed, device="cpu", **options)
+        out = folder / f"{data.name}-{task}-{name}-{seed}"
+        run(config, dataset, out, resume=True, checkpoint_at=0.7)
+        trained = load_trained(out)
+        history = trained.learner.history.tables
+        exporter = Exporter(trained.learner, trained.schema, trained.task, about=trained.about)
+        for budget in BUDGETS if name in SHRUNK else BUDGETS[:1]:
+            model, kept = exporter.export(budget)
+            found = evaluate(model, dataset)
+            floats = sum(int(widths.sum()) for widths in kept.values())
+            yield {
+                "data": data.name,
+                "task": task,
+                "seed": seed,
+                "method": name,
+                "budget": budget,
+                "floats_per_id": floats / sum(map(len, kept.values())),
+                "row_bytes": model.bytes()["rows"],
+                "loss": found["loss"],
+                "accuracy": found["accuracy"],
+                "rank_correlation": {
+                    table: rank_correlation(history[table].count[: len(widths)], widths)
+                    for table, widths in kept.items()
+                },
+            }
 
 
 MEASURE = """
@@ -91,8 +89,8 @@ def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 before = resident()
 model = load_model(sys.argv[1])
-for field in model.fields:  # the file is mapped: what is read becomes resident
-    for rows in field.rows:
+for table in model.tables.values():  # the file is mapped: what is read becomes resident
+    for rows in table.rows:
         rows.sum()
 print(resident() - before, sum(model.bytes().values()))
 """
@@ -112,18 +110,21 @@ def memory() -> list[dict[str, Any]]:
             rows.append(count)
             start += count
         width = max(shares)
-        field = ServedField(
+        table = ServedTable(
             ids,
             [torch.ones(count, d) for count, d in zip(rows, shares, strict=True)],
             [torch.ones(0 if d == width else width, d) for d in shares],
             [torch.zeros(width) for _ in shares],
             torch.zeros(width),
         )
-        model = ServedModel([field], mlp(width, (512, 512), 1), TASKS["regression"])
+        schema = Schema(
+            label=Label(column="click", kind="click"), sparse=(Sparse(column="item_id"),)
+        )
+        model = ServedModel(schema, {"item_id": table}, mlp(width, (512, 512), 1))
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "model.safetensors")
             model.save(path)
-            del model, field
+            del model, table
             said = subprocess.run(
                 [sys.executable, "-c", MEASURE, str(path)], capture_output=True, check=True
             ).stdout.split()

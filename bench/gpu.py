@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from autoemb import SoftEmbedding
 from bench import rivals
 from bench.device import (
     Turn,
@@ -30,7 +29,16 @@ from bench.device import (
 )
 from bench.harness import environment, ratio, spread
 from bench.passes import draw, make_pass
-from bench.workloads import DIMS, ML_20M, algorithm_1, batches, on_backend
+from bench.workloads import (
+    DIMS,
+    ML_20M,
+    algorithm_1,
+    batches,
+    example_of,
+    on_backend,
+    paper_embedding,
+    record,
+)
 
 MANY_FIELDS = (10_000,) * 26
 #: What all products of a case are rounded to: torch's switch, and whether rivals run under autocast
@@ -164,10 +172,8 @@ def op_cases(group: Op, settings: Settings) -> tuple[dict[str, Prepare], int]:
         return prepared
 
     cases = {
-        "autoemb": case(lambda: SoftEmbedding(rows, DIMS, sparse=True), ours, "native"),
-        "autoemb, reference": case(
-            lambda: SoftEmbedding(rows, DIMS, sparse=True), ours, "reference"
-        ),
+        "autoemb": case(lambda: paper_embedding(rows, sparse=True), ours, "native"),
+        "autoemb, reference": case(lambda: paper_embedding(rows, sparse=True), ours, "reference"),
         "torch.nn, dense": case(lambda: rivals.PlainSoftEmbedding(rows, DIMS), ours),
         "fixed width": case(lambda: rivals.PlainEmbedding(rows, sum(DIMS)), wide),
     }
@@ -195,19 +201,18 @@ def step_cases(group: Step, settings: Settings) -> tuple[dict[str, Prepare], int
         (past, last, new)
         for (past, new), (_, last) in zip(drawn, [drawn[-1], *drawn[:-1]], strict=True)
     ]
+    examples = [tuple(map(example_of, turn)) for turn in inputs]
     features = torch.rand(size, len(rows), 35 + len(DIMS), device=device)
 
     def ours(method: str, hypergradient: str = "first", backend: str = "native") -> Prepare:
         def prepared() -> Turn:
             with torch.device(device):
-                step, state = algorithm_1(method, rows, hypergradient, DIMS, device)
+                step, history = algorithm_1(method, rows, hypergradient, DIMS, device)
 
-            def call(batches: Any) -> None:
-                outcome = step(*batches)
-                weights, plans = outcome.weights, outcome.plans
-                state.record(batches[-1].ids, outcome.losses, weights, plans)
+            def call(examples: Any) -> None:
+                record(history, step(*examples))
 
-            return prepare(on_backend(backend, call), inputs, device)
+            return prepare(on_backend(backend, call), examples, device)
 
         return prepared
 
@@ -276,8 +281,8 @@ def memory(settings: Settings) -> Iterator[dict[str, Any]]:
         (inputs,) = draw(rows, "uniform", size, 1, device=settings.device)
         peaks, failed = {}, {}
         for name, backend, make in (
-            ("autoemb", "native", lambda rows=rows: SoftEmbedding(rows, DIMS, sparse=True)),
-            ("autoemb, reference", "reference", lambda r=rows: SoftEmbedding(r, DIMS, sparse=True)),
+            ("autoemb", "native", lambda rows=rows: paper_embedding(rows, sparse=True)),
+            ("autoemb, reference", "reference", lambda r=rows: paper_embedding(r, sparse=True)),
             ("torch.nn, sparse", "auto", lambda r=rows: rivals.PlainSoftEmbedding(r, DIMS, True)),
         ):
             try:

@@ -16,10 +16,9 @@ from pathlib import Path
 
 import torch
 
-from autoemb import SoftEmbedding
 from bench.passes import draw, make_pass
 from bench.rivals import PlainSoftEmbedding
-from bench.workloads import DIMS, on_backend
+from bench.workloads import DIMS, on_backend, paper_embedding
 
 #: glibc maps blocks from this size on, each for itself.
 SMALL_BLOCK = 2**16
@@ -31,8 +30,8 @@ GIVES_BACK = {
 }
 ROWS = (10_000, 10_000)
 CASES: dict[str, tuple[str, Callable[[], torch.nn.Module]]] = {
-    "autoemb": ("native", lambda: SoftEmbedding(ROWS, DIMS, sparse=True)),
-    "autoemb, reference": ("reference", lambda: SoftEmbedding(ROWS, DIMS, sparse=True)),
+    "autoemb": ("native", lambda: paper_embedding(ROWS, sparse=True)),
+    "autoemb, reference": ("reference", lambda: paper_embedding(ROWS, sparse=True)),
     "torch.nn, sparse": ("auto", lambda: PlainSoftEmbedding(ROWS, DIMS, sparse=True)),
 }
 

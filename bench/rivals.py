@@ -134,7 +134,7 @@ def step(
     mix = model.mix if compiled is None else torch.compile(model.mix, **compiled)
 
     def loss_of(batch: Batch, weights: Tensor) -> Tensor:
-        return (torch.sigmoid(forward(batch.ids, weights)) - batch.target).square().mean()
+        return (torch.sigmoid(forward(batch.ids, weights)) - batch.label).square().mean()
 
     def run(validation: Batch, batch: Batch, features: Tensor) -> None:
         torch.compiler.cudagraph_mark_step_begin()  # for graphs that torch.compile makes

@@ -10,12 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from autoemb import SoftEmbedding
 from bench import memory
 from bench.harness import alternate, ratio, spread, write
 from bench.passes import PASSES, draw, make_pass
 from bench.rivals import PlainEmbedding, PlainSoftEmbedding
-from bench.workloads import DIMS, ML_20M, on_backend
+from bench.workloads import DIMS, ML_20M, on_backend, paper_embedding
 
 # torch.compile warns of what torch itself does.
 pytestmark = pytest.mark.filterwarnings("default")
@@ -67,8 +66,8 @@ def compiled(rows: tuple[int, ...]) -> nn.Module:
 
 
 MODULES: dict[str, Callable[[tuple[int, ...]], nn.Module]] = {
-    "autoemb": lambda rows: SoftEmbedding(rows, DIMS, sparse=True),
-    "autoemb, reference": lambda rows: SoftEmbedding(rows, DIMS, sparse=True),
+    "autoemb": lambda rows: paper_embedding(rows, sparse=True),
+    "autoemb, reference": lambda rows: paper_embedding(rows, sparse=True),
     EAGER: lambda rows: PlainSoftEmbedding(rows, DIMS, sparse=True),
     "torch.compile, dense": compiled,
     "fixed width": lambda rows: PlainEmbedding(rows, sum(DIMS)),

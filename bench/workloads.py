@@ -5,20 +5,59 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from itertools import cycle, islice
-from typing import ParamSpec, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from autoemb.bilevel import Batch, Outcome
-from autoemb.lab import RunConfig
-from autoemb.lab.methods import build_trainer
-from autoemb.streaming import InteractionState
+from autoemb import (
+    MLP,
+    BilevelTrainer,
+    Controller,
+    FixedEmbedding,
+    History,
+    PerIdLogits,
+    SoftEmbedding,
+    task_for,
+)
+from autoemb.bilevel import Example, Outcome
+from autoemb.learners import METHODS
+from autoemb.nn import Inputs
+from autoemb.schema import STARS
 
 ML_20M = (138_493, 27_278)  # users, items
 DIMS = (2, 16, 128)
+#: What the paper's embedding, which the rivals are, differs in from the default one.
+PAPER: dict[str, Any] = {
+    "norm": "batch", "eps": 1e-5, "average": True, "init_std": 1.0, "projection": "uniform"
+}  # fmt: skip
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+class Batch(NamedTuple):
+    """Events with a column of row numbers for each table."""
+
+    ids: Tensor
+    label: Tensor
+
+
+def names(fields: int) -> list[str]:
+    """Return names for the columns of a batch."""
+    return [f"id_{number}" for number in range(fields)]
+
+
+def example_of(batch: Batch) -> Example:
+    """Return a batch as a trainer takes it: ids by the name of their feature."""
+    columns = batch.ids.unbind(1)
+    return Example(Inputs(dict(zip(names(len(columns)), columns, strict=True))), batch.label)
+
+
+def paper_embedding(
+    rows: Sequence[int], dims: Sequence[int] = DIMS, **options: Any
+) -> SoftEmbedding:
+    """Return the embedding of the paper, which the layers of torch.nn compute, too."""
+    return SoftEmbedding(rows, dims, **PAPER | options)
 
 
 def batches(rows: Sequence[int], order: str, size: int = 500, seed: int = 0) -> Iterator[Batch]:
@@ -49,21 +88,50 @@ def algorithm_1(
     hypergradient: str = "first",
     dims: tuple[int, ...] = DIMS,
     device: str = "cpu",
-) -> tuple[Callable[[Batch, Batch, Batch], Outcome], InteractionState]:
-    """Return a step of Algorithm 1 (past, last, new) and the history that it reads."""
-    config = RunConfig(  # with BatchNorm and Adam, as the rivals
-        method=method, hypergradient=hypergradient, dims=dims, norm="batch", optimizer="adam",
-        device=device,
-    )  # fmt: skip
-    trainer, _modules, state = build_trainer(config, rows)
-    state.grow([*rows])
+) -> tuple[Callable[[Example, Example, Example], Outcome], History]:
+    """Return a step of Algorithm 1 (past, last, new) and the history that it reads.
 
-    def step(past: Batch, last: Batch, new: Batch) -> Outcome:
+    With the paper's network a table, its BatchNorm, and Adam, as the rivals.
+    """
+    tables, kind = names(len(rows)), METHODS[method]
+    history = History(tables, len(dims), device)
+    history.grow(dict(zip(tables, rows, strict=True)))
+    embedding: nn.Module
+    if kind.controller is None:
+        embedding = FixedEmbedding(rows, sum(dims), features=tables)
+    else:
+        embedding = paper_embedding(rows, dims, features=tables)
+    controller: nn.Module | None = None
+    if kind.controller == "logits":
+        controller = PerIdLogits(tables, rows, len(dims))
+    elif kind.controller == "network":
+        controller = Controller(
+            tables, len(dims), history.num_features, hidden=(512, 512), shared=False
+        )
+    trainer = BilevelTrainer(
+        MLP(embedding, hidden=(512, 512)).to(device),
+        None if controller is None else controller.to(device),
+        loss=task_for("regression", STARS).loss,
+        features=history.features if kind.controller == "network" else None,
+        joint=kind.joint,
+        hypergradient=hypergradient,
+        optimizer="adam",
+    )
+
+    def step(past: Example, last: Example, new: Example) -> Outcome:
         if trainer.bilevel:
             trainer.controller_step(past, last)
         return trainer.step(new)
 
-    return step, state
+    return step, history
+
+
+def record(history: History, outcome: Outcome) -> None:
+    """Note what a step knows now of its ids."""
+    for table, plan in outcome.plans.items():
+        history.record(table, plan, outcome.losses)
+        if outcome.mix is not None:
+            history.give(table, plan, outcome.mix[table])
 
 
 def our_step(
@@ -77,9 +145,10 @@ def our_step(
     count: int = 24,
 ) -> Callable[[], None]:
     """Return a step of Algorithm 1: controller on past events, weights on new (``count`` each)."""
-    step, _state = algorithm_1(method, rows, hypergradient, dims)
+    step, _history = algorithm_1(method, rows, hypergradient, dims)
     new, past = (
-        take(batches(rows, o, size, seed), count) for seed, o in enumerate((order, past_order))
+        take(map(example_of, batches(rows, o, size, seed)), count)
+        for seed, o in enumerate((order, past_order))
     )
     last = next(new)
 

@@ -70,7 +70,7 @@ def test_a_run_is_exported_and_evaluated(autoemb, tmp_path):
     assert autoemb("run", *SMALL, "--checkpoint-at", "0.7", "--out", run)[0] == 0
     code, said, _ = autoemb("export", run, "--budget", "0.2", "--widths", "1,3", "--out", model)
     assert code == 0
-    assert said.startswith("users: ")
+    assert said.startswith("user_id: ")
     assert f"model: {model} ({model.stat().st_size:,} bytes)" in said
     code, said, _ = autoemb("evaluate", model, "--all", "--out", scores)
     assert code == 0

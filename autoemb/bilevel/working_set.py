@@ -16,9 +16,11 @@ from torch.func import functional_call
 from autoemb.batch import Bag
 from autoemb.bilevel.lock import Lock
 from autoemb.nn.inputs import Inputs
+from autoemb.nn.places import InPlay, find_rows
 from autoemb.nn.reading import check_named
-from autoemb.nn.rows import InPlay, find_rows, gather, in_play, row_parameters
+from autoemb.nn.rows import gather, in_play, row_parameters
 from autoemb.ops import Plan, distinct, distinct_columns
+from autoemb.ops.lookup import NO_ROW
 from autoemb.schema import Bag as BagFeature
 from autoemb.schema import Sparse
 
@@ -329,4 +331,8 @@ def _placed(
         place = planned.places[name]
         if not alone:
             place = moved[feature.table].index_select(0, place)
-        yield feature.table, _values(planned.inputs.ids[name]), place
+        ids = _values(planned.inputs.ids[name])
+        if planned.plans[feature.table].order is not None:  # padded, as on a GPU
+            # An event whose id has no row points at another's in the plan.
+            place = place.masked_fill(ids == NO_ROW, NO_ROW)
+        yield feature.table, ids, place

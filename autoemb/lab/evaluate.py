@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-import torch
 from pydantic import ConfigDict
 
 from autoemb.declared import Declared
@@ -13,8 +12,8 @@ from autoemb.errors import UserError
 from autoemb.lab import RunConfig
 from autoemb.lab.events import ordered, stream_of
 from autoemb.lab.saved import Count
+from autoemb.metrics import Metrics
 from autoemb.serving import ServedModel
-from autoemb.streaming import Stream
 from autoemb.tasks import Task, task_for
 
 if TYPE_CHECKING:  # polars, which the rest of the package does without
@@ -73,7 +72,7 @@ def evaluate(model: ServedModel, dataset: Dataset, *, every: bool = False) -> di
     Returns
     -------
     dict
-        ``loss``, ``accuracy`` where the task has one, ``interactions``, ``seconds``,
+        The task's metrics (:class:`autoemb.metrics.Metrics`), ``interactions``, ``seconds``,
         ``interactions_per_second``.
 
     Raises
@@ -100,24 +99,18 @@ def evaluate(model: ServedModel, dataset: Dataset, *, every: bool = False) -> di
             f"{events.name}: no events follow those that the model was trained on; --all scores "
             "all of them"
         )
+    metrics, count = Metrics(task), len(stream) - stream.position
     start = time.perf_counter()
-    scores = _scores(model, task, stream)
-    seconds = time.perf_counter() - start
-    count = scores["interactions"]
-    return scores | {"seconds": seconds, "interactions_per_second": count / seconds}
-
-
-def _scores(model: ServedModel, task: Task, stream: Stream) -> dict[str, Any]:
-    loss, right, count = 0.0, 0, 0
     for batch in stream:
         assert batch.label is not None  # of a data set
-        logits = model.logits(batch)
-        loss += float(task.loss(logits, batch.label).sum(dtype=torch.float64))
-        if "accuracy" in task.metrics:
-            right += int(task.correct(logits, batch.label).sum())
-        count += len(batch)
-    accuracy = {"accuracy": right / count} if "accuracy" in task.metrics else {}
-    return {"loss": loss / count, **accuracy, "interactions": count}
+        metrics.add(model.logits(batch), batch.label, batch.weight)
+    seconds = time.perf_counter() - start
+    return {
+        **metrics.compute(),
+        "interactions": count,
+        "seconds": seconds,
+        "interactions_per_second": count / seconds,
+    }
 
 
 def _task(model: ServedModel, dataset: Dataset) -> Task:
@@ -137,7 +130,7 @@ def _task(model: ServedModel, dataset: Dataset) -> Task:
         names, there = ([feature.column for feature in part] for part in (wanted, found))
         missing = [name for name in names if name not in there]
         # Numbers come side by side, without their names.
-        if missing or (kind == "dense" and names != there):
+        if missing or (kind == "dense" and names and names != there):
             raise UserError(
                 f"{dataset.name}: the {kind} features are {', '.join(there) or 'none'}; the model "
                 f"reads {', '.join(names) or 'none'}"

@@ -34,10 +34,13 @@ def embeddings_of(learner: StreamLearner) -> dict[str, Any]:
     return {
         "bytes": 4 * (embedding.floats + slots),
         "capacity_bytes": 4 * (embedding.capacity + slots),
-        "mean_width": {t: float(w.double().mean()) for t, w in zip(tables, widths, strict=True)},
+        "mean_width": {
+            t: float(w.double().mean()) if len(w) else 0.0
+            for t, w in zip(tables, widths, strict=True)
+        },
         "rank_correlation": {
             # Undefined where all own the same.
-            t: rank_correlation(count, width) if bool((width != width[0]).any()) else None
+            t: rank_correlation(count, width) if bool((width != width[:1]).any()) else None
             for t, count, width in zip(tables, counts, widths, strict=True)
         },
     }

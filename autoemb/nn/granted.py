@@ -13,8 +13,9 @@ from torch.func import functional_call
 from autoemb.batch import Bag
 from autoemb.nn.draws import Keys
 from autoemb.nn.inputs import by_name
+from autoemb.nn.places import InPlay, find_rows
 from autoemb.nn.reading import check_id_columns, check_named
-from autoemb.nn.rows import InPlay, RowUpdate, find_rows, in_play, replace_table
+from autoemb.nn.rows import RowUpdate, in_play, replace_table
 from autoemb.nn.soft import Mix, SoftEmbedding
 from autoemb.ops import distinct
 from autoemb.ops.sizes import size_slices

@@ -11,7 +11,7 @@ per-id logits of DARTS. Modules that own some derive from :class:`RowModule`, wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -19,93 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from autoemb.nn.draws import Keys, random_keys, salted
-from autoemb.ops import look_up, rows_of
+from autoemb.nn.places import InPlay, find_rows
+from autoemb.ops import look_up
 from autoemb.schema import Sparse
 
 #: (parameter [R, ...], rows [U], gradients [U, ...]) -> None
 RowUpdate = Callable[[nn.Parameter, Tensor, Tensor], None]
-
-
-class InPlay:
-    """The rows that a pass needs, and where among them the ids of its features are.
-
-    Parameters
-    ----------
-    rows : mapping of str to Tensor[U], int64
-        Distinct row numbers of each table, ascending.
-    places : iterable of (table, ids, positions)
-        Ids that are handed to modules, and their positions in the table's rows.
-    """
-
-    def __init__(
-        self, rows: Mapping[str, Tensor], places: Iterable[tuple[str, Tensor, Tensor]] = ()
-    ) -> None:
-        self.rows = rows
-        # By identity: a module hands on the very tensors that it was given.
-        self._places = {(table, id(ids)): (ids, found) for table, ids, found in places}
-
-    def positions(self, table: str, ids: Tensor) -> Tensor:
-        """Return the positions of ids among the rows in play.
-
-        Raises
-        ------
-        IndexError
-            For an id that is not among them; names id and table. On a GPU a later call raises it.
-        """
-        known = self._places.get((table, id(ids)))
-        if known is not None:
-            return known[1]
-        if table not in self.rows:
-            raise IndexError(f"table {table!r} has no rows in play; no feature read names it")
-        if ids is self.rows[table]:
-            return torch.arange(len(ids), device=ids.device)
-        rows, ids = self.rows[table], ids.contiguous()
-        found = torch.searchsorted(rows, ids)
-        absent = rows[found.clamp_max(len(rows) - 1)] != ids if len(rows) else found == found
-        if ids.device.type == "cpu":
-            if bool(absent.any()):
-                bad = ids[absent][0].item()
-                raise IndexError(f"table {table!r}: id {bad} is not among the rows in play")
-            return found
-        found = found.masked_fill(absent, torch.iinfo(torch.int64).max)
-        return rows_of(found.reshape(-1, 1), [len(rows)]).view(ids.shape)
-
-
-def find_rows(ids: Tensor, num_rows: Mapping[str, int]) -> Tensor:
-    """Return the rows of ids, a column for each table: the ids themselves, checked.
-
-    Parameters
-    ----------
-    ids : Tensor[B, F], int64
-    num_rows : mapping of str to int
-        Of each of F tables.
-
-    Returns
-    -------
-    Tensor[B, F], int64
-        On a GPU :data:`autoemb.ops.lookup.NO_ROW` in place of an id out of range.
-
-    Raises
-    ------
-    IndexError
-        For an id out of range; names id and table. On a GPU a later call raises it.
-
-    Examples
-    --------
-    >>> find_rows(torch.tensor([[7], [12]]), {"item_id": 10})
-    Traceback (most recent call last):
-        ...
-    IndexError: table 'item_id': id 12 is not in [0, 9]
-    """
-    try:
-        return rows_of(ids, [*num_rows.values()])
-    except IndexError:
-        for column, (table, rows) in zip(ids.unbind(1), num_rows.items(), strict=True):
-            outside = column[(column < 0) | (column >= rows)]
-            if ids.device.type == "cpu" and len(outside):
-                bad = int(outside[0])
-                raise IndexError(f"table {table!r}: id {bad} is not in [0, {rows - 1}]") from None
-        raise  # of an earlier call
 
 
 class RowModule(nn.Module):
@@ -242,7 +161,9 @@ class RowModule(nn.Module):
         """
         if self._in_play is not None:
             return self._in_play.positions(table, ids)
-        return find_rows(ids.reshape(-1, 1), {table: self.num_rows(table)}).view(ids.shape)
+        number = [*dict.fromkeys(self.row_tables.values())].index(table)
+        rows = find_rows(ids.reshape(-1, 1), {table: self.num_rows(table)}, number)
+        return rows.view(ids.shape)
 
     def lookup(self, name: str, ids: Tensor) -> Tensor:
         """Return the rows [..., width] that the parameter ``name`` holds for ids [...]."""
@@ -381,18 +302,19 @@ def cut(module: nn.Module, num_rows: Mapping[str, int]) -> None:
             child.cut(num_rows)
 
 
-def begin(module: nn.Module, table: str, rows: Tensor, keys: Keys) -> None:
-    """Give rows [U] of a table to ids never seen, in every module inside ``module``.
+def begin(parameters: Mapping[str, RowParameter], table: str, rows: Tensor, keys: Keys) -> None:
+    """Give rows [U] of a table to ids never seen, in every parameter of the table.
 
     Parameters
     ----------
-    module : torch.nn.Module
+    parameters : mapping of str to RowParameter
+        From :func:`row_parameters`.
     table : str
     rows : Tensor[U], int64
     keys : array [U], uint64
         Of the ids.
     """
-    for path, parameter in row_parameters(module).items():
+    for path, parameter in parameters.items():
         if parameter.table == table:
             parameter.owner.begin_rows(parameter.name, rows, salted(keys, path))
 

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from autoemb.batch import Bag
 from autoemb.nn.checks import check_arguments, check_choice, check_mix
 from autoemb.nn.draws import Keys, normal_rows
 from autoemb.nn.inputs import by_name
 from autoemb.nn.logical import LogicalState
+from autoemb.nn.places import find_rows
 from autoemb.nn.reading import Reading, check_id_columns, check_named, taken
-from autoemb.nn.rows import RowModule, find_rows
-from autoemb.ops import distinct, soft_embedding
+from autoemb.nn.rows import RowModule
+from autoemb.ops import distinct, look_up, soft_embedding
 from autoemb.ops.sizes import size_slices
 from autoemb.schema import Sparse
 
@@ -236,13 +237,28 @@ class SoftEmbedding(LogicalState, RowModule):
         else:  # the op looks at ids by itself, all columns at once
             ids = columns if isinstance(columns, Tensor) else torch.stack([*columns], 1)
         try:
-            if not isinstance(weights, Tensor):
-                pairs = zip(names, ids.unbind(1), strict=True)
-                weights = torch.stack([self._mix_of(weights, *pair) for pair in pairs], 1)
-            return self._op(tables, ids, weights)
+            return self._op(tables, ids, self._mix_of_columns(weights, names, ids))
         except IndexError:
             find_rows(ids, {name: self.num_rows(name) for name in names})  # names the table
             raise
+
+    def _mix_of_columns(self, weights: Mix, tables: Sequence[str], ids: Tensor) -> Tensor:
+        """Return the mix [B, k, N] of ids [B, k], a column for each of k tables."""
+        if isinstance(weights, Tensor):
+            return weights
+        if weights is None:
+            sizes = len(self.embedding_dims)
+            return self.projection.new_full((*ids.shape, sizes), 1 / sizes)
+        mixes = [weights[table] for table in tables]
+        if self._in_play is None:  # of whole tables, which are not copied
+            pairs = zip(mixes, ids.unbind(1), strict=True)
+            return torch.stack([look_up(mix, column) for mix, column in pairs], 1)
+        # In one look-up, one table after the other: thirty tables cost little more than one.
+        ends = [*accumulate(len(mix) for mix in mixes)]
+        columns = zip(ids.unbind(1), (0, *ends), mixes, strict=False)
+        # An id without a row gets the mix of another: the op gives it zeros, whatever its mix.
+        joined = [ids.clamp_max(len(mix) - 1) + begin for ids, begin, mix in columns]
+        return look_up(torch.cat(mixes), torch.stack(joined, 1))
 
     def _mix_of(self, weights: Mapping[str, Tensor] | None, table: str, rows: Tensor) -> Tensor:
         """Return the mix [M, N] of some rows of a table."""
@@ -250,7 +266,7 @@ class SoftEmbedding(LogicalState, RowModule):
             sizes = len(self.embedding_dims)
             return self.projection.new_full((len(rows), sizes), 1 / sizes)
         # The gradient of an embedding sums in a fixed order on a GPU; index_select's does not.
-        return functional.embedding(rows, weights[table])
+        return look_up(weights[table], rows)
 
     def _shared(
         self, table: int, own: Sequence[int], columns: Sequence[Any], weights: Mix

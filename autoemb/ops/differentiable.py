@@ -15,8 +15,8 @@ BelowAutograd = torch._C._AutoDispatchBelowAutograd
 class Differentiable(torch.autograd.Function):
     """An autograd Function with a ``setup_context``, and :func:`torch.func.vmap` by a loop.
 
-    There are no derivatives in forward mode: a Function's jvp would have to be differentiable
-    itself, by formulas that nothing else here needs.
+    There are no derivatives in forward mode, which torch then says: a Function's jvp would have to
+    be differentiable itself, by formulas that nothing else here needs.
     """
 
     @classmethod
@@ -37,13 +37,6 @@ class Differentiable(torch.autograd.Function):
         if isinstance(entries[0], Tensor):
             return torch.stack(entries), 0
         return tuple(map(torch.stack, zip(*entries, strict=True))), (0,) * len(entries[0])
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> Any:
-        """Raise NotImplementedError."""
-        raise NotImplementedError(
-            "autoemb has no derivatives in forward mode: take torch.func.vjp or jacrev, not jvp"
-        )
 
 
 def needs_function(*tensors: Tensor) -> bool:

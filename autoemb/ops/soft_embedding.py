@@ -248,9 +248,8 @@ for _reference in (False, True):
     _register(_op, "Autograd", partial(_differentiable_backward, _reference))
     _register(_op, "CompositeExplicitAutograd", reference_op.backward)
     torch.library.register_fake(f"autoemb::{_op}", _backward_shapes)
-_register(
-    "soft_embedding_double_backward", "CompositeExplicitAutograd", reference_op.double_backward
-)
+_op = "soft_embedding_double_backward"
+_register(_op, "CompositeExplicitAutograd", reference_op.double_backward)
 torch.library.register_fake(f"autoemb::{_op}", _double_backward_shapes)
 for _op in ("soft_embedding", "soft_embedding.sparse", "soft_embedding_backward"):
     _pass = "backward" if _op.endswith("backward") else "forward"

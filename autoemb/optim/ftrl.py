@@ -161,10 +161,9 @@ FTRL = OptimizerKind(
     dense=Ftrl,
     # Adagrad's: without l1 and l2 it is Adagrad. Online loss of the default run on MovieLens 100K,
     # seeds 0 and 1, with the paper's controllers at a rate of 0.002: .21055 and .20992; Adagrad's
-    # .21052 and .20991, at 1.5 times the events/s.
-    # Nothing else that was tried is better in both seeds: beta 1e-4 (.2102, .2099; offline 0.6 %
-    # worse), 1e-3 (.2123, .2125), 1e-2 (.2469, .2474). Of seed 0 alone: the paper's beta of 1 with
-    # rates of its own (0.3, 0.3, 1000: .2133), l2 of 1e-6 to 1e-2 (.2105 to .2120), l1 of 1e-6 and
-    # 1e-4 (.2106, .2105).
+    # .21052 and .20991, at 1.5 times the events/s. Nothing else that was tried is better in both
+    # seeds: beta 1e-4 (.2102, .2099; offline 0.6 % worse), 1e-3 (.2123, .2125), 1e-2 (.2469,
+    # .2474). Of seed 0 alone: the paper's beta of 1 with rates of its own (0.3, 0.3, 1000: .2133),
+    # l2 of 1e-6 to 1e-2 (.2105 to .2120), l1 of 1e-6 and 1e-4 (.2106, .2105).
     rates=Rates(0.003, 0.01, 16.0),
 )

@@ -13,7 +13,7 @@ from autoemb.bilevel.passes import evaluating
 from autoemb.bilevel.working_set import Functional
 from autoemb.nn.controller import select_hard
 from autoemb.nn.inputs import Inputs
-from autoemb.nn.rows import InPlay
+from autoemb.nn.places import InPlay
 from autoemb.schema import Bag as BagFeature
 from autoemb.schema import Sparse
 from autoemb.streaming import StreamLearner

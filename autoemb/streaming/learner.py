@@ -240,8 +240,9 @@ class StreamLearner:
             self._grow({t: _doubled(rows + 1, self._rows[t]) for t, rows in used.items()})
         for table, ids in new_ids(self.trainer.reads, batch, numbers, known).items():
             rows = torch.arange(known[table], used[table], device=self.device)
-            for module in self.modules:
-                begin(module, table, rows, id_keys(ids, self.seed, table))
+            keys = id_keys(ids, self.seed, table)
+            for part in filter(None, (self.trainer.model, self.trainer.controller)):
+                begin(part.function.rows, table, rows, keys)
         return self.encoder.example(batch, numbers)
 
     def _forget(self, known: Mapping[str, int]) -> None:

@@ -42,9 +42,14 @@ def new_ids(
     for name, feature in reads.items():
         ids = batch.bags[name].values if name in batch.bags else batch.sparse[name]
         rows = numbers[name]
-        for event in np.flatnonzero(rows >= known[feature.table]).tolist():
-            found.setdefault(feature.table, {})[int(rows[event])] = ids[event]
-    return {table: _as_ids([own[row] for row in sorted(own)]) for table, own in found.items()}
+        events = np.flatnonzero(rows >= known[feature.table])
+        fresh, first = np.unique(rows[events], return_index=True)  # most ids come several times
+        taken = events[first]
+        new = ids[taken].tolist() if isinstance(ids, np.ndarray) else [ids[e] for e in taken]
+        found.setdefault(feature.table, {}).update(zip(fresh.tolist(), new, strict=True))
+    return {
+        table: _as_ids([own[row] for row in sorted(own)]) for table, own in found.items() if own
+    }
 
 
 def _as_ids(ids: list[Any]) -> Ids:

@@ -12,7 +12,7 @@ from typing import Any
 from autoemb.lab.report.figures import loss_by_bytes
 from autoemb.lab.report.tables import mean_cell
 from autoemb.lab.report.wording import loss_name
-from bench.pages.names import Stream, row_name
+from bench.pages.names import Stream, plural, row_name
 from bench.pages.records import Record, Study, above
 from bench.pages.rendering import render
 from bench.pages.tables import table
@@ -29,6 +29,8 @@ class Export:
     ----------
     ours : str
         The last method; ``fixed`` are those of one width, ``shrunk`` those made smaller.
+    tables : list of str
+        Whose ids own the rows.
     """
 
     def __init__(self, record: Record) -> None:
@@ -40,6 +42,7 @@ class Export:
         self.streams = list(dict.fromkeys(Stream(r["data"], r["task"]) for r in self.results))
         self.budgets = sorted({r["budget"] for r in self.results}, reverse=True)
         self.narrow = [budget for budget in self.budgets if budget < 1]
+        self.tables = [*self.results[0]["rank_correlation"]]
         self.shrunk = [n for n in self.methods if self.rows(method=n, budget=self.narrow[0])]
 
     def rows(self, stream: Stream | None = None, **wanted: Any) -> list[Record]:
@@ -100,7 +103,7 @@ class Export:
     @property
     def correlations(self) -> list[float]:
         """Return every rank correlation of width and events that there is."""
-        every = (r for row in self.results for r in row["rank_correlation"])
+        every = (r for row in self.results for r in row["rank_correlation"].values())
         return [value for value in every if not math.isnan(value)]
 
 
@@ -147,9 +150,9 @@ def smallest(found: Export) -> str:
 
 
 def correlations(found: Export) -> str:
-    """Return a table of how the width of an id rises with its events, by feature."""
+    """Return a table of how the width of an id rises with its events, by table."""
 
-    def cell(values: tuple[float, ...]) -> str:
+    def cell(values: list[float]) -> str:
         mean = fmean(values)  # NaN where all ids own the same
         return "-" if math.isnan(mean) else f"{mean:.2f}"
 
@@ -157,9 +160,8 @@ def correlations(found: Export) -> str:
     for stream in found.streams:
         cells = []
         for b in found.narrow:
-            rows = found.rows(stream, method=found.ours, budget=b)
-            pairs = zip(*(r["rank_correlation"] for r in rows), strict=True)
-            cells.append(" / ".join(map(cell, pairs)))
+            runs = [r["rank_correlation"] for r in found.rows(stream, method=found.ours, budget=b)]
+            cells.append(" / ".join(cell([run[name] for run in runs]) for name in found.tables))
         body.append([row_name(stream), *cells])
     return table(["stream", *(f"B = {b:g}" for b in found.narrow)], body)
 
@@ -198,6 +200,7 @@ def page(record: Record, widths: Study, figures: str) -> str:
         far_least=[found.apart(stream, least) for stream in far],
         rising=sum(value > 0 for value in found.correlations),
         correlations_found=len(found.correlations),
+        tables=" / ".join(map(plural, found.tables)),
         close=CLOSE,
         trained=[found.fewest(s, found.fixed, [1.0]) for s in found.near],
         narrow_wide=[s for s in far if found.fewest(s, [wide], found.narrow) < math.inf],

@@ -9,9 +9,9 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 import torch
-from autoemb.lab.report.records import Difference
 
 from autoemb.lab.ranks import rank_correlation
+from autoemb.lab.records import Difference
 from autoemb.lab.report.wording import verdict
 from bench.pages.names import Stream
 from bench.pages.words import signed
@@ -139,7 +139,7 @@ class Study:
         for found in record["differences"]:
             if (found["stage"], found["metric"]) == ("online", "loss"):
                 stream = Stream(found["data"], found["task"], found["order"])
-                said = {name: found[name] for name in Difference.__dataclass_fields__}
+                said = {name: found[name] for name in Difference.model_fields}
                 self._pairs[stream, found["baseline"]] = Difference(**said)
 
     @classmethod

@@ -3,11 +3,10 @@ import os
 import pytest
 import torch
 
-from autoemb import SoftEmbedding
 from bench.passes import PASSES, draw, make_pass
 from bench.rivals import PlainEmbedding, PlainSoftEmbedding, TableBatchedEmbedding
 from bench.test_op import GROUPS, MODULES, names
-from bench.workloads import batches, on_backend
+from bench.workloads import batches, on_backend, paper_embedding
 
 ROWS, DIMS = (7, 5), (1, 3)
 
@@ -18,7 +17,7 @@ def tables(module):
 
 
 def soft(sparse=True):
-    return SoftEmbedding(ROWS, DIMS, sparse=sparse)
+    return paper_embedding(ROWS, DIMS, sparse=sparse)
 
 
 @pytest.mark.parametrize("passes", PASSES)
@@ -62,7 +61,7 @@ def test_an_update_is_that_of_the_whole_gradient(make):
 
 
 def test_the_plain_module_computes_what_ours_does():
-    ours, plain = SoftEmbedding(ROWS, DIMS), PlainSoftEmbedding(ROWS, DIMS)
+    ours, plain = soft(sparse=False), PlainSoftEmbedding(ROWS, DIMS)
     state = ours.state_dict()
     with torch.no_grad():
         for index, (field, size) in enumerate((f, n) for f in range(2) for n in range(2)):

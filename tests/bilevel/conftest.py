@@ -104,7 +104,7 @@ def make_problem():
         if kind == "logits":
             controller = PerIdLogits(TABLES, ROWS, len(DIMS)).double()
         else:
-            controller = Controller(TABLES, len(DIMS), FEATURES, hidden=(4,)).double()
+            controller = Controller(TABLES, len(DIMS), FEATURES, hidden=(4,), shared=False).double()
         with torch.no_grad():  # a zero last layer would hide the layers below it
             for parameter in controller.parameters():
                 parameter.normal_()
@@ -149,7 +149,7 @@ def build():
         if method == "darts":
             controller = PerIdLogits(TABLES, rows, len(dims))
         elif method != "fse":
-            controller = Controller(TABLES, len(dims), FEATURES, hidden=(4,))
+            controller = Controller(TABLES, len(dims), FEATURES, hidden=(4,), shared=False)
         modules = [model] if controller is None else [model, controller]
         for module in modules:
             module.to(dtype)

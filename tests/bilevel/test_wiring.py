@@ -1,15 +1,18 @@
 """What does not fit together is refused when a trainer is made, by name."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from autoemb import (
     MLP,
+    Batch,
     BilevelTrainer,
     Controller,
     FixedEmbedding,
     PerIdLogits,
+    Recipe,
     SoftEmbedding,
     build_learner,
 )
@@ -158,10 +161,39 @@ def test_a_table_frozen_in_the_controller_is_refused():
         trainer(model(), controller)
 
 
-def test_a_model_of_other_features_than_the_schema_is_refused_by_the_learner():
-    schema = Schema(
-        label=Label(column="click", kind="click"),
-        sparse=[Sparse(column="user_id"), Sparse(column="item_id")],
-    )
-    with pytest.raises(ValueError, match="item_id"):
-        build_learner(schema, model=MLP(SoftEmbedding([4], features=["user_id"])))
+# Models of one's own in a learner
+
+SCHEMA = Schema(
+    label=Label(column="click", kind="click"),
+    sparse=[Sparse(column=name) for name in ("user_id", "city", "item_id")],
+)
+
+
+@pytest.mark.parametrize("method", ["autoemb", "darts", "fse"])
+def test_a_model_may_read_a_subset_of_the_schema(method):
+    kind = FixedEmbedding if method == "fse" else SoftEmbedding
+    own = MLP(kind([4, 4], 2 if method == "fse" else (1, 2), features=["item_id", "city"]))
+    learner = build_learner(SCHEMA, model=own, recipe=Recipe(method=method, dims=(1, 2)))
+    ids = {name: np.arange(4) for name in ("user_id", "city", "item_id")}
+    before = [p.detach().clone() for p in own.embedding.parameters()]
+    for _ in range(2):
+        learner.learn(Batch(ids, label=torch.tensor([1.0, 0.0, 1.0, 1.0])))
+    assert learner.num_ids() == {"item_id": 4, "city": 4}
+    assert [*learner.history.tables] == ["city", "item_id"]
+    pairs = zip(own.embedding.parameters(), before, strict=True)
+    assert not any(torch.equal(p[:4], b[:4]) for p, b in pairs)
+
+
+@pytest.mark.parametrize(
+    ("feature", "message"),
+    [
+        ("age", "the model reads feature 'age' of table 'age'; the schema has user_id, city, item"),
+        (
+            Sparse(column="city", table="place"),
+            "reads feature 'city' of table 'place'; the schema has it in table 'city'",
+        ),
+    ],
+)
+def test_a_model_of_other_features_than_the_schema_is_refused(feature, message):
+    with pytest.raises(ValueError, match=message):
+        build_learner(SCHEMA, model=MLP(SoftEmbedding([4], features=[feature])))

@@ -1,6 +1,7 @@
 """The rows in play: which they are, how they are numbered, and modules as functions of them."""
 
 import copy
+import threading
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from autoemb.bilevel import Example
 from autoemb.bilevel.lock import Lock
 from autoemb.bilevel.working_set import Functional, read_by, views_of
 from autoemb.nn import Inputs
-from autoemb.nn.rows import InPlay
+from autoemb.nn.places import InPlay
 from autoemb.schema import Bag as BagFeature
 from autoemb.schema import Sparse
 from tests.bilevel.small import TABLES, example_of
@@ -277,6 +278,37 @@ def test_after_a_failing_call_the_module_reads_whole_tables(model):
         function(function.parameters(ROWS), InPlay(ROWS), INPUTS, {})
     with function.lock:  # which is free again
         assert torch.equal(model(INPUTS, mix), expected)
+
+
+class Slow(FixedEmbedding):
+    """An embedding that waits in the middle of a pass."""
+
+    def __init__(self):
+        super().__init__([20], 2, features=["user_id"])
+        self.inside, self.go_on = threading.Event(), threading.Event()
+
+    def forward(self, ids, weights=None):
+        self.inside.set()
+        assert self.go_on.wait(60)
+        return super().forward(ids, weights)
+
+
+def test_rows_are_read_before_or_after_a_pass_never_within_it():
+    """Within it the module holds the rows in play in the place of its tables."""
+    module = Slow()
+    function, rows, found = Functional(module), {"user_id": torch.tensor([3, 19])}, []
+    arguments = function.gather(rows), InPlay(rows), {"user_id": torch.tensor([19])}
+    training = threading.Thread(target=lambda: function(*arguments))
+    reading = threading.Thread(target=lambda: found.append(function.gather(rows)))
+    training.start()
+    assert module.inside.wait(60)
+    reading.start()
+    reading.join(timeout=0.2)
+    assert reading.is_alive()
+    module.go_on.set()
+    for thread in (training, reading):
+        thread.join(timeout=60)
+    assert torch.equal(found[0]["table_0"], module.table_0[rows["user_id"]])
 
 
 def test_a_lock_is_taken_again_by_its_thread_and_not_shared_by_copies():

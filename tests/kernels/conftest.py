@@ -106,7 +106,7 @@ def on_kernels(monkeypatch, emulated):
         monkeypatch.setattr(cuda, "COMPILED", True)
         monkeypatch.setattr(cuda, "DEVICE", "cpu")
         monkeypatch.setattr(cpu, "DEVICE", "none")
-        for name in ("plan", "record"):
+        for name in ("plan", "pool", "record"):
             monkeypatch.setattr(
                 sys.modules[f"autoemb.ops.{name}"], "is_padded", lambda device: True
             )

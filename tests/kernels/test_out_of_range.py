@@ -8,19 +8,32 @@ import copy
 
 import pytest
 import torch
-from autoemb.lab.methods import METHODS, build_trainer
 
-from autoemb import FixedEmbedding, InteractionState, PerIdLogits
-from autoemb.bilevel import Batch
-from autoemb.lab import RunConfig, methods
-from autoemb.ops import cuda, rows_of, soft_embedding
+from autoemb import (
+    Batch,
+    FixedEmbedding,
+    History,
+    Label,
+    PerIdLogits,
+    Recipe,
+    Schema,
+    Sparse,
+    build_learner,
+)
+from autoemb.bilevel import Example
+from autoemb.learners import METHODS
+from autoemb.nn import Inputs
+from autoemb.ops import cuda, distinct, rows_of, soft_embedding
 from autoemb.ops.lookup import NO_ROW
 from autoemb.optim import OPTIMIZERS, RowFtrl
-from autoemb.streaming import Events, learner
 from tests.samples import WITH_OP
 
 CPU = torch.device("cpu")
 ROWS = (20, 30)
+TABLES = ("user_id", "item_id")
+SCHEMA = Schema(
+    label=Label(column="click", kind="click"), sparse=[Sparse(column=table) for table in TABLES]
+)
 every_bad = pytest.mark.parametrize("bad", [-1, 30, 2**40, 2**63 - 1, -(2**63)])
 
 
@@ -47,7 +60,12 @@ def message(bad, field=1):
 def draw_batch(seed=0, events=40):
     random = torch.Generator().manual_seed(seed)
     columns = [torch.randint(rows, (events,), generator=random) for rows in ROWS]
-    return Batch(torch.stack(columns, 1), torch.rand(events, generator=random))
+    label = torch.rand(events, generator=random).round()
+    return Example(Inputs(dict(zip(TABLES, columns, strict=True))), label)
+
+
+def spoil(example, bad, event=7):
+    example.inputs.ids["item_id"][event] = bad
 
 
 @every_bad
@@ -72,7 +90,7 @@ def test_no_ids_have_no_rows(noted):
 @every_bad
 def test_a_lookup_of_a_bad_id_is_zero_and_teaches_no_row(noted, bad):
     module = FixedEmbedding(ROWS, 6)
-    ids = draw_batch().ids
+    ids = torch.stack([*draw_batch().inputs.ids.values()], 1)
     expected = module(ids).detach()
     ids[7, 1] = bad
     output = module(ids)
@@ -85,10 +103,10 @@ def test_a_lookup_of_a_bad_id_is_zero_and_teaches_no_row(noted, bad):
 
 @every_bad
 def test_logits_of_a_bad_id_are_those_of_a_new_one(noted, bad):
-    controller = PerIdLogits(ROWS, 2)
+    controller = PerIdLogits(TABLES, ROWS, 2)
     torch.nn.init.normal_(controller.logits_1)
-    _, weights = controller([torch.tensor([3]), torch.tensor([bad])], [None, None])
-    assert weights.tolist() == [[0.5, 0.5]]
+    rows = {"user_id": torch.tensor([3]), "item_id": torch.tensor([bad])}
+    assert controller(rows, {})["item_id"].tolist() == [[0.5, 0.5]]
     assert noted() == message(bad)
 
 
@@ -145,11 +163,10 @@ def test_derivatives_where_no_id_has_a_row(make_sample, noted, training):
 
 
 def make_trainer(method, **options):
-    torch.manual_seed(0)
-    config = RunConfig(method=method, dims=(2, 8), device="cpu", row_rate=1.0, **options)
-    trainer, modules, state = build_trainer(config, [*ROWS])
-    state.grow([*ROWS])
-    return trainer, modules, state
+    recipe = Recipe.of(method=method, dims=(2, 8), hidden=(16,), row_rate=1.0, **options)
+    one = build_learner(SCHEMA, recipe=recipe, initial_rows=1)
+    one._resize(dict(zip(TABLES, ROWS, strict=True)))
+    return one.trainer, one.modules
 
 
 def rows_of_field_1(modules):
@@ -163,11 +180,12 @@ def rows_of_field_1(modules):
 def test_no_row_learns_from_an_event_whose_id_is_bad(noted, method, optimizer, bad):
     results = []
     for label in (0.0, 1.0):
-        trainer, modules, _ = make_trainer(method, optimizer=optimizer)
+        trainer, modules = make_trainer(method, optimizer=optimizer)
         before = copy.deepcopy(rows_of_field_1(modules))
         batch = draw_batch()
-        good = batch.ids[torch.arange(40) != 7, 1].unique()
-        batch.ids[7, 1], batch.target[7] = bad, label
+        good = batch.inputs.ids["item_id"][torch.arange(40) != 7].unique()
+        spoil(batch, bad)
+        batch.label[7] = label
         outcome = trainer.step(batch)
         assert noted() == message(bad)
         assert outcome.logits.isfinite().all()
@@ -183,9 +201,10 @@ def test_no_row_learns_from_an_event_whose_id_is_bad(noted, method, optimizer, b
 def test_no_logits_learn_from_an_event_whose_id_is_bad(noted, bad):
     results = []
     for label in (0.0, 1.0):
-        trainer, modules, _ = make_trainer("darts")
+        trainer, modules = make_trainer("darts")
         batch = draw_batch()
-        batch.ids[7, 1], batch.target[7] = bad, label
+        spoil(batch, bad)
+        batch.label[7] = label
         trainer.controller_step(batch)
         assert noted() == message(bad)
         results.append(rows_of_field_1(modules[1:]))
@@ -197,10 +216,10 @@ def test_no_logits_learn_from_an_event_whose_id_is_bad(noted, bad):
 @pytest.mark.parametrize("method", ["autoemb", "darts"])
 @pytest.mark.parametrize("whole", [False, True], ids=["one id", "all ids"])
 def test_a_controller_step_reads_inside_its_tables(noted, method, hypergradient, whole):
-    trainer, modules, _ = make_trainer(method, hypergradient=hypergradient)
+    trainer, modules = make_trainer(method, hypergradient=hypergradient)
     for wrong in range(2):
         batches = [draw_batch(seed) for seed in range(2)]
-        batches[wrong].ids[slice(None) if whole else 7, 1] = 2**40
+        spoil(batches[wrong], 2**40, slice(None) if whole else 7)
         trainer.controller_step(*batches)
         if wrong == 0 or hypergradient != "first":  # which takes no training batch
             assert noted() == message(2**40)
@@ -211,56 +230,60 @@ def test_a_controller_step_reads_inside_its_tables(noted, method, hypergradient,
 @pytest.mark.parametrize("hard", [False, True])
 @pytest.mark.parametrize("method", METHODS)
 def test_a_prediction_of_others_is_as_without_the_event(noted, method, hard):
-    trainer, _, _ = make_trainer(method)
-    ids = draw_batch().ids
+    trainer, _ = make_trainer(method)
+    batch = draw_batch()
     good = torch.arange(40) != 7
-    expected = trainer.predict(ids, hard=hard)
-    ids[7, 1] = 2**40
-    actual = trainer.predict(ids, hard=hard)
+    expected = trainer.predict(batch.inputs, hard=hard)
+    spoil(batch, 2**40)
+    actual = trainer.predict(batch.inputs, hard=hard)
     assert noted() == message(2**40)
     torch.testing.assert_close(actual[good], expected[good])
 
 
 @every_bad
-@pytest.mark.parametrize("with_weights", [False, True])
-def test_the_history_of_no_id_takes_in_an_event_whose_id_is_bad(noted, bad, with_weights):
-    state = InteractionState(2, 2)
-    state.grow([*ROWS])
+@pytest.mark.parametrize("with_mix", [False, True])
+def test_the_history_of_no_id_takes_in_an_event_whose_id_is_bad(noted, bad, with_mix):
+    history = History(TABLES, 2)
+    history.grow(dict(zip(TABLES, ROWS, strict=True)))
     batch = draw_batch()
-    expected = batch.ids[torch.arange(40) != 7, 1].bincount(minlength=30)
-    batch.ids[7, 1] = bad
-    weights = [torch.full((40, 2), 0.25)] * 2 if with_weights else None
-    state.record(batch.ids, batch.target, weights)
+    ids = batch.inputs.ids["item_id"]
+    expected = ids[torch.arange(40) != 7].bincount(minlength=30)
+    spoil(batch, bad)
+    plan = distinct(rows_of(ids.unsqueeze(1), [30], 1)[:, 0])
+    history.record("item_id", plan, batch.label)
+    if with_mix:
+        history.give("item_id", plan, torch.full((40, 2), 0.25))
     assert noted() == message(bad)
-    assert torch.equal(state.count(1, torch.arange(30)), expected)
-    given = state.fields[1].weights[:, 0] == 0.25
-    assert torch.equal(given, (expected > 0) & with_weights)
+    assert torch.equal(history.count("item_id", torch.arange(30)), expected)
+    given = history.tables["item_id"].mix[:, 0] == 0.25
+    assert torch.equal(given, (expected > 0) & with_mix)
 
 
 @every_bad
 @pytest.mark.parametrize("method", METHODS)
-def test_a_learner_learns_nothing_of_a_bad_row_new_or_past(noted, monkeypatch, method, bad):
-    for module in (learner, methods):
-        monkeypatch.setattr(module, "INITIAL_ROWS", 30)
-    options = {"dims": (2, 8), "batch_size": 40, "validation": "last-batch", "device": "cpu"}
-    one = methods.build_learner(RunConfig(method=method, **options), fields=2)
-    inner, wrong = one._host_rows, []
+def test_a_learner_learns_nothing_of_a_bad_row(noted, monkeypatch, method, bad):
+    recipe = Recipe.of(method=method, dims=(2, 8), hidden=(16,), validation="last-batch")
+    one = build_learner(SCHEMA, recipe=recipe, initial_rows=31)
+    one._resize(dict.fromkeys(TABLES, 31))
+    inner, wrong = one.encoder.example, []
 
-    def host_rows(ids):
-        rows = inner(ids)
-        rows[wrong, 1] = bad
-        return rows
+    def example(batch, numbers):
+        made = inner(batch, numbers)
+        made.inputs.ids["item_id"][wrong] = bad if bad != 30 else 31
+        return made
 
-    monkeypatch.setattr(one, "_host_rows", host_rows)
+    monkeypatch.setattr(one.encoder, "example", example)
     for number in range(5):
         wrong[:] = [7] if number == 3 else []
-        batch = draw_batch(number)
-        step = one.learn(Events([*batch.ids.t().numpy()], batch.target, range(40)))
-        assert step.outcome.losses.isfinite().all()
-        if number == 3 or (number == 4 and one.trainer.bilevel):  # which learns from the last batch
-            assert noted() == f"index out of range in field 1: id {bad} is not in [0, 29]"
-    assert [len(field.count) for field in one.state.fields] == [30, 30]
-    assert [int(field.count.sum()) for field in one.state.fields] == [200, 199]
+        drawn = draw_batch(number)
+        ids = {name: column.numpy() for name, column in drawn.inputs.ids.items()}
+        step = one.learn(Batch(ids, label=drawn.label))
+        assert step.losses.isfinite().all()
+        if number == 3:
+            known = f"id {bad if bad != 30 else 31} is not in [0, 30]"
+            assert noted() == f"index out of range in field 1: {known}"
+    counts = [int(history.count.sum()) for history in one.history.tables.values()]
+    assert counts == [200, 199]
     for module in one.modules:
         assert all(parameter.isfinite().all() for parameter in module.parameters())
 
@@ -298,12 +321,12 @@ def test_a_rule_without_kernels_passes_over_a_bad_row(noted, bad, weight_decay):
 
 
 def test_the_reference_op_names_what_the_kernels_met_before(noted):
-    trainer, modules, _ = make_trainer("darts")  # whose controller reads no history
+    trainer, modules = make_trainer("darts")  # whose controller reads no history
     for module in modules:
         module.double()  # which no kernel computes, though they make the plans
     trainer.features = None
     batch = draw_batch()
-    batch.ids[7, 1] = 2**40
+    spoil(batch, 2**40)
     with pytest.raises(IndexError) as raised:  # at once: the reference looks
-        trainer.step(batch._replace(target=batch.target.double()))
+        trainer.step(batch._replace(label=batch.label.double()))
     assert str(raised.value) == message(2**40)

@@ -6,13 +6,17 @@ Plans are padded as on a GPU. That the kernels were called at all is part of eac
 import numpy as np
 import pytest
 import torch
-from autoemb.lab.methods import build_learner, build_trainer
 
-from autoemb.bilevel import Batch
-from autoemb.lab import RunConfig
+from autoemb import Batch, Label, Recipe, Schema, Sparse, build_learner
+from autoemb.bilevel import Example
+from autoemb.nn import Inputs
 from autoemb.ops import cuda, native, soft_embedding
-from autoemb.streaming import Events
 from tests.samples import BACKWARD, FORWARD
+
+SCHEMA = Schema(
+    label=Label(column="click", kind="click"),
+    sparse=[Sparse(column="user_id"), Sparse(column="item_id")],
+)
 
 
 def gradients(sample, **changes):
@@ -70,26 +74,26 @@ def test_an_id_out_of_range_is_raised_by_the_next_call(make_sample, on_kernels):
     ],
 )
 def test_a_learner_gets_the_numbers_of_the_cpu(on_kernels, method, options):
-    config = RunConfig(method=method, dims=(2, 8), batch_size=40, **options, device="cpu")
+    recipe = Recipe.of(method=method, dims=(2, 8), hidden=(16,), **options)
     random = np.random.default_rng(0)
     batches = [
-        Events(
-            [random.integers(0, 30, 40), random.zipf(1.3, 40) % 50],
-            torch.from_numpy(random.integers(0, 2, 40)).float(),
-            np.arange(40),
+        Batch(
+            {"user_id": random.integers(0, 30, 40), "item_id": random.zipf(1.3, 40) % 50},
+            label=torch.from_numpy(random.integers(0, 2, 40)).float(),
         )
         for _ in range(6)
     ]
-    plain = build_learner(config, fields=2)
-    expected = [plain.learn(events) for events in batches]
+    plain = build_learner(SCHEMA, recipe=recipe)
+    expected = [plain.learn(batch) for batch in batches]
     calls = on_kernels()
-    learner = build_learner(config, fields=2)
-    for events, one in zip(batches, expected, strict=True):
-        step = learner.learn(events)
+    learner = build_learner(SCHEMA, recipe=recipe)
+    for batch, one in zip(batches, expected, strict=True):
+        step = learner.learn(batch)
         torch.testing.assert_close(step.outcome.losses, one.outcome.losses, rtol=1e-4, atol=1e-5)
-    assert {"plan", "record", f"update_{config.recipe.optimizer}"} <= calls
+    assert {"plan", "record", f"update_{recipe.optimizer}"} <= calls
     assert ("gradients" in calls) == (method != "fse")
-    for mine, theirs in zip(learner.state.fields, plain.state.fields, strict=True):
+    for table, mine in learner.history.tables.items():
+        theirs = plain.history.tables[table]
         assert torch.equal(mine.count, theirs.count)
         torch.testing.assert_close(mine.mean_loss, theirs.mean_loss, rtol=1e-4, atol=1e-5)
 
@@ -100,19 +104,21 @@ def test_a_learner_gets_the_numbers_of_the_cpu(on_kernels, method, options):
 def test_a_trainer_tells_of_an_id_out_of_range_at_the_next_call(
     on_kernels, method, hypergradient, bad
 ):
-    config = RunConfig(method=method, dims=(2, 8), hypergradient=hypergradient, device="cpu")
-    trainer, modules, state = build_trainer(config, [20, 30])
-    state.grow([20, 30])
+    recipe = Recipe.of(method=method, dims=(2, 8), hypergradient=hypergradient)
+    learner = build_learner(SCHEMA, recipe=recipe)
+    trainer = learner.trainer
+    sizes = trainer.num_rows()  # 1,024 and 1,024
+    bad = sizes["item_id"] if bad == 30 else bad
     on_kernels()
     random = torch.Generator().manual_seed(0)
 
     def batch():
-        columns = [torch.randint(n, (40,), generator=random) for n in (20, 30)]
-        return Batch(torch.stack(columns, 1), torch.rand(40, generator=random))
+        ids = {name: torch.randint(n, (40,), generator=random) for name, n in sizes.items()}
+        return Example(Inputs(ids), torch.rand(40, generator=random).round())
 
     good, wrong = batch(), batch()
-    wrong.ids[7, 1] = bad
-    calls = [lambda: trainer.step(wrong), lambda: trainer.predict(wrong.ids)]
+    wrong.inputs.ids["item_id"][7] = bad
+    calls = [lambda: trainer.step(wrong), lambda: trainer.predict(wrong.inputs)]
     if trainer.bilevel:
         calls.append(lambda: trainer.controller_step(wrong, good))
         if hypergradient != "first":  # which takes no training batch
@@ -126,7 +132,7 @@ def test_a_trainer_tells_of_an_id_out_of_range_at_the_next_call(
         with pytest.raises(IndexError, match=f"out of range in field 1: id {bad} "):
             until_told(call)
         trainer.step(good)
-    for module in modules:
+    for module in learner.modules:
         assert all(parameter.isfinite().all() for parameter in module.parameters())
 
 

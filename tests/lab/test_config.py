@@ -239,11 +239,11 @@ def test_row_rate_is_about_what_adam_over_a_whole_table_moves_a_row(every, dista
     assert distance < OPTIMIZERS["adam"].row_rate
 
 
-def test_the_defaults_are_the_papers_but_for_the_recipe():
+def test_the_defaults_are_those_of_the_recipe():
     config = RunConfig()
     assert config.recipe == DEFAULT
     assert config.recipe.dims == (2, 16, 128)
-    assert config.recipe.hidden == config.recipe.controller_hidden == (512, 512)
+    assert (config.recipe.hidden, config.recipe.controller_hidden) == ((512, 512), (64,))
     assert (config.batch_size, config.offline_fraction) == (500, 0.7)
     assert (config.task, config.order) == (None, "chronological")
     assert (config.recipe.method, config.recipe.hypergradient) == ("autoemb", "first")

@@ -41,8 +41,7 @@ def test_a_comparison_keeps_states_where_told(make_config, stream, tmp_path, kee
 
 def parts(stream, at):
     """Return a stream in two."""
-    rest = {name: getattr(stream, name)[at:] for name in ("user", "item", "rating", "timestamp")}
-    return stream.head(at), dataclasses.replace(stream, name="the rest", **rest)
+    return stream.head(at), dataclasses.replace(stream, name="the rest", frame=stream.frame[at:])
 
 
 @pytest.mark.parametrize("method", ["autoemb", "fse"])
@@ -65,8 +64,8 @@ def test_going_on_with_new_events_is_as_if_they_had_come_at_once(
     assert began["data"] == json.loads((tmp_path / "first/summary.json").read_text())["data"]
     assert load_trained(tmp_path / "rest").about["position"] == 140
     # New ids have got rows beside the old ones.
-    tables = load_trained(tmp_path / "rest").learner.id_tables
-    assert len(tables[0]) == stream.num_users
+    known = load_trained(tmp_path / "rest").learner.num_ids()
+    assert known["user_id"] == stream.frame["user_id"].n_unique()
 
 
 def test_a_run_that_goes_on_is_resumed_with_the_same_state_alone(
@@ -98,7 +97,7 @@ def test_options_that_would_change_the_learner_are_refused_by_name(
     make_config, stream, tmp_path, name
 ):
     run(make_config(), stream, tmp_path / "first")
-    flags = {name, *PRESETS[None]._fields} if name == "preset" else {name}
+    flags = {name, *PRESETS["paper"]} if name == "preset" else {name}
     if name == "budget":
         flags.add("start")
     if name == "optimizer":

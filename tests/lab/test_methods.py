@@ -2,27 +2,38 @@
 
 import inspect
 import math
+from typing import get_args
 
+import numpy as np
 import pytest
 import torch
-from autoemb.lab.methods import METHODS, build_learner
 
-from autoemb import Controller, FixedEmbedding, PerIdLogits, RatingModel, SoftEmbedding
+from autoemb import MLP, Batch, Controller, FixedEmbedding, PerIdLogits, SoftEmbedding, Sparse
 from autoemb.lab.report.wording import display
-from autoemb.schema import STARS
+from autoemb.lab.trained import learner_of
+from autoemb.learners import METHODS
+from autoemb.recipe import Recipe
+from autoemb.schema import RATINGS, STARS
 from autoemb.streaming import Stream
 from autoemb.streaming.learner import INITIAL_ROWS
 from autoemb.tasks import task_for
 
+SCHEMA = RATINGS.model_copy(update={"label": STARS})
+
+
+def build_learner(config):
+    return learner_of(config, SCHEMA)
+
 
 def events_of(stream, batch_size=20):
-    batch = stream.events(task_for("regression", STARS)).batch(0, len(stream))
-    return Stream([*batch.sparse.values()], batch.label, batch.timestamp, batch_size)
+    return Stream(stream.events(task_for("regression", STARS)), batch_size)
 
 
 def test_the_methods_are_those_of_table_2():
     assert [display(name) for name in METHODS] == ["FSE", "SAM", "DARTS", "AutoEmb"]
     assert [*METHODS] == ["fse", "sam", "darts", "autoemb"]
+    choices = Recipe.model_fields["method"].annotation
+    assert {*get_args(choices)} == {*METHODS}
 
 
 @pytest.mark.parametrize(
@@ -37,7 +48,7 @@ def test_the_methods_are_those_of_table_2():
 def test_a_method_is_its_embedding_its_controller_and_who_trains_it(
     make_config, method, embedding, controller, bilevel
 ):
-    learner = build_learner(make_config(method=method), fields=2)
+    learner = build_learner(make_config(method=method))
     model, *rest = learner.modules
     assert type(model.embedding) is embedding
     assert [type(module) for module in rest] == ([] if controller is None else [controller])
@@ -47,7 +58,7 @@ def test_a_method_is_its_embedding_its_controller_and_who_trains_it(
 
 @pytest.mark.parametrize("dims", [(2, 16, 128), (16,), (3, 3)])
 def test_the_fixed_width_is_the_sum_of_the_sizes(make_config, dims):
-    model = build_learner(make_config(method="fse", dims=dims), fields=2).modules[0]
+    model = build_learner(make_config(method="fse", dims=dims)).modules[0]
     assert model.embedding.output_dim == sum(dims)
     tables = [*model.embedding.parameters()]
     assert [tuple(table.shape) for table in tables] == [(INITIAL_ROWS, sum(dims))] * 2
@@ -55,25 +66,27 @@ def test_the_fixed_width_is_the_sum_of_the_sizes(make_config, dims):
 
 @pytest.mark.parametrize("method", ["sam", "darts", "autoemb"])
 def test_the_soft_embedding_has_the_sizes(make_config, method):
-    learner = build_learner(make_config(method=method, dims=(2, 16, 128)), fields=2)
+    learner = build_learner(make_config(method=method, dims=(2, 16, 128)))
     model, controller = learner.modules
     assert model.embedding.embedding_dims == (2, 16, 128)
     if method == "darts":
         assert controller.logits_0.shape == (INITIAL_ROWS, 3)
     else:
-        assert controller.networks[0][0].in_features == 38  # 32 + 3 + 3, section 3.2
+        assert controller.networks[0][0].in_features == 38 + 2  # 32 + 3 + 3, and the two tables
         assert controller.networks[0][-1].out_features == 3
 
 
-@pytest.mark.parametrize("cls", [RatingModel, Controller])
-def test_hidden_layers_are_two_of_512(cls):
-    assert inspect.signature(cls).parameters["hidden"].default == (512, 512)
+def test_the_papers_hidden_layers_are_two_of_512():
+    recipe = Recipe.of("paper")
+    assert (recipe.hidden, recipe.controller_hidden) == ((512, 512), (512, 512))
+    assert (recipe.controller, recipe.model) == ("separate", "mlp")
+    assert inspect.signature(MLP).parameters["hidden"].default == recipe.hidden
 
 
 @pytest.mark.parametrize(("task", "outputs"), [("regression", 1), ("classification", 5)])
 @pytest.mark.parametrize("method", METHODS)
 def test_the_output_is_as_wide_as_the_task(make_config, method, task, outputs):
-    model = build_learner(make_config(method=method, task=task), fields=2).modules[0]
+    model = build_learner(make_config(method=method, task=task)).modules[0]
     assert model.hidden[-1].out_features == outputs
 
 
@@ -95,9 +108,9 @@ def test_the_output_is_as_wide_as_the_task(make_config, method, task, outputs):
     ],
 )
 def test_every_new_id_starts_with_the_same_weights(make_config, stream, options, expected):
-    learner = build_learner(make_config(dims=(1, 2, 3), **options), fields=2)
-    weights = learner.learn(next(iter(events_of(stream)))).outcome.weights
-    for each in weights:
+    learner = build_learner(make_config(dims=(1, 2, 3), **options))
+    mix = learner.learn(next(iter(events_of(stream)))).outcome.mix
+    for each in mix.values():
         torch.testing.assert_close(each, torch.tensor(expected).expand_as(each))
 
 
@@ -114,7 +127,7 @@ def test_every_new_id_starts_with_the_same_weights(make_config, stream, options,
     ],
 )
 def test_when_the_controller_changes(make_config, stream, method, batches, changed):
-    learner = build_learner(make_config(method=method, validation="reservoir"), fields=2)
+    learner = build_learner(make_config(method=method, validation="reservoir"))
     before = {n: p.detach().clone() for n, p in learner.modules[1].named_parameters()}
     for events, _ in zip(events_of(stream), range(batches), strict=False):
         learner.learn(events)
@@ -129,7 +142,7 @@ def test_options_reach_the_learner(make_config):
         hypergradient="exact", validation="last-batch", reservoir=7, batch_size=11, seed=5,
         selection="hard",
     )  # fmt: skip
-    learner = build_learner(config, fields=2)
+    learner = build_learner(config)
     assert (learner.validation, learner.batch_size, learner.reservoir.capacity) == (
         "last-batch",
         11,
@@ -150,7 +163,7 @@ def test_options_reach_the_learner(make_config):
 def test_the_seed_alone_decides_the_start(make_config, method):
     def parameters(seed, noise):
         torch.manual_seed(noise)
-        learner = build_learner(make_config(method=method, seed=seed), fields=2)
+        learner = build_learner(make_config(method=method, seed=seed))
         return [p.detach() for module in learner.modules for p in module.parameters()]
 
     first, second, other = parameters(3, 0), parameters(3, 1), parameters(4, 0)
@@ -159,6 +172,8 @@ def test_the_seed_alone_decides_the_start(make_config, method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_any_number_of_fields(make_config, method):
-    learner = build_learner(make_config(method=method), fields=3)
-    assert learner.predict([[1, 2], [3, 3], ["a", "b"]]).shape == (2, 1)
+def test_any_number_of_features(make_config, method):
+    schema = SCHEMA.model_copy(update={"sparse": (*SCHEMA.sparse, Sparse(column="city"))})
+    learner = learner_of(make_config(method=method), schema)
+    ids = {"user_id": np.array([1, 2]), "item_id": np.array([3, 3]), "city": ["a", "b"]}
+    assert learner.predict(Batch(ids)).shape == (2, 1)

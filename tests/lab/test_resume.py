@@ -10,12 +10,12 @@ import threading
 import polars as pl
 import pytest
 import torch
-from autoemb.lab.methods import METHODS
 
 from autoemb.data import Dataset
 from autoemb.errors import UserError
 from autoemb.lab import Interrupted, run
 from autoemb.lab.config import OPTIONS
+from autoemb.learners import METHODS
 from autoemb.streaming import checkpoint
 
 module = importlib.import_module("autoemb.lab.run")  # the package names the function alike
@@ -264,6 +264,9 @@ OTHER_OPTIONS = {
     "budget": 0.5,
     "hidden": (9,),
     "controller_hidden": (9,),
+    "controller": "separate",
+    "model": "dcn",
+    "row_weight_decay": 0.1,
 }
 
 

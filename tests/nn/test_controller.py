@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from autoemb import Controller, PerIdLogits, select_hard
+from autoemb import Controller, PerIdLogits, Recipe, select_hard
 from autoemb.nn.draws import random_keys
 
 
@@ -35,7 +35,7 @@ def by_hand(network, inputs):
 
 class TestController:
     def test_equals_a_network_a_table_with_softmax(self, assert_near):
-        controller = Controller(TABLES, sizes=3, num_features=5, hidden=(7, 6)).double()
+        controller = Controller(TABLES, 3, 5, hidden=(7, 6), shared=False).double()
         history = some_history(4, 9, dtype=torch.float64)
         for parameter in controller.parameters():
             nn.init.normal_(parameter)
@@ -45,8 +45,9 @@ class TestController:
             assert_near(mix[table], by_hand(network, history[table]))
             assert_near(mix[table].sum(1), torch.ones(len(history[table])))
 
-    def test_tables_are_told_by_name_whatever_their_order(self):
-        controller = Controller(TABLES, sizes=3, num_features=5, hidden=(7,))
+    @pytest.mark.parametrize("shared", [False, True])
+    def test_tables_are_told_by_name_whatever_their_order(self, shared):
+        controller = Controller(TABLES, sizes=3, num_features=5, hidden=(7,), shared=shared)
         for parameter in controller.parameters():
             nn.init.normal_(parameter)
         rows, history = some_rows(4, 9), some_history(4, 9)
@@ -56,8 +57,17 @@ class TestController:
         )
         assert all(torch.equal(mix[table], turned[table]) for table in TABLES)
 
-    def test_has_the_papers_layers_by_default(self):
-        controller = Controller(TABLES, sizes=3, num_features=38)
+    def test_is_that_of_the_recipe_by_default(self):
+        controller, recipe = Controller(TABLES, sizes=3, num_features=38), Recipe()
+        assert controller.shared is (recipe.controller == "shared")
+        widths = [p.shape[0] for p in controller.networks[-1].parameters() if p.dim() == 2]
+        assert (*widths,) == (*recipe.controller_hidden, 3)
+
+    def test_has_the_papers_layers_where_they_are_asked_for(self):
+        paper = Recipe.of("paper")
+        controller = Controller(
+            TABLES, 3, 38, paper.controller_hidden, shared=paper.controller == "shared"
+        )
         shapes = [tuple(p.shape) for p in controller.networks[1].parameters() if p.dim() == 2]
         assert shapes == [(512, 38), (512, 512), (3, 512)]
 
@@ -84,8 +94,8 @@ class TestController:
             expected = torch.softmax(without[table].log() + history[table] @ prior, 1)
             assert_near(mix[table], expected)
 
-    def test_tables_share_nothing(self):
-        controller = Controller(TABLES, sizes=3, num_features=5, hidden=(7,))
+    def test_separate_tables_share_nothing(self):
+        controller = Controller(TABLES, sizes=3, num_features=5, hidden=(7,), shared=False)
         first, second = (list(network.parameters()) for network in controller.networks)
         assert not any(a is b for a in first for b in second)
         assert not torch.equal(first[0], second[0])

@@ -175,6 +175,31 @@ def test_the_mix_by_table_is_the_mix_of_each_event(norm, training, assert_near):
         assert_near(one, other, "gradients")
 
 
+def event(ids, number):
+    """Return one of the events alone."""
+    one = {}
+    for name, part in ids.items():
+        if isinstance(part, Bag):
+            own = slice(*part.offsets[number : number + 2])
+            weights = None if part.weights is None else part.weights[own]
+            lengths = torch.tensor([0, own.stop - own.start])
+            one[name] = Bag(part.values[own], lengths, weights)
+        else:
+            one[name] = part[number : number + 1]
+    return one
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_all_ids_of_a_bag_share_the_mix_of_their_event(training, assert_near):
+    module, ids = soft(norm="none").train(training), draw()
+    mix = torch.rand(EVENTS, len(FEATURES), 2, dtype=torch.float64)
+    output = module(ids, mix)
+    for b in range(EVENTS):
+        for f in range(len(FEATURES)):
+            by_table = {t: mix[b, f].expand(ROWS[t], 2) for t in TABLES}
+            assert_near(output[b, f], module(event(ids, b), by_table)[0, f])
+
+
 @pytest.mark.parametrize("kind", ["column", "name", "trained by name"])
 def test_without_a_mix_all_sizes_have_an_equal_share(kind):
     module = soft(features=["item_id", "tags", "user_id"], norm="none")

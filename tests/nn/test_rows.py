@@ -11,7 +11,8 @@ from torch.func import functional_call
 from autoemb import MLP, FixedEmbedding, PerIdLogits, RowAdam, RowModule, SoftEmbedding
 from autoemb.nn import Inputs
 from autoemb.nn.draws import id_keys, salted
-from autoemb.nn.rows import InPlay, begin, gather, grow, in_play, row_parameters
+from autoemb.nn.places import InPlay
+from autoemb.nn.rows import begin, gather, grow, in_play, row_parameters
 from autoemb.ops import distinct_columns
 from tests.nn.small import make
 
@@ -58,7 +59,12 @@ def test_growth_keeps_rows_and_objects_and_new_rows_are_zeros_until_they_begin()
         assert parameter.is_leaf
         assert torch.equal(parameter[: len(old)], old)
         assert not parameter[len(old) :].any()
-    begin(module, "user_id", torch.tensor([2, 4]), id_keys(np.array([7, 8]), 0, "user_id"))
+    begin(
+        row_parameters(module),
+        "user_id",
+        torch.tensor([2, 4]),
+        id_keys(np.array([7, 8]), 0, "user_id"),
+    )
     for number, parameter in enumerate(parameters[:2]):
         assert torch.equal(parameter[:2], before[number])
         assert (parameter[[2, 4]] == number).all()
@@ -79,7 +85,7 @@ def test_growth_to_fewer_rows_changes_nothing():
 def test_growth_keeps_the_dtype(dtype):
     module = SoftEmbedding([2, 2], (1, 2), dtype=dtype)
     module.grow({"0": 3})
-    begin(module, "0", torch.tensor([2]), id_keys(np.array([7]), 0, "0"))
+    begin(row_parameters(module), "0", torch.tensor([2]), id_keys(np.array([7]), 0, "0"))
     assert module.table_0.dtype == dtype
     assert module.table_0[2].all()
 
@@ -87,7 +93,7 @@ def test_growth_keeps_the_dtype(dtype):
 def test_new_rows_of_embeddings_are_drawn():
     module = FixedEmbedding([2], 1000)
     module.grow({"0": 4})
-    begin(module, "0", torch.tensor([2, 3]), id_keys(np.array([7, 8]), 0, "0"))
+    begin(row_parameters(module), "0", torch.tensor([2, 3]), id_keys(np.array([7, 8]), 0, "0"))
     new = module.table_0.detach()[2:]
     assert not torch.equal(new[0], new[1])
     assert ((new.std(1) - 0.1).abs() < 0.02).all()
@@ -316,16 +322,16 @@ def test_an_id_starts_alike_whatever_the_row_the_others_and_the_size_of_the_tabl
     one, other = (SoftEmbedding([rows, 5], (1, 2), features=NAMES) for rows in (4, 90))
     ids = np.array([11, -5, 2**60, 7])
     keys = id_keys(ids, 3, "user_id")
-    begin(one, "user_id", torch.tensor([0, 1, 2, 3]), keys)
+    begin(row_parameters(one), "user_id", torch.tensor([0, 1, 2, 3]), keys)
     for row, key in zip((40, 3, 89, 17), keys, strict=True):
-        begin(other, "user_id", torch.tensor([row]), key[None])
+        begin(row_parameters(other), "user_id", torch.tensor([row]), key[None])
     assert torch.equal(one.table_0, other.table_0[[40, 3, 89, 17]])
     assert torch.equal(one.table_0, one.new_rows("table_0", salted(keys, "table_0")))
 
 
 def test_two_modules_draw_apart_for_one_id():
     model = nn.ModuleDict({n: FixedEmbedding([4], 9, features=["user_id"]) for n in ("a", "b")})
-    begin(model, "user_id", torch.tensor([1]), id_keys(np.array([7]), 0, "user_id"))
+    begin(row_parameters(model), "user_id", torch.tensor([1]), id_keys(np.array([7]), 0, "user_id"))
     a, b = (model[n].table_0.detach()[1] for n in ("a", "b"))
     assert (a != b).all()
 

@@ -4,9 +4,9 @@ import sys
 
 import pytest
 import torch
-from autoemb.streaming.state import LOSS_DECAY
 
 from autoemb.ops import distinct, record
+from autoemb.streaming.history import LOSS_DECAY
 
 ROWS = 12
 

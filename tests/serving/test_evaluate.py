@@ -14,6 +14,8 @@ from autoemb.schema import RATINGS, Label
 from autoemb.serving import Exporter
 from tests.serving.conftest import RICH, rich_events
 
+pytestmark = pytest.mark.usefixtures("few_steps")
+
 
 def exported(run, budget=0.3):
     return Exporter(run.learner, run.schema, run.task, about=run.about).export(budget)[0]
@@ -52,13 +54,22 @@ def test_the_whole_budget_scores_as_the_frozen_run(trained, rich):
     )
 
 
-def test_a_task_without_accuracy_is_scored_by_its_loss(trained, rich):
+def test_scores_are_the_tasks_metrics_with_the_weights_of_events(trained, rich):
+    scores = evaluate(exported(trained(rich)), rich)
+    assert {*scores} == {"loss", "accuracy", "auc", "normalised_entropy", "calibration",
+                         "interactions", "seconds", "interactions_per_second"}  # fmt: skip
     label = Label(column="click", kind="value")
-    schema = RICH.model_copy(update={"label": label})
-    stream = dataclasses.replace(rich, name="rich values", schema=schema)
-    scores = evaluate(exported(trained(stream)), stream)
-    assert "accuracy" not in scores
-    assert 0 < scores["loss"] < 1
+    schema = RICH.model_copy(update={"label": label, "weight": "weight"})
+    weights = pl.Series("weight", range(600), dtype=pl.Float32) % 3
+    frame = rich.frame.with_columns(weights).select(schema.columns)
+    stream = dataclasses.replace(rich, name="rich values", schema=schema, frame=frame)
+    run = trained(stream)
+    model, rest = exported(run), stream.events(run.task).batch(450, 600)
+    scores = evaluate(model, stream)
+    assert [*scores][:2] == ["loss", "mae"]
+    error = model.predict(rest) - rest.label
+    expected = float((error.square() * rest.weight).sum() / rest.weight.sum())
+    assert scores["loss"] == pytest.approx(expected)
 
 
 def test_other_events_are_refused_unless_all_are_wanted(trained):
@@ -87,6 +98,9 @@ def test_data_without_the_models_features_are_refused(trained, ratings, rich):
         evaluate(model, ratings, every=True)
     with pytest.raises(UserError, match="task regression does not fit the label 'click'"):
         evaluate(exported(trained()), rich, every=True)
+    values = RICH.model_copy(update={"label": Label(column="click", kind="value")})
+    with pytest.raises(UserError, match="task click does not fit the label 'click' of kind value"):
+        evaluate(model, dataclasses.replace(rich, schema=values), every=True)
     swapped = RICH.model_copy(update={"dense": RICH.dense[::-1]})
     other = dataclasses.replace(rich, schema=swapped, frame=rich.frame.select(swapped.columns))
     with pytest.raises(UserError, match="the dense features are step, price; the model reads "

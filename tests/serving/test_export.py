@@ -14,11 +14,15 @@ from autoemb.lab.events import stream_of
 from autoemb.lab.ranks import rank_correlation
 from autoemb.lab.trained import export_lines
 from autoemb.learners import METHODS
+from autoemb.nn import MODELS
 from autoemb.recipe import Recipe
 from autoemb.schema import Dense
 from autoemb.serving import Exporter
 from autoemb.serving.mixed import mixed_embeddings
+from autoemb.tasks import task_for
 from tests.serving.conftest import RICH
+
+pytestmark = pytest.mark.usefixtures("few_steps")
 
 WIDTHS = (1, 2, 4)
 TABLES = ("user_id", "item_id")
@@ -107,8 +111,10 @@ def test_the_learner_stays_as_it_is(trained, rich, method, options):
     (old, shape), (new, same) = tree_flatten(before), tree_flatten(learner.state_dict())
     assert shape == same
     for one, other in zip(old, new, strict=True):
-        equal = torch.equal if isinstance(one, torch.Tensor) else np.array_equal
-        assert equal(one, other)
+        if isinstance(one, torch.Tensor):
+            torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
+        else:
+            assert np.array_equal(one, other)
     assert [m.training for m in learner.modules] == mode
 
 
@@ -203,6 +209,19 @@ def test_errors_are_those_of_the_first_hidden_layer_summed_over_the_features_of_
             torch.testing.assert_close(errors[:, k], expected, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_learner_on_a_gpu_is_exported_to_the_cpu(rich):
+    recipe = Recipe(dims=WIDTHS, hidden=(8,), controller_hidden=(8,))
+    learner = build_learner(RICH, recipe=recipe, device="cuda")
+    events = rich.events(task_for(None, RICH.label))
+    for start in range(0, 600, 50):
+        learner.learn(events.batch(start, start + 50))
+    batch = events.batch(0, 50)
+    model, _ = Exporter(learner, RICH).export(1.0)
+    expected = learner.predict(batch).cpu()
+    torch.testing.assert_close(model.logits(batch), expected, rtol=1e-4, atol=1e-5)
+
+
 # What is told
 
 
@@ -274,9 +293,12 @@ class Other(MLP):
     """A model of somebody's own."""
 
 
-def test_another_model_is_refused_by_its_name_with_those_that_are_not():
-    learner = build_learner(RICH, recipe=Recipe(dims=(1, 2)), model=Other)
-    with pytest.raises(UserError, match="the model is Other; an export is of: mlp"):
+@pytest.mark.parametrize("name", [*(name for name in MODELS if name != "mlp"), "Other"])
+def test_another_model_is_refused_by_its_name_with_those_that_are_not(name):
+    own = Other if name == "Other" else None
+    recipe = Recipe(dims=(1, 2)) if own else Recipe(dims=(1, 2), model=name)
+    learner = build_learner(RICH, recipe=recipe, model=own)
+    with pytest.raises(UserError, match=f"the model is {name}; an export is of: mlp"):
         Exporter(learner, RICH)
 
 

@@ -144,7 +144,10 @@ REFUSED = {
         "feature 'user_id': ids are strings; those of table 'user_id' are integers",
     ),
     "a column too short": (EVENTS | {"prev": ["jaws"]}, "prev has 1 values for 4 events"),
-    "numbers too few": (EVENTS | {"price": [1.0]}, r"dense features: expected \[4, 1\] but got"),
+    "numbers too few": (
+        EVENTS | {"price": [1.0]},
+        r"dense features are \[1, 1\]; expected a tensor \[4, 1\]",
+    ),
     "text for a number": (EVENTS | {"price": list("1x23")}, "price: .* expected numbers, or None"),
     "an infinite number": (EVENTS | {"price": [1, 2, np.inf, 3]}, "event 2: price is infinite"),
     "one number": (EVENTS | {"price": 3.0}, "price is one float; expected one value an event"),

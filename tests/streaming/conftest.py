@@ -229,7 +229,7 @@ def pad_plans(monkeypatch):
     """Return a function that lets plans be padded on the CPU too."""
 
     def pad():
-        for name in ("plan", "record"):
+        for name in ("plan", "pool", "record"):
             module = sys.modules[f"autoemb.ops.{name}"]
             monkeypatch.setattr(module, "is_padded", lambda device: True)
 

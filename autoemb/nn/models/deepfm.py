@@ -154,10 +154,11 @@ class DeepFM(nn.Module):
         ValueError
             For a batch with other dense inputs than the model reads.
         """
-        embedded = self.embedding(inputs, mix)
+        embedded: Tensor = self.embedding(inputs, mix)
         pairs = pairs_of(embedded)
         logits = pairs.sum(1, keepdim=True) if self.pairs is None else pairs @ self.pairs
         if self.first_dense is not None:
             logits = logits + dense_of(inputs, self.num_dense) @ self.first_dense
+        first: Tensor = self.first(inputs)
         deep: Tensor = self.hidden(side_by_side(embedded, inputs, self.num_dense))
-        return logits + self.first(inputs) + deep
+        return logits + first + deep
