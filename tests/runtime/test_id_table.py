@@ -72,8 +72,8 @@ def test_an_empty_batch_leaves_the_kind_open():
     [
         ([1], ["1"], "ids are strings here and were integers before"),
         (["1"], [1], "ids are integers here and were strings before"),
-        (["1"], ["2", 1], "id 1 is 1; expected strings"),
-        (["1"], ["2", None], "id 1 is None; expected strings"),
+        (["1"], ["2", 1], "id 1 is 1; expected strings, as the first is one"),
+        (["1"], ["2", None], "id 1 is None; expected strings, as the first is one"),
         (["1"], ["2", "\ud800"], "surrogates not allowed"),
         ([1], [2, "1"], "expected integers or strings"),
         ([1], np.array([2.0]), r"ids are float64 \[1\]; expected integers or strings"),
