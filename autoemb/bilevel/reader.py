@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from autoemb.bilevel.lock import Lock
 from autoemb.bilevel.working_set import View
 from autoemb.nn.controller import select_hard
-from autoemb.nn.rows import InPlay, RowModule, in_play, row_parameters
+from autoemb.nn.places import InPlay
+from autoemb.nn.rows import RowModule, in_play, row_parameters
 
 
 class _Replica:
