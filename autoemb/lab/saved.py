@@ -11,7 +11,7 @@ import torch
 from annotated_types import Ge, Le
 from pydantic import Field, JsonValue, model_validator
 
-from autoemb.declared import Declared
+from autoemb.declared import Declared, shown
 from autoemb.errors import UserError
 from autoemb.streaming import checkpoint
 
@@ -109,9 +109,11 @@ def _kind(value: object) -> str:
 
 def _check_rows(learner: Mapping[str, Any]) -> None:
     """Check that tables are as long as something in the file is, before they are made."""
-    rows = learner.get("rows", [])
+    rows = learner.get("rows")
+    if not isinstance(rows, dict):
+        raise ValueError(f"learner.rows is {shown(rows)}; expected a number of rows by table")
     longest = max(_lengths(learner), default=0)
-    for number in rows.values() if isinstance(rows, dict) else rows:
+    for number in rows.values():
         if type(number) is not int or not 0 <= number <= longest:
             raise ValueError(f"learner.rows is {rows}; expected whole numbers up to {longest}")
 
