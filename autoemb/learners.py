@@ -179,6 +179,7 @@ def build_learner(
         validation=recipe.validation,
         batch_size=batch_size,
         dense=schema.dense,
+        task=task,
         seed=seed,
         initial_rows=initial_rows,
         device=device,

@@ -61,6 +61,16 @@ class Task:
         """Return what is to be predicted [B], of labels [B] as they stand in the data."""
         raise NotImplementedError
 
+    def check(self, target: Tensor) -> None:
+        """Check that targets [B] are such as :meth:`target` makes: here 0 or 1.
+
+        Raises
+        ------
+        UserError
+            For one that is not; names the event and what was expected.
+        """
+        _check_targets(target, (target == 0) | (target == 1), "0 or 1")
+
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the loss of each event [B], differentiable, of logits [B, outputs]."""
         raise NotImplementedError
@@ -72,6 +82,12 @@ class Task:
     def correct(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return whether each prediction is right [B], bool, where "accuracy" is a metric."""
         return (logits.squeeze(1) > 0) == (target > 0.5)
+
+
+def _check_targets(target: Tensor, sound: Tensor, wanted: str) -> None:
+    if not bool(sound.all()):
+        event = int((~sound).nonzero()[0])
+        raise UserError(f"event {event}: label is {target[event]:g}; expected {wanted}")
 
 
 def _stars(label: Label, ratings: Tensor) -> Tensor:
@@ -132,6 +148,13 @@ class Classification(Task):
             return labels.to(torch.int64)
         return (_stars(self.label, labels).ceil().long() - 1).clamp(0, 4)
 
+    def check(self, target: Tensor) -> None:
+        """Check that targets [B] are numbers of classes, int64."""
+        if target.dtype != torch.int64:
+            raise UserError(f"labels are {target.dtype}; expected numbers of classes, torch.int64")
+        sound = (target >= 0) & (target < self.outputs)
+        _check_targets(target, sound, f"a class from 0 to {self.outputs - 1}")
+
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the cross-entropy of the softmax."""
         return functional.cross_entropy(logits, target, reduction="none")
@@ -189,6 +212,9 @@ class Value(Task):
     def target(self, labels: Tensor) -> Tensor:
         """Return the labels in float32."""
         return labels.to(torch.float32)
+
+    def check(self, target: Tensor) -> None:
+        """Check nothing: a label may be any number."""
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the squared error of the output as it is."""

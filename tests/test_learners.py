@@ -256,3 +256,28 @@ def test_dense_parameters_take_an_optimizer_a_schedule_and_a_bound_of_ones_own()
         moved.append(float(torch.cat(steps).detach().norm()))
     # The gradients are longer than the bound, and the rate halves.
     assert moved == pytest.approx([0.01, 0.005, 0.0025, 0.00125], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("label", "labels", "said"),
+    [
+        (Label(column="y", kind="click"), torch.tensor([1.0, 7.0]), "event 1: label is 7"),
+        (Label(column="y", kind="click"), torch.tensor([0.5, 1.0]), "event 0: label is 0.5"),
+        (
+            Label(column="y", kind="classes", classes=("a", "b", "c")),
+            torch.tensor([2, 3]),
+            "event 1: label is 3; expected a class from 0 to 2",
+        ),
+        (
+            Label(column="y", kind="classes", classes=("a", "b", "c")),
+            torch.tensor([2.0, 1.0]),
+            "labels are torch.float32; expected numbers of classes",
+        ),
+    ],
+)
+def test_a_label_that_the_task_does_not_take_is_named_and_nothing_is_learnt(label, labels, said):
+    schema = Schema(label=label, sparse=(Sparse(column="user_id"),))
+    learner = build_learner(schema, recipe=Recipe(**SMALL))
+    with pytest.raises(UserError, match=said):
+        learner.learn(Batch({"user_id": ["ann", "bob"]}, label=labels))
+    assert learner.num_ids() == {"user_id": 0}

@@ -19,6 +19,7 @@ from autoemb.ops import Plan, distinct
 from autoemb.schema import Bag as BagFeature
 from autoemb.schema import Dense, Sparse
 from autoemb.streaming.id_table import IdTable, canonical
+from autoemb.tasks import Task
 
 
 class Encoder:
@@ -30,6 +31,8 @@ class Encoder:
         Features that a model reads, by name; others of a batch are passed over.
     dense : sequence of Dense
         In the order of a batch's columns.
+    task : Task, optional
+        What labels it takes; by default any that are finite.
 
     Attributes
     ----------
@@ -38,8 +41,13 @@ class Encoder:
     dense : DenseTransform or None
     """
 
-    def __init__(self, reads: Mapping[str, Sparse], dense: Sequence[Dense] = ()) -> None:
-        self.reads = dict(reads)
+    def __init__(
+        self,
+        reads: Mapping[str, Sparse],
+        dense: Sequence[Dense] = (),
+        task: Task | None = None,
+    ) -> None:
+        self.reads, self.task = dict(reads), task
         self.id_tables = {feature.table: IdTable() for feature in reads.values()}
         self.dense = DenseTransform(dense) if dense else None
 
@@ -73,11 +81,20 @@ class Encoder:
             sparse=sparse,
             bags=bags,
             dense=self._checked_dense(batch.dense, events),
-            label=_checked_label(batch.label, events) if labelled else None,
+            label=self._checked_label(batch.label, events) if labelled else None,
             weight=None if batch.weight is None else _checked_weight(batch.weight, events),
             timestamp=batch.timestamp,
             event_id=batch.event_id,
         )
+
+    def _checked_label(self, label: Tensor | None, events: int) -> Tensor:
+        if label is None:
+            raise UserError("the batch has no labels to learn from")
+        _check_column("label", label, events)
+        _check_finite("label", label)
+        if self.task is not None:
+            self.task.check(label)
+        return label
 
     def _checked_dense(self, dense: Tensor | None, events: int) -> Tensor | None:
         if self.dense is None:
@@ -254,14 +271,6 @@ def _checked_bag(name: str, bag: Any, events: int) -> Bag:
                 f"event {event}: a weight of {name} is {weights[bad[0]]}; expected 0 or more"
             )
     return Bag(values, np.ascontiguousarray(offsets, dtype=np.int64), weights)
-
-
-def _checked_label(label: Tensor | None, events: int) -> Tensor:
-    if label is None:
-        raise UserError("the batch has no labels to learn from")
-    _check_column("label", label, events)
-    _check_finite("label", label)
-    return label
 
 
 def _checked_weight(weight: Tensor, events: int) -> Tensor:

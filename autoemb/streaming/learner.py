@@ -27,6 +27,7 @@ from autoemb.streaming.reservoir import Reservoir
 from autoemb.streaming.restoring import checked_past, checked_rows
 from autoemb.streaming.step import Step
 from autoemb.streaming.transfer import Upload
+from autoemb.tasks import Task
 
 #: Rows a table starts with; it doubles from there.
 INITIAL_ROWS = 1024
@@ -62,6 +63,8 @@ class StreamLearner:
         Events of a sample of the past.
     dense : sequence of Dense
         Dense features, in the order of a batch's columns.
+    task : Task, optional
+        Which labels a batch may hold; by default any that are finite.
     seed : int, default 0
         With table and raw id it decides what an id starts with.
     initial_rows : int, default 1024
@@ -106,6 +109,7 @@ class StreamLearner:
         validation: str = "new-events",
         batch_size: int = 500,
         dense: Sequence[Dense] = (),
+        task: Task | None = None,
         seed: int = 0,
         initial_rows: int = INITIAL_ROWS,
         device: torch.device | str = "cpu",
@@ -128,7 +132,7 @@ class StreamLearner:
         self.device = torch.device(device)
         self._cuda = self.device.type == "cuda"
         self._graphed = graph and self._cuda
-        self.encoder = Encoder(trainer.reads, dense)
+        self.encoder = Encoder(trainer.reads, dense, task)
         self._rows = dict.fromkeys(trainer.tables, 0)  # that every table has
         self._recent: list[Batch] = []  # the last two batches, newest first
         self._prepare()
