@@ -68,7 +68,7 @@ def netflix(head: Head) -> Table | None:
 
 
 def netflix_files(path: Path, parts: list[File]) -> Table:
-    """Return the interactions of all the `parts` of a Netflix Prize folder, in their order."""
+    """Return the events of all the `parts` of a Netflix Prize folder, in their order."""
     fields = ("user_id", "rating", "timestamp")  # the item is in a line before
 
     def scan(names: Mapping[str, str]) -> pl.LazyFrame:

@@ -31,7 +31,7 @@ _SHARES = (0.06, 0.13, 0.31, 0.32, 0.18)  # of the ratings 1..5: half of them ar
 
 
 def synthetic(
-    num_interactions: int = 100_000,
+    num_events: int = 100_000,
     seed: int = 0,
     *,
     num_users: int | None = None,
@@ -47,12 +47,12 @@ def synthetic(
 
     Parameters
     ----------
-    num_interactions : int, default 100,000
+    num_events : int, default 100,000
         Length E of the stream.
     seed : int, default 0
         Seed of the generator.
     num_users : int, optional
-        About how many users appear; by default one for 40 interactions (2,500 at the default
+        About how many users appear; by default one for 40 events (2,500 at the default
         length), as few come back often and most come once.
     num_items : int, default 2,000
         Number of items that can appear.
@@ -75,10 +75,10 @@ def synthetic(
     >>> len(stream), stream.schema.label.scale, stream.frame["timestamp"].is_sorted()
     (1000, (0.0, 5.0), True)
     """
-    users = max(1, num_interactions // 40) if num_users is None else num_users
-    least = {"num_interactions": 1, "num_users": 1, "num_items": 1, "seed": 0}
+    users = max(1, num_events // 40) if num_users is None else num_users
+    least = {"num_events": 1, "num_users": 1, "num_items": 1, "seed": 0}
     given = {
-        "num_interactions": num_interactions,
+        "num_events": num_events,
         "num_users": users,
         "num_items": num_items,
         "seed": seed,
@@ -87,10 +87,10 @@ def synthetic(
         if value < least[name]:
             raise UserError(f"{name} is {value}; expected {least[name]} or more")
     rng = np.random.default_rng(seed)
-    user, item, length = _sittings(rng, num_interactions, users, num_items)
+    user, item, length = _sittings(rng, num_events, users, num_items)
     time = _START + _seconds(rng, length)
     rating = _ratings(rng, user, item)
-    order = np.argsort(time, kind="stable")[:num_interactions]
+    order = np.argsort(time, kind="stable")[:num_events]
     frame = pl.DataFrame(
         {
             "user_id": _raw_ids(rng, user)[order],
@@ -104,10 +104,10 @@ def synthetic(
 
 
 def _sittings(
-    rng: np.random.Generator, num_interactions: int, num_users: int, num_items: int
+    rng: np.random.Generator, num_events: int, num_users: int, num_items: int
 ) -> tuple[_Integers, _Integers, _Integers]:
     """Return user and item of each event, sitting after sitting, and every sitting's length."""
-    newcomers = min(1.0, num_users * _SITTING_EVENTS / num_interactions)
+    newcomers = min(1.0, num_users * _SITTING_EVENTS / num_events)
     peak = rng.permutation(np.arange(1, num_items + 1) ** -_ZIPF)
     new = num_items - max(1, round(_OLD_ITEMS * num_items))
     birth = np.sort(np.append(rng.uniform(-0.5, 0, num_items - new), rng.uniform(0, 1, new)))
@@ -117,8 +117,8 @@ def _sittings(
     items: list[_Integers] = []  # of each sitting
     seen: list[list[int]] = []  # items of each user
     total = 0
-    while total < num_interactions:
-        now = total / num_interactions
+    while total < num_events:
+        now = total / num_events
         there = int(np.searchsorted(birth, now, side="right"))
         # Whoever came often comes often: a past sitting, not a user, is drawn.
         user = users[rng.integers(len(users))] if users else 0

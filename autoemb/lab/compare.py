@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # polars, which the rest of the package does without
 
 def compare(
     config: RunConfig,
-    interactions: Dataset,
+    data: Dataset,
     out: Path,
     *,
     methods: Sequence[str] = ("fse", "sam", "darts", "autoemb"),
@@ -36,7 +36,7 @@ def compare(
     ----------
     config : RunConfig
         Options of every run but method and seed.
-    interactions : Dataset
+    data : Dataset
     out : Path
         Gets a folder for every run, and ``compare.json`` when all are complete.
     methods, seeds : sequence
@@ -80,7 +80,7 @@ def compare(
             report = None if progress is None else progress(method, one.seed)
             folder = out / _folder(method, one.seed)
             made[method, one.seed] = run(
-                one, interactions, folder, resume=resume, keep=keep, progress=report
+                one, data, folder, resume=resume, keep=keep, progress=report
             )
         comparison = _comparison(made, out, methods, seeds)
         write_json(out / "compare.json", comparison)

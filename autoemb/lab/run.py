@@ -64,7 +64,7 @@ class Origin(NamedTuple):
 
 def run(
     config: RunConfig,
-    interactions: Dataset,
+    data: Dataset,
     out: Path | None = None,
     *,
     resume: bool = False,
@@ -79,7 +79,7 @@ def run(
     Parameters
     ----------
     config : RunConfig
-    interactions : Dataset
+    data : Dataset
         As loaded; ordered and limited here.
     out : Path, optional
         Folder for ``metrics.jsonl``, ``summary.json`` (only when complete), ``trained.safetensors``
@@ -121,7 +121,7 @@ def run(
     >>> summary["online"]["interactions"]
     300
     """
-    events = ordered(interactions, config)
+    events = ordered(data, config)
     config = config.but(task=task_of(events, config).name)
     begun = None if origin is None else _origin(config, events, origin)
     this = _Run(config, events, out, begun)

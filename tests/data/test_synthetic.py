@@ -98,7 +98,7 @@ def test_ids_are_no_row_numbers(stream: Dataset) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"num_interactions": 0}, {"num_users": 0}, {"num_items": -1}, {"seed": -1}]
+    "options", [{"num_events": 0}, {"num_users": 0}, {"num_items": -1}, {"seed": -1}]
 )
 def test_arguments_out_of_range(options: dict[str, int]) -> None:
     name, value = next(iter(options.items()))
