@@ -142,19 +142,11 @@ def build_learner(
     if task is None or isinstance(task, str):
         task = task_for(task, schema.label)
     torch.manual_seed(seed)
-    method, sizes = METHODS[recipe.method], len(recipe.dims)
+    method = METHODS[recipe.method]
     model = _model(schema, task, recipe, model)
     tables = _tables_read(model, schema)
-    history = History(tables, sizes, device)
-    controller: nn.Module | None = None
-    if method.controller == "network":
-        prior = history.popularity_prior() if recipe.start == "popularity" else None
-        hidden = recipe.controller_hidden
-        controller = Controller(
-            tables, sizes, history.num_features, hidden, prior, recipe.controller == "shared"
-        )
-    elif method.controller == "logits":
-        controller = PerIdLogits(tables, [INITIAL_ROWS] * len(tables), sizes)
+    history = History(tables, len(recipe.dims), device)
+    controller = _controller(tables, history, recipe)
     trainer = BilevelTrainer(
         model.to(device),
         None if controller is None else controller.to(device),
@@ -196,6 +188,19 @@ def _model(
     num_dense = 2 * len(schema.dense)
     embedding = build_embedding(schema, recipe)
     return make(embedding, outputs=task.outputs, hidden=recipe.hidden, num_dense=num_dense)
+
+
+def _controller(
+    tables: tuple[str, ...], history: History, recipe: Recipe
+) -> Controller | PerIdLogits | None:
+    kind, sizes = METHODS[recipe.method].controller, len(recipe.dims)
+    if kind is None:
+        return None
+    if kind == "logits":
+        return PerIdLogits(tables, [INITIAL_ROWS] * len(tables), sizes)
+    prior = history.popularity_prior() if recipe.start == "popularity" else None
+    shared = recipe.controller == "shared"
+    return Controller(tables, sizes, history.num_features, recipe.controller_hidden, prior, shared)
 
 
 def _tables_read(model: nn.Module, schema: Schema) -> tuple[str, ...]:

@@ -62,14 +62,14 @@ class Task:
         raise NotImplementedError
 
     def check(self, target: Tensor) -> None:
-        """Check that targets [B] are such as :meth:`target` makes: here 0 or 1.
+        """Check that targets [B] are such as the loss takes: here 0, 1 or between, a soft label.
 
         Raises
         ------
         UserError
             For one that is not; names the event and what was expected.
         """
-        _check_targets(target, (target == 0) | (target == 1), "0 or 1")
+        _check_targets(target, (target >= 0) & (target <= 1), "a number from 0 to 1")
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the loss of each event [B], differentiable, of logits [B, outputs]."""

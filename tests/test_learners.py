@@ -262,7 +262,7 @@ def test_dense_parameters_take_an_optimizer_a_schedule_and_a_bound_of_ones_own()
     ("label", "labels", "said"),
     [
         (Label(column="y", kind="click"), torch.tensor([1.0, 7.0]), "event 1: label is 7"),
-        (Label(column="y", kind="click"), torch.tensor([0.5, 1.0]), "event 0: label is 0.5"),
+        (Label(column="y", kind="click"), torch.tensor([-0.5, 0.5]), "event 0: label is -0.5"),
         (
             Label(column="y", kind="classes", classes=("a", "b", "c")),
             torch.tensor([2, 3]),

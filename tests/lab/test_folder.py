@@ -15,7 +15,7 @@ IDENTITY = {
     "origin": None,
 }
 STATE = {
-    "learner": {},
+    "learner": {"rows": {}},
     "recorder": {"events": 7},
     "stream": {"position": 7},
     "seconds": 3.0,
