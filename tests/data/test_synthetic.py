@@ -107,6 +107,6 @@ def test_arguments_out_of_range(options: dict[str, int]) -> None:
 
 
 def test_fast_enough_to_be_a_default() -> None:
-    start = time.perf_counter()
+    start = time.process_time()  # not that of whoever else is busy on this machine
     synthetic()
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
