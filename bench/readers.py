@@ -7,7 +7,6 @@ one thread that predicts 100 events at a time: 20 times a second, and as often a
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Iterator
@@ -19,9 +18,8 @@ import torch
 
 from autoemb import Batch, Stream, StreamLearner, build_learner, task_for
 from autoemb.data import synthetic
-from bench.harness import RESULTS, environment
+from bench.harness import write
 
-RECORD = RESULTS / "readers.json"
 EVENTS, STEPS, ROUNDS = 100, 25, 8
 #: Predictions a second; None for as many as there can be.
 RATES = (20.0, None)
@@ -84,13 +82,14 @@ def measure(rate: float | None) -> dict[str, Any]:
 
 def main() -> None:
     torch.set_num_threads(1)
-    record = {
-        "command": "OMP_NUM_THREADS=1 python -m bench.readers",
-        "what": f"training steps of 500 events beside a thread that predicts {EVENTS} at a time",
-        "environment": environment(),
-        "results": [measure(rate) for rate in RATES],
-    }
-    RECORD.write_text(json.dumps(record, indent=1) + "\n")
+    write(
+        "readers",
+        {
+            "command": "OMP_NUM_THREADS=1 python -m bench.readers",
+            "what": f"steps of 500 events beside a thread that predicts {EVENTS} at a time",
+            "results": [measure(rate) for rate in RATES],
+        },
+    )
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import torch
 from autoemb import build_info
 from autoemb.data import load
 from autoemb.lab import RunConfig, run
-from autoemb.nn.rows import RowModule, replace_table
+from bench.draws import drawn_by_place
 
 RECORD = json.loads(Path(__file__).with_name("recorded_windows.json").read_text(encoding="utf-8"))
 
@@ -40,17 +40,6 @@ def ratings():
     return load(folder)
 
 
-@torch.no_grad()
-def grow_at_random(module, num_rows):
-    for name, table in module.row_tables.items():
-        parameter = module.get_parameter(name)
-        missing = num_rows.get(table, 0) - len(parameter)
-        if missing > 0:
-            new = parameter.new_empty(missing, *parameter.shape[1:])
-            module.init_rows(name, new)
-            replace_table(parameter, torch.cat([parameter.data, new]))
-
-
 def is_this_machine():
     info = build_info()
     return (RECORD["torch"], RECORD["kernels"], RECORD["cpu"]) == (
@@ -61,14 +50,11 @@ def is_this_machine():
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_with_rows_drawn_the_old_way_the_numbers_are_the_recorded_ones(
-    ratings, monkeypatch, tmp_path, recipe
-):
-    monkeypatch.setattr(RowModule, "grow", grow_at_random)
-    monkeypatch.setattr(RowModule, "begin_rows", lambda *_: None)
+def test_with_rows_drawn_the_old_way_the_numbers_are_the_recorded_ones(ratings, tmp_path, recipe):
     options = {"task": "regression", "limit": 12_000, "window": 1000, "device": "cpu"}
     config = RunConfig(**options, **RECIPES[recipe])
-    run(config, ratings, tmp_path / "run", keep=False)
+    with drawn_by_place():
+        run(config, ratings, tmp_path / "run", keep=False)
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     windows = [json.loads(line) for line in lines]
     assert [w["interactions"] for w in windows] == [w["interactions"] for w in RECORD[recipe]]
