@@ -24,6 +24,17 @@ from rich.text import Text
 PLAIN_SECONDS = 10.0
 
 
+def told(rate: float) -> str:
+    """Return a rate to three digits or in whole numbers.
+
+    Examples
+    --------
+    >>> told(0.12345), told(21876.5)
+    ('0.123', '21,876')
+    """
+    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
+
+
 class _Rate(ProgressColumn):
     def __init__(self, unit: str) -> None:
         super().__init__()
@@ -31,7 +42,7 @@ class _Rate(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:,.4g} {self.unit}/s")
+        return Text("" if speed is None else f"{told(speed)} {self.unit}/s")
 
 
 class ProgressDisplay:
@@ -124,7 +135,7 @@ class ProgressDisplay:
             start, first = began
             rate = (done - first) / max(now - start, 1e-9)
             rest = f", {(total - done) / rate:.0f} s to go" if done < total and rate else ""
-            line = f"{name}: {done:,} of {total:,} {unit}; {rate:,.4g} {unit}/s{rest}"
+            line = f"{name}: {done:,} of {total:,} {unit}; {told(rate)} {unit}/s{rest}"
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
         return report
