@@ -157,11 +157,14 @@ def shown(value: object) -> str:
     --------
     >>> shown((2, 16)), shown("a"), shown("b" * 99)
     ('2,16', "'a'", "'bbbbbbbbbbbb...bbbbbbbbbbbbb'")
+    >>> len(shown((2, 10**1000))) == LONGEST
+    True
     """
-    if isinstance(value, tuple) and 1 < len(value) <= 8 and all(type(v) is int for v in value):
-        return ",".join(map(_number, value))
     try:
-        text = reprlib.repr(list(value) if isinstance(value, tuple) else value)
+        if isinstance(value, tuple) and 1 < len(value) <= 8 and all(type(v) is int for v in value):
+            text = ",".join(map(_number, value))
+        else:
+            text = reprlib.repr(list(value) if isinstance(value, tuple) else value)
     except ValueError:  # thousands of digits
         return "an enormous number"
     text = " ".join(text.splitlines())  # which a tensor has some of

@@ -19,7 +19,8 @@ from autoemb.lab.report.recording import Recording, Run, read
 
 # In the configuration, but told to the command line in another way or not at all.
 _NOT_OPTIONS = {
-    "command", "features", "fields", "method", "methods", "out", "resume", "seed", "seeds"
+    "command", "features", "fields", "method", "methods", "out", "resume", "schema",
+    "seed", "seeds",
 }  # fmt: skip
 
 
@@ -95,6 +96,8 @@ def command_line(recording: Recording) -> str:
         options = {"methods": list(comparison.methods), "seeds": list(comparison.seeds)}
     # Where the path was not recorded, the name says which data; the default stream needs neither.
     options["data"] = None if comparison.data.synthetic else comparison.data.name
+    if not _is_known(comparison.config.get("schema"), comparison.data):
+        options["schema"] = "FILE"  # whose content the page's configuration has
     options |= {key: v for key, v in comparison.config.items() if key not in _NOT_OPTIONS}
     words = ["autoemb", recording.command]
     for key, value in (options | {"out": "DIR"}).items():
@@ -104,6 +107,15 @@ def command_line(recording: Recording) -> str:
         elif value is not None and value is not False:
             words += [option, _value(value)]
     return shlex.join(words)
+
+
+def _is_known(schema: Any, data: Data) -> bool:
+    """Return whether data are read by this schema when no flag says so: columns as published."""
+    if not isinstance(schema, dict) or data.synthetic:
+        return True
+    label = schema.get("label")
+    named = isinstance(label, dict) and label.get("column") == "rating"
+    return named and set(data.features) == {"user_id", "item_id"}
 
 
 def _panels(recording: Recording) -> dict[str, list[Panel]]:

@@ -341,6 +341,24 @@ def test_the_command_repeats_the_options(tmp_path, recorded):
     )
 
 
+@pytest.mark.parametrize(
+    ("column", "features", "words"),
+    [
+        ("rating", {"user_id": 2, "item_id": 2}, ""),
+        ("click", {"user_id": 2, "item_id": 2}, " --schema FILE"),
+        ("rating", {"user_id": 2, "item_id": 2, "city": 2}, " --schema FILE"),
+    ],
+)
+def test_a_schema_that_data_do_not_bring_is_named(tmp_path, recorded, column, features, words):
+    content = recorded.summary()
+    content["config"] = {"data": "ml-100k", "schema": {"label": {"column": column}}}
+    content["data"] = content["data"] | {"format": "CSV", "features": features}
+    folder = recorded.write_run(tmp_path, content, recorded.windows())
+    assert page.command_line(read(folder)) == (
+        f"autoemb run --method autoemb --seed 0 --data ml-100k{words} --out DIR"
+    )
+
+
 @pytest.mark.parametrize("name", ["matplotlib", "jinja2"])
 def test_without_the_extra_the_error_says_what_to_install(compared, monkeypatch, name):
     monkeypatch.setitem(__import__("sys").modules, name, None)
