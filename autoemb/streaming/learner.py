@@ -21,6 +21,7 @@ from autoemb.streaming.encoding import Encoder, distinct_ids
 from autoemb.streaming.grants import Grants
 from autoemb.streaming.graph import StepGraph
 from autoemb.streaming.history import History
+from autoemb.streaming.memory import keep_freed_memory
 from autoemb.streaming.newcomers import new_ids, view_of_strangers
 from autoemb.streaming.packed import Layout, tensors_of, with_tensors
 from autoemb.streaming.reservoir import Reservoir
@@ -146,6 +147,8 @@ class StreamLearner:
         self._lock = threading.RLock()  # held while anything that a prediction reads changes
         self._change = ExitStack()  # holds it from the first such change of a step to the last
         self._undo = ExitStack()  # takes back what a step that fails has changed
+        if not self._cuda:
+            keep_freed_memory()
 
     def __getstate__(self) -> dict[str, Any]:
         """Return all but locks and what belongs to a device, as it is between two steps."""

@@ -12,7 +12,8 @@ namespace {
 // default sizes. Beyond, a tile is computed again, so that no call needs more memory for large
 // batches; but for the last size in the forward pass, for which the output has room.
 constexpr int64_t kKept = int64_t{4} << 20;
-constexpr int64_t kMostChunks = 12;
+// Parts in which the gradient of a field's projection is summed at most, and those of all fields.
+constexpr int64_t kMostChunks = 12, kAllChunks = 24;
 
 // All sizes of a field but the last, the widest, which takes most of the arithmetic.
 Field without_last(const Field& field) {
@@ -83,9 +84,11 @@ struct Chunk {
 // The chunks of all fields. How many there are must not depend on the number of threads.
 std::vector<Chunk> chunks_of(const std::vector<Work>& works) {
   std::vector<Chunk> chunks;
+  const int64_t most =
+      std::clamp(kAllChunks / static_cast<int64_t>(works.size()), int64_t{1}, kMostChunks);
   for (size_t f = 0; f < works.size(); ++f) {
     const Work& work = works[f];
-    const int64_t count = std::min(kMostChunks, (work.tiles + 1) / 2);
+    const int64_t count = std::min(most, (work.tiles + 1) / 2);
     for (int64_t c = 0; c < count; ++c) {
       chunks.push_back({static_cast<int64_t>(f), work.first_tile + work.tiles * c / count,
                         work.first_tile + work.tiles * (c + 1) / count});
@@ -94,9 +97,8 @@ std::vector<Chunk> chunks_of(const std::vector<Work>& works) {
   return chunks;
 }
 
-// What a field's kernels need for dz: the sums of dy and of dy * y over the batch, from those of
-// its tiles [tiles, 2, N, D'], and the projection packed the other way.
-void prepare_gradients(const Kernels& kernels, const float* sums, int64_t columns, Work& work) {
+// The sums of dy and of dy * y over the batch, from those of its tiles [tiles, 2, N, D'].
+void store_sums(const float* sums, int64_t columns, Work& work) {
   const std::vector<double> both = merged(work, sums, 2 * columns);
   work.sum = floats(columns);
   work.product = floats(columns);
@@ -104,9 +106,6 @@ void prepare_gradients(const Kernels& kernels, const float* sums, int64_t column
   std::copy_n(both.begin() + columns, columns, work.product.get());
   work.field.sum = work.sum.get();
   work.field.product = work.product.get();
-  work.by_total = floats(kernels.packed_by_total(work.field));
-  work.field.by_total = work.by_total.get();
-  kernels.pack_by_total(work.field);
 }
 
 // A field's rows with their padding, and the gradient of its bias.
@@ -134,10 +133,17 @@ void store_projection(const Field& field, int64_t f, float* parts, int64_t chunk
   for (int64_t c = 1; c < chunks; ++c) {
     for (int64_t i = 0; i < size; ++i) parts[i] += parts[c * size + i];
   }
-  for (int64_t j = 0; j < field.width; ++j) {
-    for (int64_t k = 0; k < field.total; ++k) {
-      result.projection[(f * field.width + j) * field.total + k] =
-          parts[k * field.padded_width + j];
+  // A square of both matrices at a time: row by row of one, each float of the other would be a line
+  // of memory of its own.
+  constexpr int64_t kSquare = 16;
+  for (int64_t j = 0; j < field.width; j += kSquare) {
+    for (int64_t k = 0; k < field.total; k += kSquare) {
+      const int64_t last_j = std::min(j + kSquare, field.width);
+      const int64_t last_k = std::min(k + kSquare, field.total);
+      for (int64_t row = j; row < last_j; ++row) {
+        float* to = result.projection + (f * field.width + row) * field.total;
+        for (int64_t at = k; at < last_k; ++at) to[at] = parts[at * field.padded_width + row];
+      }
     }
   }
 }
@@ -198,8 +204,10 @@ OutOfRange backward(const Call& call, const float* grad, int64_t grad_event_stri
   if (call.batch == 0) return {};
   const Kernels& kernels = *call.kernels;
   const bool embeddings = result.rows != nullptr;
+  // Statistics of the batch pass gradients from every tile to every row: two passes. Others do not.
+  const bool twice = embeddings && call.training;
   const auto sizes = static_cast<int64_t>(call.dims.size());
-  Pass pass(call, embeddings ? result.embeddings : nullptr, embeddings ? kKept : 0);
+  Pass pass(call, embeddings ? result.embeddings : nullptr, twice ? kKept : 0);
   if (const OutOfRange bad = pass.out_of_range(); bad.field >= 0) return bad;
   pass.centre(nullptr);
   const int64_t columns = pass.columns();
@@ -211,6 +219,10 @@ OutOfRange backward(const Call& call, const float* grad, int64_t grad_event_stri
     field.grad_stride = grad_event_stride;
     field.weights_grad = result.weights + f * sizes;
     field.weights_grad_stride = call.fields * sizes;
+    if (!embeddings) continue;
+    work.by_total = floats(kernels.packed_by_total(field));
+    field.by_total = work.by_total.get();
+    kernels.pack_by_total(field);
   }
   const Floats sums = floats(embeddings ? pass.tiles() * 2 * columns : 0);
   const auto differentiate = [&](int64_t tile, const Tile& memory) {
@@ -219,14 +231,19 @@ OutOfRange backward(const Call& call, const float* grad, int64_t grad_event_stri
     float* part = embeddings ? sums.get() + tile * 2 * columns : nullptr;
     kernels.differentiate(field, memory, part);
   };
-  parallel_for(call.threads, pass.tiles(), [&](int64_t tile, int thread) {
-    const Tile memory = pass.memory(tile, thread);
+  const auto begin = [&](int64_t tile, const Tile& memory) {
     pass.embed(pass.work_of(tile).field, memory);
     differentiate(tile, memory);
-  });
+  };
+  if (twice || !embeddings) {
+    parallel_for(call.threads, pass.tiles(),
+                 [&](int64_t tile, int thread) { begin(tile, pass.memory(tile, thread)); });
+  }
   if (!embeddings) return {};
 
-  for (Work& work : pass.works()) prepare_gradients(kernels, sums.get(), columns, work);
+  for (Work& work : pass.works()) {
+    if (twice) store_sums(sums.get(), columns, work);
+  }
   const std::vector<Chunk> chunks = chunks_of(pass.works());
   const auto count = static_cast<int64_t>(chunks.size());
   const Field& any = pass.works().front().field;
@@ -236,15 +253,21 @@ OutOfRange backward(const Call& call, const float* grad, int64_t grad_event_stri
     const Field& field = pass.works()[chunks[c].field].field;
     for (int64_t tile = chunks[c].begin; tile < chunks[c].end; ++tile) {
       const Tile memory = pass.memory(tile, thread);
-      if (!pass.kept(tile)) differentiate(tile, memory);
+      if (!twice) {
+        begin(tile, memory);
+      } else if (!pass.kept(tile)) {
+        differentiate(tile, memory);
+      }
       kernels.propagate(field, memory, projections.get() + c * size);
     }
   });
   parallel_for(call.threads, call.fields, [&](int64_t f, int) {
+    Work& work = pass.works()[f];
+    if (!twice) store_sums(sums.get(), columns, work);
     const auto of_field = [&](const Chunk& chunk) { return chunk.field == f; };
     const auto first = std::find_if(chunks.begin(), chunks.end(), of_field);
-    store_rows(call, f, pass.works()[f], result);
-    store_projection(pass.works()[f].field, f, projections.get() + (first - chunks.begin()) * size,
+    store_rows(call, f, work, result);
+    store_projection(work.field, f, projections.get() + (first - chunks.begin()) * size,
                      std::count_if(chunks.begin(), chunks.end(), of_field), result);
   });
   return {};

@@ -27,11 +27,14 @@ void pack_by_width(const Field& f) {
   for (int64_t n = 0, column = 0; n < f.sizes; column += f.dims[n++]) {
     for (int64_t j = 0; j < f.padded_width; j += kPanel) {
       const int64_t columns = panel_columns(f.padded_width, j);
-      for (int64_t k = 0; k < f.dims[n]; ++k) {
-        for (int64_t i = 0; i < columns; ++i) {
-          *to++ = j + i < f.width ? f.projection[(j + i) * f.total + column + k] : 0.0f;
+      // Row by row of the projection: across, each float would be a line of memory of its own.
+      for (int64_t i = 0; i < columns; ++i) {
+        const float* row = f.projection + (j + i) * f.total + column;
+        for (int64_t k = 0; k < f.dims[n]; ++k) {
+          to[k * columns + i] = j + i < f.width ? row[k] : 0.0f;
         }
       }
+      to += f.dims[n] * columns;
     }
   }
 }
@@ -292,16 +295,16 @@ void differentiate(const Field& f, const Tile& tile, float* sums) {
 
 void propagate(const Field& f, const Tile& tile, float* projection_grad) {
   for (int64_t n = 0; n < f.sizes; ++n) {
-    const float* scale = f.scale + n * f.padded_width;
-    const float* sum = f.sum + n * f.padded_width;
-    const float* product = f.product + n * f.padded_width;
     for (int64_t i = 0; i < tile.rows; ++i) {
       const int64_t at = (n * kTileRows + i) * f.padded_width;
-      const float share = f.share == nullptr ? 0.0f : f.share[tile.begin + i];
       for (int64_t j = 0; j < f.padded_width; j += kVector) {
-        const Vector y = load(tile.normalised + at + j);
-        const Vector common = share * (load(sum + j) + y * load(product + j));
-        store(tile.slope + at + j, (load(tile.slope + at + j) - common) * load(scale + j));
+        Vector dy = load(tile.slope + at + j);
+        const int64_t column = n * f.padded_width + j;
+        if (f.share != nullptr) {  // by way of the batch's statistics
+          const Vector y = load(tile.normalised + at + j);
+          dy -= f.share[tile.begin + i] * (load(f.sum + column) + y * load(f.product + column));
+        }
+        store(tile.slope + at + j, dy * load(f.scale + column));
       }
     }
   }
