@@ -14,11 +14,13 @@ from autoemb.bilevel.part import MakeOptimizer, MakeSchedule
 from autoemb.bilevel.working_set import read_by
 from autoemb.nn import MODELS, Controller, FixedEmbedding, PerIdLogits, SoftEmbedding
 from autoemb.nn.granted import GrantedEmbedding
+from autoemb.nn.models import FM, Bias, Logistic, Mean, Trivial
 from autoemb.recipe import Recipe
 from autoemb.schema import Schema
 from autoemb.streaming import History, Reservoir, StreamLearner
 from autoemb.streaming.grants import Grants
 from autoemb.streaming.learner import INITIAL_ROWS
+from autoemb.streaming.sums import Sums
 from autoemb.tasks import Task, task_for
 
 
@@ -35,22 +37,32 @@ class Method:
     joint : bool
         Whether the controller always learns with the weights on the training batch; or else from
         what the recipe's ``validation`` says.
+    opponent : {None, "mean", "bias", "logistic", "fm"}
+        A model of its own, in the place of the recipe's.
     """
 
     name: str
-    controller: str | None
+    controller: str | None = None
     joint: bool = False
+    opponent: str | None = None
 
 
 METHODS = {
     method.name: method
     for method in (
-        Method("fse", controller=None),
+        Method("mean", opponent="mean"),
+        Method("bias", opponent="bias"),
+        Method("logistic", opponent="logistic"),
+        Method("fm", opponent="fm"),
+        Method("fse"),
         Method("sam", controller="network", joint=True),
         Method("darts", controller="logits"),
         Method("autoemb", controller="network"),
     )
 }
+
+#: Factors of an id in the method "fm".
+FACTORS = 8
 
 #: (embedding, outputs, hidden, num_dense) -> a model: one of MODELS, or your own.
 MakeModel = Callable[..., nn.Module]
@@ -176,6 +188,7 @@ def build_learner(
         initial_rows=initial_rows,
         device=device,
         grants=_grants(model, history, recipe, trainer),
+        sums=_sums(model, task, device),
     )
 
 
@@ -184,10 +197,33 @@ def _model(
 ) -> nn.Module:
     if isinstance(model, nn.Module):
         return model
-    make: MakeModel = MODELS[recipe.model] if model is None else model
     num_dense = 2 * len(schema.dense)
+    opponent = METHODS[recipe.method].opponent
+    if model is None and opponent is not None:
+        return _opponent(opponent, schema, task, recipe, num_dense)
+    make: MakeModel = MODELS[recipe.model] if model is None else model
     embedding = build_embedding(schema, recipe)
     return make(embedding, outputs=task.outputs, hidden=recipe.hidden, num_dense=num_dense)
+
+
+def _opponent(
+    name: str, schema: Schema, task: Task, recipe: Recipe, num_dense: int
+) -> Trivial:
+    features = schema.features
+    if name == "fm":
+        rows = [INITIAL_ROWS] * len(schema.tables)
+        embedding = FixedEmbedding(rows, FACTORS, features=features, init_std=recipe.init_std)
+        return FM(embedding, task.expecting, task.outputs, num_dense)
+    if name == "logistic":
+        return Logistic(features, task.expecting, task.outputs, num_dense)
+    return (Mean if name == "mean" else Bias)(features, task.expecting)
+
+
+def _sums(model: nn.Module, task: Task, device: torch.device | str) -> Sums | None:
+    """Return what keeps the labels of ids, for a model that reads them."""
+    if not any(isinstance(module, Trivial) for module in model.modules()):
+        return None
+    return Sums(read_by(model), task, device)
 
 
 def _controller(

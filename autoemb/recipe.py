@@ -39,7 +39,11 @@ class Recipe(Declared):
     """
 
     method: Annotated[
-        Literal["autoemb", "sam", "darts", "fse"], _option("Who mixes the embedding sizes.")
+        Literal["autoemb", "sam", "darts", "fse", "fm", "logistic", "bias", "mean"],
+        _option(
+            "Who mixes the embedding sizes; or fse: one size; or an opponent: a factorisation "
+            "machine, or what earlier labels say of ids, linearly, as shrunken offsets, as a mean."
+        ),
     ] = "autoemb"
     dims: Annotated[
         tuple[Width, ...], _option("Embedding sizes; fse takes one as wide as their sum.")
@@ -125,8 +129,11 @@ class Recipe(Declared):
             raise ValueError(
                 f"dims is {shown(self.dims)}; expected positive sizes in ascending order"
             )
-        if self.budget is not None and self.method == "fse":
-            raise ValueError(f"budget is {self.budget}; expected none with method fse: one size")
+        if self.budget is not None and self.method in ("fse", *OPPONENTS):
+            raise ValueError(
+                f"budget is {self.budget}; expected none with method {self.method}, which has no "
+                "sizes to grant"
+            )
         if self.budget is not None and self.selection == "hard":
             raise ValueError(
                 f"budget is {self.budget}; expected none with hard selection, as an id may not own "
@@ -138,7 +145,8 @@ class Recipe(Declared):
     def of(cls, preset: str = "default", **options: Any) -> Self:
         """Return a preset with some options given, and what follows from these.
 
-        An optimizer that is given brings its own rates, without the paper's preset. Within a
+        An optimizer that is given brings its own rates, without the paper's preset; an opponent
+        has its own under every preset. Within a
         budget ids start with equal weights: up to 0.6 % better than a start by popularity with a
         quarter of the floats (docs/study.md).
 
@@ -156,8 +164,18 @@ class Recipe(Declared):
                 chosen |= OPTIMIZERS[optimizer].rates._asdict()
             if options.get("budget") is not None:
                 chosen["start"] = "equal"
+        chosen |= OPPONENTS.get(str(options.get("method")), {})
         return cls(**chosen | {name: v for name, v in options.items() if v is not None})
 
+
+#: The opponents that no method may lose to, each with what it decides beside the defaults; rates by
+#: the online loss of ml-100k and MovieTweetings, one seed.
+OPPONENTS: dict[str, dict[str, Any]] = {
+    "mean": {},
+    "bias": {},
+    "logistic": {"optimizer": "adagrad", "learning_rate": 0.1},
+    "fm": {"optimizer": "adagrad", "learning_rate": 0.01, "row_rate": 10.0, "init_std": 0.03},
+}
 
 #: What each preset decides beside the defaults. docs/study.md tells how these were chosen; the
 #: paper names no optimiser. bench/results/controllers.json has the controllers that were tried: a

@@ -13,6 +13,10 @@ from autoemb.errors import UserError
 from autoemb.schema import Label
 
 
+#: The least chance that sums of labels are taken to tell.
+_RAREST = 0.01
+
+
 @dataclass(frozen=True)
 class Task:
     """A prediction task over a label.
@@ -70,6 +74,31 @@ class Task:
             For one that is not; names the event and what was expected.
         """
         _check_targets(target, (target >= 0) & (target <= 1), "a number from 0 to 1")
+
+    @property
+    def start(self) -> float:
+        """What a label is expected to be before there is one, of each output."""
+        return 0.5
+
+    def measured(self, target: Tensor) -> Tensor:
+        """Return targets [B] as the numbers [B, outputs] whose means are predictions, float32."""
+        return target.to(torch.float32).unsqueeze(1)
+
+    def expected(self, mean: Tensor, offsets: Tensor) -> Tensor:
+        """Return what targets are expected to be [B, outputs], by :meth:`measured`.
+
+        Parameters
+        ----------
+        mean : Tensor[outputs]
+            Of all targets.
+        offsets : Tensor[B, F, outputs]
+            What each feature adds to it.
+        """
+        return mean + offsets.sum(1)
+
+    def expecting(self, mean: Tensor, offsets: Tensor) -> Tensor:
+        """Return the logits [B, outputs] that predict what is expected."""
+        return torch.logit(self.expected(mean, offsets).clamp(_RAREST, 1 - _RAREST))
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the loss of each event [B], differentiable, of logits [B, outputs]."""
@@ -155,6 +184,20 @@ class Classification(Task):
         sound = (target >= 0) & (target < self.outputs)
         _check_targets(target, sound, f"a class from 0 to {self.outputs - 1}")
 
+    @property
+    def start(self) -> float:
+        """An equal share for every class."""
+        return 1 / self.outputs
+
+    def measured(self, target: Tensor) -> Tensor:
+        """Return 1 for the class [B, outputs], and 0 for the others."""
+        return functional.one_hot(target, self.outputs).to(torch.float32)
+
+    def expecting(self, mean: Tensor, offsets: Tensor) -> Tensor:
+        """Return the logarithms of the shares."""
+        shares = self.expected(mean, offsets).clamp_min(_RAREST)
+        return torch.log(shares / shares.sum(1, keepdim=True))
+
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the cross-entropy of the softmax."""
         return functional.cross_entropy(logits, target, reduction="none")
@@ -215,6 +258,15 @@ class Value(Task):
 
     def check(self, target: Tensor) -> None:
         """Check nothing: a label may be any number."""
+
+    @property
+    def start(self) -> float:
+        """Nothing."""
+        return 0.0
+
+    def expecting(self, mean: Tensor, offsets: Tensor) -> Tensor:
+        """Return what is expected, as it is."""
+        return self.expected(mean, offsets)
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the squared error of the output as it is."""

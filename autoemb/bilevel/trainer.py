@@ -18,6 +18,7 @@ from autoemb.bilevel.wiring import check_wiring
 from autoemb.bilevel.working_set import Example, Features, View, views_of
 from autoemb.nn.controller import select_hard
 from autoemb.nn.inputs import Inputs
+from autoemb.ops.lookup import NO_ROW
 from autoemb.optim import OPTIMIZERS
 
 
@@ -149,12 +150,12 @@ class BilevelTrainer:
         return tuple(dict.fromkeys(feature.table for feature in self.reads.values()))
 
     def num_rows(self) -> dict[str, int]:
-        """Return how many rows the tables have."""
-        found: dict[str, int] = {}
+        """Return how many rows the tables have; any number where nobody owns a row."""
+        found = dict.fromkeys(self.tables, NO_ROW)
         for part in filter(None, (self.model, self.controller)):
             for row in part.function.rows.values():
                 rows = row.owner.num_rows(row.table)
-                found[row.table] = min(rows, found.get(row.table, rows))
+                found[row.table] = min(rows, found.get(row.table, NO_ROW))
         return found
 
     def views(self, *examples: Example) -> list[View]:

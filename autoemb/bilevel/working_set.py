@@ -18,7 +18,7 @@ from autoemb.bilevel.lock import Lock
 from autoemb.nn.inputs import Inputs
 from autoemb.nn.places import InPlay, find_rows
 from autoemb.nn.reading import check_named
-from autoemb.nn.rows import gather, in_play, row_parameters
+from autoemb.nn.rows import RowModule, gather, in_play, row_parameters
 from autoemb.ops import Plan, distinct, distinct_columns
 from autoemb.ops.lookup import NO_ROW
 from autoemb.schema import Bag as BagFeature
@@ -171,11 +171,9 @@ def read_by(module: nn.Module) -> dict[str, Sparse]:
     ['user_id', 'item_id']
     """
     found: dict[str, Sparse] = {}
-    owners = {
-        id(row.owner): (path.rpartition(".")[0], row.owner)
-        for path, row in row_parameters(module).items()
-    }
-    for path, owner in owners.values():
+    for path, owner in module.named_modules():
+        if not isinstance(owner, RowModule):
+            continue
         named = {feature.table for feature in owner.features}
         if not set(owner.row_tables.values()) <= named:
             raise ValueError(

@@ -12,6 +12,41 @@ from autoemb.schema import Bag as BagFeature
 from autoemb.schema import Sparse
 
 
+class Known(NamedTuple):
+    """What earlier labels say of the ids of a batch: constants, before the batch is learnt.
+
+    Attributes
+    ----------
+    mean : Tensor[C]
+        Of all labels; C is the number of classes, or 1.
+    count : Tensor[B, F]
+        Events of each feature's id, float32; of a bag, of all its ids.
+    sums : Tensor[B, F, C]
+        What their labels left over the mean and what was known of the other features.
+    """
+
+    mean: Tensor
+    count: Tensor
+    sums: Tensor
+
+    def offsets(self, strength: float) -> Tensor:
+        """Return the means [B, F, C] of what labels left, shrunk towards 0.
+
+        Parameters
+        ----------
+        strength : float
+            Events without a label's word that every id is taken to have had.
+
+        Examples
+        --------
+        >>> import torch
+        >>> known = Known(torch.tensor([0.5]), torch.tensor([[3.0]]), torch.tensor([[[1.0]]]))
+        >>> known.offsets(5)
+        tensor([[[0.1250]]])
+        """
+        return self.sums / (self.count + strength).unsqueeze(2)
+
+
 class Inputs(NamedTuple):
     """What a model is given of a batch: never its labels.
 
@@ -21,10 +56,13 @@ class Inputs(NamedTuple):
         Row numbers, int64, by feature; bags with offsets [B + 1] as tensors.
     dense : Tensor[B, C], optional
         Dense features, transformed, each with its indicator of missing values.
+    known : Known, optional
+        What earlier labels say of the ids, for models that ask (:class:`autoemb.streaming.Sums`).
     """
 
     ids: dict[str, Tensor | Bag]
     dense: Tensor | None = None
+    known: Known | None = None
 
 
 def by_name(inputs: Any, features: Sequence[Sparse] = ()) -> Mapping[str, Tensor | Bag]:

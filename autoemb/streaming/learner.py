@@ -27,6 +27,7 @@ from autoemb.streaming.packed import Layout, tensors_of, with_tensors
 from autoemb.streaming.reservoir import Reservoir
 from autoemb.streaming.restoring import checked_past, checked_rows
 from autoemb.streaming.step import Step
+from autoemb.streaming.sums import Sums
 from autoemb.streaming.transfer import Upload
 from autoemb.tasks import Task
 
@@ -79,6 +80,8 @@ class StreamLearner:
         On a CUDA device, replay the whole step as one CUDA graph. The numbers are the same
         without. Modules and optimisers must then change by this class alone: whatever else moves
         their tensors, freezes parameters or changes rates goes unnoticed.
+    sums : Sums, optional
+        What labels say of each id, for a model that reads it.
 
     Raises
     ------
@@ -116,6 +119,7 @@ class StreamLearner:
         device: torch.device | str = "cpu",
         grants: Grants | None = None,
         graph: bool = True,
+        sums: Sums | None = None,
     ) -> None:
         if validation not in VALIDATION_SOURCES:
             raise ValueError(
@@ -127,7 +131,7 @@ class StreamLearner:
             raise ValueError(f"initial_rows must be positive; got {initial_rows}")
         history.check(trainer)
         self.trainer, self.history, self.reservoir = trainer, history, reservoir
-        self.grants, self.seed = grants, seed
+        self.grants, self.sums, self.seed = grants, sums, seed
         self._check_selection(trainer.hard)
         self.validation, self.batch_size = validation, batch_size
         self.device = torch.device(device)
@@ -182,6 +186,8 @@ class StreamLearner:
         for module in self.modules:
             grow(module, num_rows)
         self.history.grow(num_rows)
+        if self.sums is not None:
+            self.sums.grow(num_rows)
 
     def _resize(self, num_rows: Mapping[str, int]) -> None:
         """Give tables exactly so many rows."""
@@ -290,6 +296,8 @@ class StreamLearner:
         """Learn from past batches, if any, and a new one, on the device."""
         *past, example = with_tensors(self._layout, iter(tensors))
         trainer = self.trainer
+        if self.sums is not None:
+            example = self.sums.known(example, self.history)
         if self.validation == "new-events":
             previous = past[0] if past else None
             update = trainer.compute(example, validates=True, previous=previous)
@@ -306,6 +314,8 @@ class StreamLearner:
         self._change.enter_context(self._lock)
         trainer.apply(update)
         history.take_in(trainer.reads, example, outcome)
+        if self.sums is not None:
+            self.sums.take_in(example, history)
         # What nobody reads need not travel to the host.
         plans = {t: p._replace(order=None, starts=None) for t, p in outcome.plans.items()}
         brief = outcome._replace(plans=plans)
@@ -355,6 +365,7 @@ class StreamLearner:
             "encoder": self.encoder.state_dict(),
             "trainer": self.trainer.state_dict(),
             "history": self.history.state_dict(),
+            "sums": None if self.sums is None else self.sums.state_dict(),
             "reservoir": None if self.reservoir is None else self.reservoir.state_dict(),
             "grants": None if self.grants is None else self.grants.state_dict(),
             "recent": [batch_state(batch) for batch in self._recent],
@@ -380,6 +391,8 @@ class StreamLearner:
             self.encoder.load_state_dict(saved["encoder"])
             self.trainer.load_state_dict(saved["trainer"])
             self.history.load_state_dict(saved["history"])
+            if self.sums is not None:
+                self.sums.load_state_dict(saved["sums"], rows)
             if self.reservoir is not None and saved["reservoir"] is not None:
                 if events := saved["reservoir"]["events"]:
                     checked_past(self.encoder, batch_from_state(events))

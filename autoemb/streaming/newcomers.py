@@ -75,6 +75,8 @@ def view_of_strangers(learner: StreamLearner, batch: Batch) -> Snapshot:
         if strangers:
             keys[table] = id_keys(_as_ids(list(strangers)), learner.seed, table)
     example = _on(learner.device, encoder.example(batch, numbers))
+    if learner.sums is not None:
+        example = learner.sums.known(example, learner.history, known)
     rows = {table: known[table] + len(keys.get(table, ())) for table in trainer.tables}
 
     def history(wanted: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

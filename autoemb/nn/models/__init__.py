@@ -3,8 +3,9 @@
 from autoemb.nn.models.dcn import DCN
 from autoemb.nn.models.deepfm import DeepFM
 from autoemb.nn.models.mlp import MLP
+from autoemb.nn.models.trivial import FM, Bias, Logistic, Mean, Trivial
 
 #: (embedding, outputs=, hidden=, num_dense=) -> a model.
 MODELS = {"mlp": MLP, "deepfm": DeepFM, "dcn": DCN}
 
-__all__ = ["DCN", "MLP", "MODELS", "DeepFM"]
+__all__ = ["DCN", "FM", "MLP", "MODELS", "Bias", "DeepFM", "Logistic", "Mean", "Trivial"]

@@ -1,0 +1,231 @@
+"""The trivial opponents of every method: what anybody computes in an afternoon.
+
+They own no rows and read what earlier labels say of the ids (:class:`autoemb.nn.inputs.Known`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from autoemb.nn.fixed import FixedEmbedding
+from autoemb.nn.inputs import Inputs, Known
+from autoemb.nn.layers import dense_of
+from autoemb.nn.models.deepfm import pairs_of
+from autoemb.nn.rows import RowModule
+from autoemb.schema import Sparse
+
+#: (mean [C], offsets [B, F, C]) -> logits [B, C]: :meth:`autoemb.tasks.Task.expecting`.
+Expecting = Callable[[Tensor, Tensor], Tensor]
+
+#: Events without a word that every id is taken to have had, where an offset is shrunk.
+STRENGTHS = (1.0, 5.0, 25.0)
+
+#: Octaves of an id's events that :class:`Logistic` tells apart.
+OCTAVES = 12
+
+
+class Trivial(RowModule):
+    """A model that owns no rows.
+
+    Parameters
+    ----------
+    features : sequence of Sparse
+    expecting : callable
+        (mean [C], offsets [B, F, C]) -> logits [B, C], of a task.
+    """
+
+    def __init__(self, features: Sequence[str | Sparse], expecting: Expecting) -> None:
+        super().__init__(features)
+        self.expecting = expecting
+
+    def known(self, inputs: Inputs) -> Known:
+        """Return what is known of a batch's ids.
+
+        Raises
+        ------
+        ValueError
+            If the batch does not tell.
+        """
+        if inputs.known is None:
+            raise ValueError(
+                f"{type(self).__name__} reads what earlier labels say of ids; the batch does not "
+                "tell"
+            )
+        return inputs.known
+
+
+class Mean(Trivial):
+    """The mean of all labels so far, whatever the ids.
+
+    Examples
+    --------
+    >>> from autoemb.schema import Label
+    >>> from autoemb.tasks import Value
+    >>> known = Known(torch.tensor([3.0]), torch.tensor([[0.0]]), torch.tensor([[[0.0]]]))
+    >>> Mean(["user_id"], Value(Label(column="x", kind="value")).expecting)(Inputs({}, None, known))
+    tensor([[3.]])
+    """
+
+    def forward(self, inputs: Inputs, mix: None = None) -> Tensor:
+        """Return logits [B, C]; ``mix`` is not used."""
+        known = self.known(inputs)
+        return self.expecting(known.mean, torch.zeros_like(known.sums))
+
+
+class Bias(Trivial):
+    """The mean, and for each feature what its id's labels left over, shrunk.
+
+    Examples
+    --------
+    >>> from autoemb.schema import Label
+    >>> from autoemb.tasks import Value
+    >>> known = Known(torch.tensor([3.0]), torch.tensor([[3.0]]), torch.tensor([[[4.0]]]))
+    >>> Bias(["user_id"], Value(Label(column="x", kind="value")).expecting)(Inputs({}, None, known))
+    tensor([[3.5000]])
+    """
+
+    def forward(self, inputs: Inputs, mix: None = None) -> Tensor:
+        """Return logits [B, C]; ``mix`` is not used."""
+        known = self.known(inputs)
+        return self.expecting(known.mean, known.offsets(STRENGTHS[1]))
+
+
+def told(known: Known) -> Tensor:
+    """Return what is known of each event's ids as inputs [B, F (3 C + 12)] of a network.
+
+    Offsets shrunk by several strengths, and the octave of the number of events.
+
+    Examples
+    --------
+    >>> known = Known(torch.tensor([0.5]), torch.tensor([[3.0]]), torch.tensor([[[1.0]]]))
+    >>> told(known)[:, :6]
+    tensor([[0.2500, 0.1250, 0.0357, 0.0000, 0.0000, 1.0000]])
+    """
+    octave = torch.log2(1 + known.count).clamp_max(OCTAVES - 1).unsqueeze(2)
+    centres = torch.arange(OCTAVES, dtype=octave.dtype, device=octave.device)
+    popularity = (1 - (octave - centres).abs()).clamp_min(0)
+    offsets = [known.offsets(strength) for strength in STRENGTHS]
+    return torch.cat([*offsets, popularity], 2).flatten(1)
+
+
+class Logistic(Trivial):
+    """A linear model of what is known of the ids and of the dense features, from the mean on.
+
+    Parameters
+    ----------
+    features : sequence of Sparse
+    expecting : callable
+        As of :class:`Trivial`.
+    outputs : int, default 1
+        C, the width of the output.
+    num_dense : int, default 0
+        Number of dense inputs.
+
+    Notes
+    -----
+    All weights start at zero.
+
+    Examples
+    --------
+    >>> from autoemb.schema import Label
+    >>> from autoemb.tasks import Value
+    >>> known = Known(torch.tensor([3.0]), torch.tensor([[3.0]]), torch.tensor([[[4.0]]]))
+    >>> model = Logistic(["user_id"], Value(Label(column="x", kind="value")).expecting)
+    >>> model(Inputs({}, None, known))
+    tensor([[3.]], grad_fn=<AddBackward0>)
+    """
+
+    def __init__(
+        self,
+        features: Sequence[str | Sparse],
+        expecting: Expecting,
+        outputs: int = 1,
+        num_dense: int = 0,
+    ) -> None:
+        super().__init__(features, expecting)
+        self.num_dense = num_dense
+        inputs = len(self.features) * (len(STRENGTHS) * outputs + OCTAVES) + num_dense
+        self.linear = nn.Linear(inputs, outputs)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, inputs: Inputs, mix: None = None) -> Tensor:
+        """Return logits [B, C]; ``mix`` is not used.
+
+        Raises
+        ------
+        ValueError
+            For a batch with other dense inputs than the model reads.
+        """
+        known = self.known(inputs)
+        parts = told(known)
+        if self.num_dense:
+            parts = torch.cat([parts, dense_of(inputs, self.num_dense)], 1)
+        base = self.expecting(known.mean, known.offsets(STRENGTHS[1]))
+        result: Tensor = base + self.linear(parts)
+        return result
+
+
+class FM(Trivial):
+    """A factorisation machine whose biases are those of :class:`Bias` (Rendle, 2010, Eq. 1).
+
+    ``logits = bias + v x + sum_{f<g} <e_f, e_g>`` with embeddings e_f and dense features x.
+
+    Parameters
+    ----------
+    embedding : FixedEmbedding
+        Gives [B, F, D]; names its features.
+    expecting : callable
+        As of :class:`Trivial`.
+    outputs : int, default 1
+        C, the width of the output.
+    num_dense : int, default 0
+        Number of dense inputs.
+
+    Notes
+    -----
+    The weights v start at zero. Several outputs share the products of embeddings, each with D
+    weights of its own that start at one, as in neural factorisation machines (He and Chua, 2017,
+    Eq. 5).
+
+    Examples
+    --------
+    >>> from autoemb.schema import Label
+    >>> from autoemb.tasks import Value
+    >>> known = Known(torch.tensor([3.0]), torch.tensor([[3.0]]), torch.tensor([[[4.0]]]))
+    >>> embedding = FixedEmbedding([10], 8, features=["user_id"])
+    >>> model = FM(embedding, Value(Label(column="x", kind="value")).expecting)
+    >>> model(Inputs({"user_id": torch.tensor([7])}, None, known))  # one feature has no pairs
+    tensor([[3.5000]], grad_fn=<AddBackward0>)
+    """
+
+    def __init__(
+        self,
+        embedding: FixedEmbedding,
+        expecting: Expecting,
+        outputs: int = 1,
+        num_dense: int = 0,
+    ) -> None:
+        super().__init__(embedding.features, expecting)
+        self.embedding, self.num_dense = embedding, num_dense
+        self.dense = nn.Parameter(torch.zeros(num_dense, outputs)) if num_dense else None
+        width = embedding.output_dim
+        self.pairs = nn.Parameter(torch.ones(width, outputs)) if outputs > 1 else None
+
+    def forward(self, inputs: Inputs, mix: None = None) -> Tensor:
+        """Return logits [B, C]; ``mix`` is not used.
+
+        Raises
+        ------
+        ValueError
+            For a batch with other dense inputs than the model reads.
+        """
+        known = self.known(inputs)
+        pairs = pairs_of(self.embedding(inputs))
+        logits = pairs.sum(1, keepdim=True) if self.pairs is None else pairs @ self.pairs
+        if self.dense is not None:
+            logits = logits + dense_of(inputs, self.num_dense) @ self.dense
+        return self.expecting(known.mean, known.offsets(STRENGTHS[1])) + logits
