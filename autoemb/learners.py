@@ -185,9 +185,12 @@ def _model(
     if isinstance(model, nn.Module):
         return model
     make: MakeModel = MODELS[recipe.model] if model is None else model
-    num_dense = 2 * len(schema.dense)
-    embedding = build_embedding(schema, recipe)
-    return make(embedding, outputs=task.outputs, hidden=recipe.hidden, num_dense=num_dense)
+    return make(
+        build_embedding(schema, recipe),
+        outputs=task.outputs,
+        hidden=recipe.hidden,
+        num_dense=schema.num_dense,
+    )
 
 
 def _controller(

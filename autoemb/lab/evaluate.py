@@ -122,12 +122,8 @@ def _task(model: ServedModel, dataset: Dataset) -> Task:
         Names what differs.
     """
     own, other = model.schema, dataset.schema
-    for kind, wanted, found in (
-        ("sparse", own.sparse, other.sparse),
-        ("bag", own.bag, other.bag),
-        ("dense", own.dense, other.dense),
-    ):
-        names, there = ([feature.column for feature in part] for part in (wanted, found))
+    for kind, wanted in own.kinds.items():
+        names, there = ([f.column for f in part] for part in (wanted, other.kinds[kind]))
         missing = [name for name in names if name not in there]
         # Numbers come side by side, without their names.
         if missing or (kind == "dense" and names and names != there):

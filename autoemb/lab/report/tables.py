@@ -103,7 +103,7 @@ def difference_rows(comparison: Comparison) -> list[tuple[str, ...]]:
     return [
         (
             d.stage,
-            d.metric,
+            wording.metric_name(d.metric, comparison.task),
             wording.pair(d),
             wording.decimal(d.mean, 5, sign=True),
             wording.interval(d),

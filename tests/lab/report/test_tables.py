@@ -52,7 +52,7 @@ def test_markdown_holds_the_recorded_values(recorded):
     better = (
         f"{minus}0.00200 | {minus}0.00300 to {minus}0.00100 | better: the interval excludes zero"
     )
-    assert f"| online | loss | AutoEmb {minus} FSE | {better} |" in text
+    assert f"| online | MSE loss | AutoEmb {minus} FSE | {better} |" in text
     worse = f"| AutoEmb {minus} DARTS | +0.00150 | +0.00050 to +0.00250 | worse: the interval excl"
     assert f"| online | loss {worse}" in text
     assert "undecided: the interval includes zero" in text
@@ -62,7 +62,7 @@ def test_markdown_holds_the_recorded_values(recorded):
 
 def test_findings_tell_losses_as_plainly_as_wins(recorded):
     assert findings(Comparison.parse(recorded.comparison(), "c")) == [
-        "AutoEmb, online loss: better than FSE; worse than DARTS; undecided against SAM.",
+        "AutoEmb, online MSE loss: better than FSE; worse than DARTS; undecided against SAM.",
         "AutoEmb, online accuracy: better than DARTS; worse than FSE; undecided against SAM.",
     ]
 
