@@ -49,10 +49,8 @@ class DenseTransform(nn.Module):
             self.register_buffer(name, chosen, persistent=False)
         self.is_log: Tensor
         self.is_plain: Tensor
-        columns = len(self.features)
-        self.register_buffer("count", torch.zeros(columns, dtype=torch.float64))
-        self.register_buffer("mean", torch.zeros(columns, dtype=torch.float64))
-        self.register_buffer("squares", torch.zeros(columns, dtype=torch.float64))
+        for name in ("count", "mean", "squares"):
+            self.register_buffer(name, torch.zeros(len(self.features), dtype=torch.float64))
         self.count: Tensor
         self.mean: Tensor
         self.squares: Tensor  # sum of squared distances from the mean
