@@ -221,6 +221,7 @@ def evaluate_command(
     """Score an exported model on the events after those it was trained on."""
     from autoemb.files import make_folder_of, write_json
     from autoemb.lab.evaluate import evaluate
+    from autoemb.lab.report.wording import metric_name
     from autoemb.serving import load_model
 
     model = load_model(file)
@@ -230,7 +231,7 @@ def evaluate_command(
     if out is not None:
         write_json(out, scores | {"bytes": model.bytes(), "about": model.about})
     names = (name for name in model.task.metrics if scores[name] is not None)
-    metrics = [f"{name.replace('_', ' ')} {scores[name]:.4f}" for name in names]
+    metrics = [f"{metric_name(name, model.task.name)} {scores[name]:.4f}" for name in names]
     typer.echo(
         f"{', '.join(metrics)} over {scores['interactions']:,} events, "
         f"{scores['interactions_per_second']:,.0f} a second"

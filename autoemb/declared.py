@@ -12,6 +12,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model, model_validator
 
 from autoemb.errors import UserError
+from autoemb.files import told
 
 #: Bytes of a TOML file; tomllib needs half a second for so many.
 LARGEST_TOML = 2**20
@@ -195,13 +196,11 @@ def read_toml(path: Path) -> dict[str, object]:
         If it cannot be read, is larger than 1 MiB, or is not TOML.
     """
     try:
-        with path.open("rb") as file:
+        with told(path, "cannot be read"), path.open("rb") as file:
             content = file.read(LARGEST_TOML + 1)
         if len(content) > LARGEST_TOML:
             raise UserError(f"{path} has more than {LARGEST_TOML:,} bytes; expected a TOML file")
         return tomllib.loads(content.decode("utf-8"))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
     except UserError:
         raise
     except (UnicodeDecodeError, RecursionError, ValueError) as error:

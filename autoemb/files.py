@@ -22,6 +22,21 @@ _UNFINISHED = ".part"
 
 
 @contextmanager
+def told(path: Path, what: str = "cannot be written") -> Iterator[None]:
+    """Tell in one line what the system refuses of a file.
+
+    Raises
+    ------
+    UserError
+        For any OSError of the block.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path} {what}: {error.strerror or error}") from None
+
+
+@contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a path that takes the place of ``path``, on disk, once the block is through.
 
@@ -43,7 +58,7 @@ def replacing(path: Path) -> Iterator[Path]:
     >>> [file.name for file in folder.iterdir()]
     ['a.txt']
     """
-    try:
+    with told(path):
         remove_unfinished(path)
         # A folder of its own: safetensors makes a file beside the one that it is told to write.
         folder, lock = _locked_folder(path)
@@ -60,8 +75,6 @@ def replacing(path: Path) -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
             os.close(lock)
         sync(path.parent)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}") from None
 
 
 def remove_unfinished(path: Path) -> None:
@@ -217,10 +230,8 @@ def make_folder_of(path: Path) -> None:
     UserError
         If it cannot be made.
     """
-    try:
+    with told(path.parent, "cannot be made"):
         path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{path.parent} cannot be made: {error.strerror}") from None
 
 
 def write_text(path: Path, text: str) -> Path:

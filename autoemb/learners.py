@@ -197,6 +197,7 @@ def _model(
 ) -> nn.Module:
     if isinstance(model, nn.Module):
         return model
+<<<<<<< HEAD
     num_dense = 2 * len(schema.dense)
     opponent = METHODS[recipe.method].opponent
     if model is None and opponent is not None:
@@ -204,6 +205,15 @@ def _model(
     make: MakeModel = MODELS[recipe.model] if model is None else model
     embedding = build_embedding(schema, recipe)
     return make(embedding, outputs=task.outputs, hidden=recipe.hidden, num_dense=num_dense)
+=======
+    make: MakeModel = MODELS[recipe.model] if model is None else model
+    return make(
+        build_embedding(schema, recipe),
+        outputs=task.outputs,
+        hidden=recipe.hidden,
+        num_dense=schema.num_dense,
+    )
+>>>>>>> main
 
 
 def _opponent(

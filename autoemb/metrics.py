@@ -15,6 +15,9 @@ from autoemb.tasks import Task
 #: so that logits of a bucket differ by at most 0.8 %.
 BUCKETS = 1 << 16
 
+#: Metrics that are means over events: those of windows make up that of a stage.
+MEANS = ("loss", "accuracy", "mae")
+
 _SUMS = ("weight", "loss", "correct", "label", "prediction", "error")
 
 
@@ -80,15 +83,15 @@ class Metrics:
         nothing = torch.zeros_like(ones)
         names, task = self.task.metrics, self.task
         binary = "calibration" in names
-        columns = (
-            ones,
-            task.loss(logits, target),
-            task.correct(logits, target) if "accuracy" in names else nothing,
-            target if binary else nothing,
-            task.predict(logits) if binary else nothing,
-            (task.predict(logits) - target).abs() if "mae" in names else nothing,
-        )
-        scores = torch.stack([column.to(torch.float64) for column in columns])  # [sums, B]
+        of_events = {
+            "weight": ones,
+            "loss": task.loss(logits, target),
+            "correct": task.correct(logits, target) if "accuracy" in names else nothing,
+            "label": target if binary else nothing,
+            "prediction": task.predict(logits) if binary else nothing,
+            "error": (task.predict(logits) - target).abs() if "mae" in names else nothing,
+        }
+        scores = torch.stack([of_events[name].to(torch.float64) for name in _SUMS])  # [sums, B]
         self._sums += (scores * weight).sum(1)
         if len(self._ranks):
             place = bucket(logits.squeeze(1)) + BUCKETS * (target > 0.5)

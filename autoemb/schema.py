@@ -213,6 +213,16 @@ class Schema(Declared):
         return tuple(dict.fromkeys(feature.table for feature in self.features))
 
     @property
+    def kinds(self) -> dict[str, tuple[Sparse, ...] | tuple[Dense, ...]]:
+        """The features by their kind."""
+        return {"sparse": self.sparse, "bag": self.bag, "dense": self.dense}
+
+    @property
+    def num_dense(self) -> int:
+        """How many numbers a model gets of dense features: each, and whether it is missing."""
+        return 2 * len(self.dense)
+
+    @property
     def columns(self) -> tuple[str, ...]:
         """Every column that the schema names."""
         names: list[str | None] = [feature.column for feature in self.features]

@@ -62,8 +62,8 @@ class Task:
         return 1
 
     def target(self, labels: Tensor) -> Tensor:
-        """Return what is to be predicted [B], of labels [B] as they stand in the data."""
-        raise NotImplementedError
+        """Return what is to be predicted [B], of labels [B] as they stand in the data: float32."""
+        return labels.to(torch.float32)
 
     def check(self, target: Tensor) -> None:
         """Check that targets [B] are such as the loss takes: here 0, 1 or between, a soft label.
@@ -226,10 +226,6 @@ class Click(Task):
     kinds = ("click",)
     metrics = ("loss", "accuracy", "auc", "normalised_entropy", "calibration")
 
-    def target(self, labels: Tensor) -> Tensor:
-        """Return the labels, 0 or 1, in float32."""
-        return labels.to(torch.float32)
-
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the binary cross-entropy, exact for logits of any size."""
         return functional.binary_cross_entropy_with_logits(
@@ -251,10 +247,6 @@ class Value(Task):
     name = "value"
     kinds = ("value",)
     metrics = ("loss", "mae")
-
-    def target(self, labels: Tensor) -> Tensor:
-        """Return the labels in float32."""
-        return labels.to(torch.float32)
 
     def check(self, target: Tensor) -> None:
         """Check nothing: a label may be any number."""

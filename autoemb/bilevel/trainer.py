@@ -122,21 +122,16 @@ class BilevelTrainer:
         self.joint, self.hard, self.hypergradient = joint, hard, hypergradient
         rates = OPTIMIZERS[optimizer].rates
         rate = rates.learning_rate if learning_rate is None else learning_rate
-        slow = (
-            rates.controller_learning_rate
-            if controller_learning_rate is None
-            else controller_learning_rate
-        )
+        slow = controller_learning_rate
+        slow = rates.controller_learning_rate if slow is None else slow
         rows = rates.row_rate if row_rate is None else row_rate
         self.xi = rate if xi is None else xi
         own = row_weight_decay, dense_optimizer, schedule, max_grad_norm
         self.lock = Lock()
         self.model = Part(model, Updating(optimizer, rate, rows, *own), self.lock)
-        self.controller = (
-            None
-            if controller is None
-            else Part(controller, Updating(optimizer, slow, rows), self.lock)
-        )
+        self.controller: Part | None = None
+        if controller is not None:
+            self.controller = Part(controller, Updating(optimizer, slow, rows), self.lock)
         self.reader = Reader(model, controller, self.lock)
 
     @property

@@ -158,7 +158,7 @@ class Dataset:
         for feature in self.schema.features:
             column = self.frame[feature.column]
             if isinstance(column.dtype, pl.List):
-                column = column.filter(column.list.len() > 0).explode()
+                column = column.explode(empty_as_null=False)
             distinct[feature.column] = column.n_unique()
         return distinct
 
@@ -169,7 +169,7 @@ class Dataset:
             column = self.frame[name]
             if isinstance(column.dtype, pl.List):
                 hashed.update(np.ascontiguousarray(column.list.len().to_numpy()).data)
-                column = column.filter(column.list.len() > 0).explode()
+                column = column.explode(empty_as_null=False)
             if column.dtype == pl.String:
                 hashed.update("\0".join(column.to_list()).encode())
             else:

@@ -102,16 +102,13 @@ class _Lists:
     def __init__(self, lists: pl.Series, weights: pl.Series | None) -> None:
         self._offsets = np.zeros(len(lists) + 1, np.int64)
         np.cumsum(lists.list.len().to_numpy(), out=self._offsets[1:])
-        self._values = _Column(_flat(lists))
-        self._weights = None if weights is None else _flat(weights).to_numpy().copy()
+        self._values = _Column(lists.explode(empty_as_null=False))
+        self._weights = None
+        if weights is not None:
+            self._weights = weights.explode(empty_as_null=False).to_numpy().copy()
 
     def __getitem__(self, part: slice) -> Bag:
         offsets = self._offsets[part.start : part.stop + 1]
         inside = slice(int(offsets[0]), int(offsets[-1]))
         weights = None if self._weights is None else self._weights[inside]
         return Bag(self._values[inside], offsets - offsets[0], weights)
-
-
-def _flat(lists: pl.Series) -> pl.Series:
-    """Return the values of all lists; explode alone would make a null of an empty one."""
-    return lists.filter(lists.list.len() > 0).explode()

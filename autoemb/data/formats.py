@@ -24,7 +24,7 @@ from autoemb.data.notes import notes_of
 from autoemb.data.parquet import parquet
 from autoemb.data.table import Table, refuse
 from autoemb.errors import UserError
-from autoemb.schema import RATINGS, Label, Schema
+from autoemb.schema import Label, Schema
 
 _LAYOUTS = (json_lines, netflix, double_colons, tabs)
 # polars panics, with an exception of its own, over about one in a hundred damaged Parquet files.
@@ -67,8 +67,9 @@ def load(
     path : str or path
         The file, or the folder or ZIP archive that holds the data set.
     schema : Schema, optional
-        What the columns are. By default those of :data:`autoemb.schema.RATINGS` (user_id, item_id,
-        rating, timestamp), which the rating sets bring and another file must have.
+        What the columns are. By default what the format brings: those of
+        :data:`autoemb.schema.RATINGS` (user_id, item_id, rating, timestamp), which a file of no
+        known set must have, too.
     columns : sequence of str, optional
         The names of all columns of a text file without a header, in their order.
     skip_bad_rows : bool, default False
@@ -112,9 +113,10 @@ def load(
     """
     if str(path) == "":
         raise UserError("the path of the data is empty; expected a file or a folder")
-    source, wanted = Path(path), RATINGS if schema is None else schema
+    source = Path(path)
     with _reading(source):
-        table = _find(source, wanted, _checked(columns))
+        table = _find(source, schema, _checked(columns))
+    wanted = table.schema if schema is None else schema
     with _reading(table.path):
         frame, skipped = clean(table, wanted, skip_bad_rows)
     if (time := wanted.timestamp) is not None and not frame[time].is_sorted():
@@ -166,7 +168,7 @@ def _checked(columns: Sequence[str] | None) -> tuple[str, ...]:
     return names
 
 
-def _find(path: Path, schema: Schema, columns: tuple[str, ...]) -> Table:
+def _find(path: Path, schema: Schema | None, columns: tuple[str, ...]) -> Table:
     """Return the one data set at `path`."""
     if not path.exists():
         raise refuse(path, "there is no such file or folder")
@@ -181,7 +183,7 @@ def _find(path: Path, schema: Schema, columns: tuple[str, ...]) -> Table:
     for file in candidates:
         try:
             table = _recognise(file, columns)
-            table.pick(schema)
+            table.pick(table.schema if schema is None else schema)
             tables.append((file, table))
         except UserError:
             if known:

@@ -147,13 +147,7 @@ def _one(column: pl.Expr, dtype: pl.DataType, as_text: bool, exact: bool) -> pl.
 def _read_bag(
     table: Table, bag: Bag, column: pl.Expr, dtype: pl.DataType, as_text: bool
 ) -> Reading:
-    inner: pl.DataType = pl.String()
-    if isinstance(dtype, pl.List | pl.Array):
-        inner = dtype.inner  # type: ignore[assignment]
-        lists = column.arr.to_list() if isinstance(dtype, pl.Array) else column
-        lists = pl.when(column.is_null()).then([]).otherwise(lists)
-    else:
-        lists = split_list(column.cast(pl.String), bag.separator)
+    lists, inner = lists_of(column, dtype, bag.separator)
     element = pl.element().cast(pl.String).str.strip_chars() if inner in TEXT else pl.element()
     ids = lists.list.eval(_one(element, inner, as_text, exact=not table.integers))
     ids = ids.cast(pl.List(pl.String if as_text else pl.Int64))
@@ -162,10 +156,17 @@ def _read_bag(
     return Reading(pl.when(whole).then(ids), lambda _: reason)
 
 
-def split_list(text: pl.Expr, separator: str) -> pl.Expr:
-    """Return the parts of text; none where it is empty or missing."""
+def lists_of(column: pl.Expr, dtype: pl.DataType, separator: str) -> tuple[pl.Expr, pl.DataType]:
+    """Return a column's lists, empty where they are missing, and the type of what is in them.
+
+    Text is split into its parts; there are none where it is empty.
+    """
+    if isinstance(dtype, pl.List | pl.Array):
+        lists = column.arr.to_list() if isinstance(dtype, pl.Array) else column
+        return pl.when(column.is_null()).then([]).otherwise(lists), dtype.inner  # type: ignore[return-value]
+    text = column.cast(pl.String)
     empty = text.is_null() | (text.str.strip_chars() == "")
-    return pl.when(empty).then([]).otherwise(text.str.split(separator))
+    return pl.when(empty).then([]).otherwise(text.str.split(separator)), pl.String()
 
 
 def _why_not_text(_: object) -> str:

@@ -12,6 +12,9 @@ from autoemb.data.dataset import Dataset
 from autoemb.data.message import printable
 from autoemb.tasks import task_for
 
+#: Deviations from 0 of a value's mean that are worth a word.
+_FAR = 3.0
+
 
 def notes_of(data: Dataset, guessed_scale: bool) -> tuple[str, ...]:
     """Return the notes of a data set, a line each.
@@ -39,7 +42,7 @@ def notes_of(data: Dataset, guessed_scale: bool) -> tuple[str, ...]:
                 f"{printable(label.column)} reaches {top:g} and is read on a scale of 0 to "
                 f"{high:g}; --scale LOW,HIGH says otherwise"
             )
-    lines += _one_class(data)
+    lines += _one_class(data) + _far_from_zero(data)
     return tuple(f"{data.name}: {line}" for line in lines)
 
 
@@ -69,6 +72,21 @@ def _one_class(data: Dataset) -> list[str]:
         return []
     shown = label.classes[int(ends[0])] if label.classes else f"{ends[0]:g}"
     return [f"every {name} is {printable(shown)}: there is nothing to tell apart"]
+
+
+def _far_from_zero(data: Dataset) -> list[str]:
+    """Say that a value is far from 0, where every prediction starts."""
+    label = data.schema.label
+    if label.kind != "value":
+        return []
+    values = data.frame[label.column].to_numpy()
+    mean, spread = float(values.mean()), float(values.std())
+    if abs(mean) <= _FAR * spread:
+        return []
+    return [
+        f"{printable(label.column)} is {mean:g} give or take {spread:g}, and predictions start at "
+        "0; subtract its mean, or they take long to get there"
+    ]
 
 
 def _scale(scale: tuple[float, float] | None) -> str:

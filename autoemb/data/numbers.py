@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from autoemb.data.ids import TEXT, split_list
+from autoemb.data.ids import TEXT, lists_of
 from autoemb.data.message import printable
 from autoemb.data.reading import Reading
 from autoemb.data.table import refuse
@@ -109,14 +109,7 @@ def read_weight(name: str, raw: str, dtype: pl.DataType, path: Path) -> Reading:
 
 def read_bag_weights(bag: Bag, raw: str, dtype: pl.DataType, ids: pl.Expr, path: Path) -> Reading:
     """Return how the weights of a bag are read: a list of float32 from 0, one for each id."""
-    column = pl.col(raw)
-    inner: pl.DataType = pl.String()
-    if isinstance(dtype, pl.List | pl.Array):
-        inner = dtype.inner  # type: ignore[assignment]
-        lists = column.arr.to_list() if isinstance(dtype, pl.Array) else column
-        lists = pl.when(column.is_null()).then([]).otherwise(lists)
-    elif dtype in TEXT:
-        lists = split_list(column.cast(pl.String), bag.separator)
+    lists, inner = lists_of(pl.col(raw), dtype, bag.separator)
     if not (isinstance(dtype, pl.List | pl.Array) or dtype in TEXT) or not (
         inner.is_numeric() or inner in TEXT or inner == pl.Null
     ):

@@ -43,6 +43,8 @@ class Table:
         The least top that the rating scale of this format can have.
     locate : function of a row to (path, row in that file), optional
         Given where several files are read as one.
+    schema : Schema, default RATINGS
+        What the columns are where nobody says so.
     """
 
     format: str | Callable[[pl.Series], str]
@@ -54,6 +56,7 @@ class Table:
     aliases: Mapping[str, str] = field(default_factory=dict)
     scale: float = 1.0
     locate: Callable[[int], tuple[Path, int]] | None = None
+    schema: Schema = RATINGS
 
     def where(self, row: int) -> str:
         """Return the file and row to print for a value of the column ``row``."""
@@ -81,10 +84,16 @@ class Table:
                 raise refuse(
                     self.path,
                     f"has {count} '{printable(theirs)}'; its columns are: "
-                    f"{printable(', '.join(self.columns), 200)} (expected {ask})",
+                    f"{printable(', '.join(self.columns), 200)} (expected {ask}{self._hint()})",
                 )
             picked[ours] = theirs
         return picked
+
+    def _hint(self) -> str:
+        """Say what to do where the names of columns look like the first row of the data."""
+        if self.typed or not any(any(c.isdigit() for c in name) for name in self.columns):
+            return ""
+        return "; --columns NAME,NAME,... names those of a file without a header"
 
 
 def refuse(path: Path, reason: str) -> UserError:

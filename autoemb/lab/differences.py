@@ -14,12 +14,10 @@ from autoemb.errors import UserError
 from autoemb.lab import records
 from autoemb.lab.recorder import STAGES
 from autoemb.lab.records import Window
+from autoemb.metrics import MEANS
 
 CONFIDENCE = 0.95
 RESAMPLES = 4000
-
-#: Metrics that are means over events: those of windows make up that of a stage.
-MEANS = ("loss", "accuracy", "mae", "recall@10", "ndcg@10", "mrr")
 
 
 def read_windows(path: Path, summary: Mapping[str, Any]) -> list[Window]:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ConfigDict
-
-from autoemb.declared import Declared
 from autoemb.errors import UserError
 from autoemb.lab import RunConfig
 from autoemb.lab.events import ordered, stream_of
+from autoemb.lab.records import Record
 from autoemb.lab.saved import Count
 from autoemb.metrics import Metrics
 from autoemb.serving import ServedModel
@@ -23,11 +21,7 @@ if TYPE_CHECKING:  # polars, which the rest of the package does without
 BATCH = 4096
 
 
-class _Part(Declared):
-    model_config = ConfigDict(extra="ignore")
-
-
-class _Order(_Part):
+class _Order(Record):
     """Options that the order of a run's events follows from."""
 
     order: str
@@ -35,11 +29,11 @@ class _Order(_Part):
     limit: int | None
 
 
-class _Data(_Part):
+class _Data(Record):
     digest: str
 
 
-class _About(_Part):
+class _About(Record):
     """What a model's file tells of the events that it was trained on."""
 
     config: _Order
@@ -122,12 +116,8 @@ def _task(model: ServedModel, dataset: Dataset) -> Task:
         Names what differs.
     """
     own, other = model.schema, dataset.schema
-    for kind, wanted, found in (
-        ("sparse", own.sparse, other.sparse),
-        ("bag", own.bag, other.bag),
-        ("dense", own.dense, other.dense),
-    ):
-        names, there = ([feature.column for feature in part] for part in (wanted, found))
+    for kind, wanted in own.kinds.items():
+        names, there = ([f.column for f in part] for part in (wanted, other.kinds[kind]))
         missing = [name for name in names if name not in there]
         # Numbers come side by side, without their names.
         if missing or (kind == "dense" and names and names != there):

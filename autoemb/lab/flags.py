@@ -13,7 +13,7 @@ import typer
 
 from autoemb.errors import UserError
 from autoemb.lab.config import OPTIONS, RunConfig
-from autoemb.lab.sources import DataFlags
+from autoemb.lab.sources import DataFlags, flag_of
 from autoemb.optim import OPTIMIZERS
 from autoemb.recipe import PRESETS, Recipe
 
@@ -111,7 +111,7 @@ def given_options(options: dict[str, Any]) -> dict[str, Any]:
     given = {name: value for name, value in options.items() if value is not None}
     for name in given:
         if get_origin(OPTIONS[name].annotation) is tuple:
-            given[name] = tuple(integers(_flag(name), given[name]))
+            given[name] = tuple(integers(flag_of(name), given[name]))
     return given
 
 
@@ -124,17 +124,13 @@ def config_of(options: dict[str, Any]) -> RunConfig:
         raise UserError(_flagged(str(error))) from None
 
 
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
-
-
 def _flagged(message: str) -> str:
     """Return an error about an option, which begins with its name, by its flag."""
     found = re.match(r"(\w+)(?:\[(\d+)\])? ", message)
     if found is None or found[1] not in OPTIONS:
         return message
     number = "" if found[2] is None else f", value {int(found[2]) + 1},"
-    return f"{_flag(found[1])}{number} {message[found.end() :]}"
+    return f"{flag_of(found[1])}{number} {message[found.end() :]}"
 
 
 def integers(option: str, text: str) -> list[int]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from autoemb.errors import UserError
-from autoemb.files import exists, remove_unfinished, sole_writer
+from autoemb.files import exists, remove_unfinished, sole_writer, told
 from autoemb.lab.records import Summary, read_json
 from autoemb.lab.saved import SavedRun, read_saved
 
@@ -91,18 +91,14 @@ class RunFolder:
 
     def _start(self) -> None:
         self._remove_unfinished()
-        try:
+        with told(self.path):
             self.trained.unlink(missing_ok=True)  # of a run that was killed before its checkpoint
             self.metrics.write_bytes(b"")
-        except OSError as error:
-            raise UserError(f"{self.path} cannot be written: {error.strerror}") from None
 
     def _remove_unfinished(self) -> None:
-        try:
+        with told(self.path, "cannot be read"):
             for file in (self.summary, self.checkpoint, self.trained):
                 remove_unfinished(file)
-        except OSError as error:
-            raise UserError(f"{self.path} cannot be read: {error.strerror}") from None
 
     def _check(self, saved: Mapping[str, Any], file: Path) -> None:
         for part, wanted in self.identity.items():

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from autoemb.errors import UserError
-from autoemb.files import is_folder, make_folder_of, replacing
+from autoemb.files import is_folder, make_folder_of, replacing, told
 from autoemb.streaming import Step
 from autoemb.streaming.transfer import Download
 from autoemb.tasks import Task
@@ -54,14 +54,13 @@ class Predictions:
         make_folder_of(path)
         if is_folder(path):
             raise UserError(f"{path} is a folder; --predictions takes a file")
-        try:
+        with told(self._records):
             self._file: BinaryIO = self._records.open("ab")
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._file.close()
-            raise UserError(f"{path} is being written by another run") from None
-        except OSError as error:
-            raise self._cannot(error) from None
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self._file.close()
+                raise UserError(f"{path} is being written by another run") from None
 
     def begin(self, events: int) -> None:
         """Cut what is there back to the predictions of so many events."""
@@ -72,10 +71,8 @@ class Predictions:
                 f"{self._records} has {found} bytes; expected at least the {size} that the "
                 "interrupted run wrote"
             )
-        try:
+        with told(self._records):
             self._file.truncate(size)
-        except OSError as error:
-            raise self._cannot(error) from None
         self.events = events
 
     def add(self, step: Step, timestamp: npt.NDArray[np.int64] | None) -> None:
@@ -85,7 +82,7 @@ class Predictions:
         self._take_arrived()
 
     def _take_arrived(self, wait: bool = False) -> None:
-        try:
+        with told(self._records):
             for logits, target in self._steps.arrived(wait):
                 records = np.empty(len(target), self._dtype)
                 records["timestamp"] = self._timestamps.popleft()
@@ -93,17 +90,13 @@ class Predictions:
                 records["prediction"] = self.task.predict(logits).view(len(target), -1)
                 self._file.write(records.data)
                 self.events += len(records)
-        except OSError as error:
-            raise self._cannot(error) from None
 
     def flush(self) -> int:
         """Return how many events' predictions are on disk: all that were added."""
         self._take_arrived(wait=True)
-        try:
+        with told(self._records):
             self._file.flush()
             os.fsync(self._file.fileno())
-        except OSError as error:
-            raise self._cannot(error) from None
         return self.events
 
     def finish(self) -> None:
@@ -132,12 +125,7 @@ class Predictions:
 
     def close(self) -> None:
         """Let others write the file."""
-        try:
+        with told(self._records):
             self._file.close()
             if self._records.exists() and not self._records.stat().st_size:
                 self.discard()
-        except OSError as error:
-            raise self._cannot(error) from None
-
-    def _cannot(self, error: OSError) -> UserError:
-        return UserError(f"{self._records} cannot be written: {error.strerror}")

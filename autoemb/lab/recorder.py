@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from autoemb.errors import UserError
-from autoemb.files import json_text
+from autoemb.files import json_text, told
 from autoemb.metrics import Metrics
 from autoemb.streaming import Step
 from autoemb.streaming.history import POPULARITY_WIDTH, popularity_bucket
@@ -139,11 +139,8 @@ class Recorder:
         self._window.zero_()
         self._window_mix.zero_()
         if self.path is not None:
-            try:
-                with self.path.open("a", encoding="utf-8") as file:
-                    file.write(json_text(line) + "\n")
-            except OSError as error:
-                raise UserError(f"{self.path} cannot be written: {error.strerror}") from None
+            with told(self.path), self.path.open("a", encoding="utf-8") as file:
+                file.write(json_text(line) + "\n")
 
     def _means(self, sums: Tensor, metrics: Metrics) -> dict[str, float | None]:
         """Return the task's metrics, the loss first."""
@@ -225,8 +222,6 @@ class Recorder:
                     f"{self.path} has {size} bytes; expected at least the {state['file_size']} "
                     "that the interrupted run wrote"
                 )
-            try:
-                with self.path.open("ab") as file:  # which makes it where nothing was written yet
-                    file.truncate(state["file_size"])
-            except OSError as error:
-                raise UserError(f"{self.path} cannot be written: {error.strerror}") from None
+            # Opening makes it where nothing was written yet.
+            with told(self.path), self.path.open("ab") as file:
+                file.truncate(state["file_size"])

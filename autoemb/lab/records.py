@@ -26,7 +26,7 @@ from autoemb.errors import UserError
 LARGEST_FILE, LARGEST_LINE = 2**26, 2**20
 
 # Such a name is safe in a file name, a table of any kind and a figure, so nothing escapes it later.
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _METRIC = re.compile(r"[A-Za-z][A-Za-z0-9_.@-]{0,31}")
 _FEATURE = re.compile(r"[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]{1,200}")
 _RUN = re.compile(r"runs/[A-Za-z0-9_.-]*[A-Za-z0-9_-]")
@@ -83,7 +83,7 @@ Count = Annotated[int, Ge(0), Le(2**63 - 1)]
 #: Of any content; whoever shows it escapes it.
 Text = Annotated[str, PlainValidator(_text)]
 Name = Annotated[
-    str, _like(_NAME, "a name of at most 64 letters, digits, dots, dashes, underscores")
+    str, _like(NAME, "a name of at most 64 letters, digits, dots, dashes, underscores")
 ]
 Metric = Annotated[str, _like(_METRIC, "the name of a metric")]
 Feature = Annotated[str, _like(_FEATURE, "a name of at most 200 characters")]

@@ -332,10 +332,10 @@ def _origin(config: RunConfig, events: Dataset, path: Path) -> Origin:
     saved = read_saved(file)
     check_goes_on(config, config_of(saved, file), file)
     schema = schema_of(saved, file)
-    for part in ("sparse", "bag", "dense"):
-        if getattr(schema, part) != getattr(events.schema, part):
-            known = ", ".join(feature.column for feature in getattr(schema, part)) or "none"
-            raise UserError(f"{file} was trained on other {part} features: {known}")
+    for kind, features in schema.kinds.items():
+        if features != events.schema.kinds[kind]:
+            known = ", ".join(feature.column for feature in features) or "none"
+            raise UserError(f"{file} was trained on other {kind} features: {known}")
     return Origin(saved, file, digest_of(file))
 
 

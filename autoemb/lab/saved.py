@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-import numpy as np
 import torch
 from annotated_types import Ge, Le
 from pydantic import Field, JsonValue, model_validator
 
-from autoemb.declared import Declared, shown
+from autoemb.declared import Declared
 from autoemb.errors import UserError
 from autoemb.streaming import checkpoint
 
@@ -59,7 +57,6 @@ class SavedRun(Declared):
             raise ValueError(f"recorder.events is not stream.position, {done}")
         if self.predictions not in (None, done):
             raise ValueError(f"predictions is {self.predictions}; expected {done} or none")
-        _check_rows(self.learner)
         return self
 
 
@@ -105,27 +102,3 @@ def _kind(value: object) -> str:
     if isinstance(value, torch.Tensor):
         return f"{value.dtype} {[*value.shape]}"
     return type(value).__name__
-
-
-def _check_rows(learner: Mapping[str, Any]) -> None:
-    """Check that tables are as long as something in the file is, before they are made."""
-    rows = learner.get("rows")
-    if not isinstance(rows, dict):
-        raise ValueError(f"learner.rows is {shown(rows)}; expected a number of rows by table")
-    longest = max(_lengths(learner), default=0)
-    for number in rows.values():
-        if type(number) is not int or not 0 <= number <= longest:
-            raise ValueError(f"learner.rows is {rows}; expected whole numbers up to {longest}")
-
-
-def _lengths(value: object) -> Iterator[int]:
-    """Yield how long the tensors and lists of a state are."""
-    if isinstance(value, dict):
-        for entry in value.values():
-            yield from _lengths(entry)
-    elif isinstance(value, torch.Tensor | np.ndarray):
-        yield value.shape[0] if value.ndim else 1
-    elif isinstance(value, list):
-        yield len(value)
-        for entry in value:
-            yield from _lengths(entry)

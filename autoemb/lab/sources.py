@@ -85,7 +85,7 @@ class DataFlags:
             for one in fields(self):
                 if one.name not in ("data", "task") and getattr(self, one.name) != one.default:
                     raise UserError(
-                        f"{_option(one.name)} is about a file; name the file with --data"
+                        f"{flag_of(one.name)} is about a file; name the file with --data"
                     )
             return synthetic()
         columns = None if self.columns is None else _names("--columns", self.columns)
@@ -106,7 +106,7 @@ class DataFlags:
         if self.schema is not None:
             if given:
                 raise UserError(
-                    f"--schema and {_option(given[0])} both say what the columns are; expected one "
+                    f"--schema and {flag_of(given[0])} both say what the columns are; expected one "
                     "of them"
                 )
             return self._scaled(Schema.from_toml(self.schema))
@@ -151,10 +151,10 @@ class DataFlags:
         label = schema.label
         if label.kind != "rating":
             raise UserError(
-                f"{_option(next(iter(given)))} is for ratings; the label {label.column} is of kind "
+                f"{flag_of(next(iter(given)))} is for ratings; the label {label.column} is of kind "
                 f"{label.kind}"
             )
-        flags = ", ".join(f"{_option(name)}" for name in given)
+        flags = ", ".join(f"{flag_of(name)}" for name in given)
         whole = Label.parse(label.model_dump() | given, flags)
         return schema.model_copy(update={"label": whole})
 
@@ -180,7 +180,8 @@ def _names(option: str, text: str | None) -> list[str]:
     return names
 
 
-def _option(name: str) -> str:
+def flag_of(name: str) -> str:
+    """Return the flag of an option."""
     return "--" + name.replace("_", "-")
 
 
@@ -201,7 +202,7 @@ def with_data_flags(command: Callable[..., None]) -> Callable[..., None]:
             annotation=Annotated[
                 hints[one.name],
                 typer.Option(
-                    _option(one.name), help=one.metadata["help"], metavar=one.metadata["metavar"]
+                    flag_of(one.name), help=one.metadata["help"], metavar=one.metadata["metavar"]
                 ),
             ],
         )

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from autoemb.errors import UserError
-from autoemb.files import is_folder
+from autoemb.files import is_folder, told
 from autoemb.lab.allowance import Allowance
 from autoemb.lab.config import OPTIONS, RunConfig
 from autoemb.lab.folder import RunFolder
@@ -158,11 +158,8 @@ def digest_of(file: Path) -> str:
     UserError
         If it cannot be read.
     """
-    try:
-        with file.open("rb") as opened:
-            return hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
-    except OSError as error:
-        raise UserError(f"{file} cannot be read: {error.strerror}") from None
+    with told(file, "cannot be read"), file.open("rb") as opened:
+        return hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
 
 
 def going_on(path: Path, given: Mapping[str, Any]) -> RunConfig:

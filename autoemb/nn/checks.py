@@ -12,13 +12,6 @@ from autoemb.build import build_info
 from autoemb.ops import chosen_backend
 
 
-def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    """Raise ValueError for an argument that is none of its choices."""
-    if value not in choices:
-        known = ", ".join(f'"{choice}"' for choice in choices)
-        raise ValueError(f"{name} must be one of {known}; got {value!r}")
-
-
 def check_arguments(
     num_embeddings: Sequence[int], embedding_dims: Sequence[int], init_std: float, backend: str
 ) -> None:

@@ -24,13 +24,9 @@ class DenseTransform(nn.Module):
     ----------
     features : sequence of Dense
 
-    Attributes
-    ----------
-    num_inputs : int
-        2 C: C transformed numbers, then C indicators that are 1 where a number is missing.
-
     Notes
     -----
+    C numbers become 2 C inputs: each transformed, then each one's indicator, 1 where it is missing.
     Mean and deviation are those of what :meth:`update` was given, in float64. Until two numbers of
     a feature were seen, nothing is known of its scale, and each counts as the mean.
 
@@ -47,17 +43,14 @@ class DenseTransform(nn.Module):
     def __init__(self, features: Sequence[Dense]) -> None:
         super().__init__()
         self.features = tuple(features)
-        self.num_inputs = 2 * len(self.features)
         kinds = [feature.transform for feature in self.features]
         for name, kind in (("is_log", "log1p"), ("is_plain", "none")):
             chosen = torch.tensor([own == kind for own in kinds])
             self.register_buffer(name, chosen, persistent=False)
         self.is_log: Tensor
         self.is_plain: Tensor
-        columns = len(self.features)
-        self.register_buffer("count", torch.zeros(columns, dtype=torch.float64))
-        self.register_buffer("mean", torch.zeros(columns, dtype=torch.float64))
-        self.register_buffer("squares", torch.zeros(columns, dtype=torch.float64))
+        for name in ("count", "mean", "squares"):
+            self.register_buffer(name, torch.zeros(len(self.features), dtype=torch.float64))
         self.count: Tensor
         self.mean: Tensor
         self.squares: Tensor  # sum of squared distances from the mean

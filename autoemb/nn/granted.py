@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import torch
@@ -108,20 +109,16 @@ class GrantedEmbedding(SoftEmbedding):
     @property
     def floats(self) -> int:
         """Floats of all rows that ids own."""
-        return sum(
-            self.num_granted(number, size) * width
-            for number in range(len(self.row_tables))
-            for size, width in enumerate(self.embedding_dims)
-        )
+        return sum(self.num_granted(f, n) * self.embedding_dims[n] for f, n in self._arenas())
 
     @property
     def capacity(self) -> int:
         """Floats of all arenas, free and shared rows included."""
-        return sum(
-            self.arena(number, size).numel()
-            for number in range(len(self.row_tables))
-            for size in range(len(self.embedding_dims))
-        )
+        return sum(self.arena(*place).numel() for place in self._arenas())
+
+    def _arenas(self) -> Iterator[tuple[int, int]]:
+        """Yield number of the table and index of the size of every arena."""
+        yield from product(range(len(self.row_tables)), range(len(self.embedding_dims)))
 
     @torch.no_grad()
     def grow(self, num_rows: Mapping[str, int]) -> None:
@@ -304,39 +301,29 @@ class GrantedEmbedding(SoftEmbedding):
                 yield f"arenas.{number}.{size}", self.arena(number, size)
 
     def _physical(self, prefix: str) -> set[str]:
-        return super()._physical(prefix) | {
-            f"{prefix}arena_{number}_{size}"
-            for number in range(len(self.row_tables))
-            for size in range(len(self.embedding_dims))
-        }
+        return super()._physical(prefix) | {f"{prefix}arena_{f}_{n}" for f, n in self._arenas()}
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
-        for number in range(len(self.row_tables)):
-            for size in range(len(self.embedding_dims)):
-                saved, arena = (
-                    state_dict.get(f"{prefix}arenas.{number}.{size}"),
-                    self.arena(number, size),
-                )
-                if isinstance(saved, Tensor) and saved.shape[1:] == arena.shape[1:]:
-                    replace_table(arena, arena.detach().new_empty(saved.shape))
+        for number, size in self._arenas():
+            saved = state_dict.get(f"{prefix}arenas.{number}.{size}")
+            arena = self.arena(number, size)
+            if isinstance(saved, Tensor) and saved.shape[1:] == arena.shape[1:]:
+                replace_table(arena, arena.detach().new_empty(saved.shape))
         super()._load_from_state_dict(state_dict, prefix, *rest)
         self._find_free()
 
     def _find_free(self) -> None:
         """Tell the free rows of each arena by the slots, which may come from a broken file."""
-        for number, table in enumerate(self.reading.tables):
-            for size in range(len(self.embedding_dims)):
-                rows = len(self.arena(number, size))
-                slots = self.slots(number)[:, size].long().cpu()
-                if rows == 0 or bool(((slots < 0) | (slots >= rows)).any()):
-                    raise ValueError(
-                        f"table {table!r}: slots of size {size} exceed its {rows} rows"
-                    )
-                owners = torch.bincount(slots, minlength=rows)
-                owners[0] = 1  # shared by all who own none
-                if bool((owners > 1).any()):
-                    raise ValueError(f"table {table!r}: two ids own one row of size {size}")
-                self._free[number][size] = (owners == 0).nonzero().flatten().tolist()
+        for number, size in self._arenas():
+            table, rows = self.reading.tables[number], len(self.arena(number, size))
+            slots = self.slots(number)[:, size].long().cpu()
+            if rows == 0 or bool(((slots < 0) | (slots >= rows)).any()):
+                raise ValueError(f"table {table!r}: slots of size {size} exceed its {rows} rows")
+            owners = torch.bincount(slots, minlength=rows)
+            owners[0] = 1  # shared by all who own none
+            if bool((owners > 1).any()):
+                raise ValueError(f"table {table!r}: two ids own one row of size {size}")
+            self._free[number][size] = (owners == 0).nonzero().flatten().tolist()
 
     def extra_repr(self) -> str:
         """Describe ids and rows for ``repr``."""

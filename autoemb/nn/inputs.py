@@ -23,27 +23,31 @@ class Known(NamedTuple):
         Events of each feature's id, float32; of a bag, of all its ids.
     sums : Tensor[B, F, C]
         What their labels left over the mean and what was known of the other features.
+    strength : Tensor[F]
+        Events without a word that every id of a feature is taken to have had, as tells best.
     """
 
     mean: Tensor
     count: Tensor
     sums: Tensor
+    strength: Tensor
 
-    def offsets(self, strength: float) -> Tensor:
+    def offsets(self, strength: float | Tensor | None = None) -> Tensor:
         """Return the means [B, F, C] of what labels left, shrunk towards 0.
 
         Parameters
         ----------
-        strength : float
-            Events without a label's word that every id is taken to have had.
+        strength : float or Tensor[F], optional
+            By default each feature's own.
 
         Examples
         --------
         >>> import torch
-        >>> known = Known(torch.tensor([0.5]), torch.tensor([[3.0]]), torch.tensor([[[1.0]]]))
-        >>> known.offsets(5)
+        >>> count, sums = torch.tensor([[3.0]]), torch.tensor([[[1.0]]])
+        >>> Known(torch.tensor([0.5]), count, sums, torch.tensor([5.0])).offsets()
         tensor([[[0.1250]]])
         """
+        strength = self.strength if strength is None else strength
         return self.sums / (self.count + strength).unsqueeze(2)
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from autoemb.batch import Bag
-from autoemb.nn.checks import check_arguments, check_choice, check_mix
+from autoemb.nn.checks import check_arguments, check_mix
 from autoemb.nn.draws import Keys, normal_rows
 from autoemb.nn.inputs import by_name
 from autoemb.nn.logical import LogicalState
@@ -19,6 +19,7 @@ from autoemb.nn.places import find_rows
 from autoemb.nn.reading import Reading, check_id_columns, check_named, taken
 from autoemb.nn.rows import RowModule
 from autoemb.ops import distinct, look_up, soft_embedding
+from autoemb.ops.native import check_choice
 from autoemb.ops.sizes import size_slices
 from autoemb.schema import Sparse
 

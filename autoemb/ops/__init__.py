@@ -3,7 +3,7 @@
 from autoemb.ops.cuda import check_ids
 from autoemb.ops.lookup import look_up, rows_of
 from autoemb.ops.native import chosen_backend
-from autoemb.ops.plan import Plan, distinct, distinct_columns, distinct_of, fill_padding
+from autoemb.ops.plan import Plan, distinct, distinct_columns, fill_padding
 from autoemb.ops.pool import pool
 from autoemb.ops.product import Linear, product
 from autoemb.ops.record import record
@@ -19,7 +19,6 @@ __all__ = [
     "chosen_backend",
     "distinct",
     "distinct_columns",
-    "distinct_of",
     "fill_padding",
     "look_up",
     "pool",

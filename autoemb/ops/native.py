@@ -15,6 +15,13 @@ from autoemb.ops import cpu, cuda
 BACKENDS = ("auto", "reference", "native")
 
 
+def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    """Raise ValueError for an argument that is none of its choices."""
+    if value not in choices:
+        known = ", ".join(f'"{choice}"' for choice in choices)
+        raise ValueError(f"{name} must be one of {known}; got {value!r}")
+
+
 def chosen_backend(backend: str) -> str:
     """Return the backend asked for, by the environment variable AUTOEMB_BACKEND if it is set.
 
@@ -28,12 +35,10 @@ def chosen_backend(backend: str) -> str:
     >>> chosen_backend("reference")
     'reference'
     """
-    variable = os.environ.get("AUTOEMB_BACKEND")
-    for name, value in (("backend", backend), ("AUTOEMB_BACKEND", variable)):
-        if value is not None and value not in BACKENDS:
-            known = ", ".join(f'"{choice}"' for choice in BACKENDS)
-            raise ValueError(f"{name} must be one of {known}; got {value!r}")
-    return backend if variable is None else variable
+    check_choice("backend", backend, BACKENDS)
+    variable = os.environ.get("AUTOEMB_BACKEND", backend)
+    check_choice("AUTOEMB_BACKEND", variable, BACKENDS)
+    return variable
 
 
 def kernels_for(
@@ -45,6 +50,11 @@ def kernels_for(
     ------
     RuntimeError
         If the backend is "native" and no kernels take such tensors; says why.
+
+    Examples
+    --------
+    >>> kernels_for("auto", [], torch.zeros(2, dtype=torch.float64)) is None
+    True
     """
     chosen = chosen_backend(backend)
     if chosen == "reference":
@@ -55,17 +65,6 @@ def kernels_for(
     if chosen == "native":
         raise RuntimeError(f'backend="native": {reason}')
     return None
-
-
-def takes_reference(backend: str, tables: Sequence[Tensor], values: Tensor) -> bool:
-    """Return whether the reference computes with these tables and values, as :func:`kernels_for`.
-
-    Examples
-    --------
-    >>> takes_reference("auto", [], torch.zeros(2, dtype=torch.float64))
-    True
-    """
-    return kernels_for(backend, tables, values) is None
 
 
 def has_cuda_kernels(device: torch.device) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -91,32 +90,6 @@ def distinct_columns(ids: Tensor) -> list[Plan]:
         Plan(*map(torch.from_numpy, runtime.distinct(column.contiguous().numpy())))
         for column in ids.unbind(1)
     ]
-
-
-def distinct_of(columns: Sequence[Tensor]) -> tuple[Plan, list[Tensor]]:
-    """Return one plan of several columns of one table's ids, and each column's places in it.
-
-    Parameters
-    ----------
-    columns : sequence of Tensor[B_c], int64
-        Row numbers of the same table, of any lengths: features that share it, flat bags.
-
-    Returns
-    -------
-    plan : Plan
-        Of the columns one after the other; padded where :func:`is_padded` says so.
-    inverse : list of Tensor[B_c], int64
-        ``plan.rows[inverse[c]]`` is column c again.
-
-    Examples
-    --------
-    >>> import torch
-    >>> plan, inverse = distinct_of([torch.tensor([7, 3]), torch.tensor([9, 7, 7])])
-    >>> plan.rows.tolist(), [column.tolist() for column in inverse]
-    ([3, 7, 9], [[1, 0], [2, 1, 1]])
-    """
-    plan = distinct(torch.cat([*columns]))
-    return plan, [*torch.split(plan.inverse, [len(column) for column in columns])]
 
 
 def padded_plans(ids: Tensor) -> list[Plan]:

@@ -22,6 +22,7 @@ from torch import Tensor
 from autoemb.ops.checks import expect_floating
 from autoemb.ops.differentiable import BelowAutograd, Differentiable
 from autoemb.ops.lookup import check_range
+from autoemb.ops.native import check_choice
 from autoemb.ops.plan import is_padded
 from autoemb.ops.problem import compute_dtype
 
@@ -192,8 +193,7 @@ def pool(
             [ 0.0000,  0.0000],
             [ 6.0000, 12.0000]])
     """
-    if pooling not in ("mean", "sum"):
-        raise ValueError(f'pooling must be one of "mean", "sum"; got {pooling!r}')
+    check_choice("pooling", pooling, ("mean", "sum"))
     _expect_bags(values, positions, offsets, weights)
     dtype = compute_dtype(values.dtype)
     entries, bags = len(positions), len(offsets) - 1

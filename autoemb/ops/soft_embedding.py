@@ -20,7 +20,7 @@ from torch import Tensor
 
 from autoemb.ops import cpu, cuda, reference_op
 from autoemb.ops.differentiable import BelowAutograd, Differentiable
-from autoemb.ops.native import is_too_old, takes_reference
+from autoemb.ops.native import is_too_old, kernels_for
 from autoemb.ops.problem import SCHEMA, Problem, compute_dtype, from_flat
 
 _FORWARD = f"(bool statistics, {SCHEMA}) -> (Tensor output, Tensor mean, Tensor variance)"
@@ -341,7 +341,7 @@ def soft_embedding(
         *(ids, weights, projection, bias, mean, variance),
         *(tables, tuple(dims), eps, average, running is None),
     )
-    reference = takes_reference(backend, tables, weights)
+    reference = kernels_for(backend, tables, weights) is None
     if torch.compiler.is_compiling():  # to one node, autograd within
         result = _forward[reference, sparse](statistics, *problem)
     elif torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():

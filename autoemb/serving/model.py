@@ -229,4 +229,4 @@ def inputs_of(schema: Schema, width: int) -> int:
     >>> inputs_of(RATINGS, 128)
     256
     """
-    return len(schema.features) * width + 2 * len(schema.dense)
+    return len(schema.features) * width + schema.num_dense

@@ -356,22 +356,19 @@ class StreamLearner:
         ``torch.save`` wrote of it with ``weights_only=True``. Later steps change the tensors.
         """
         with self._stepping:
-            return self._state()
-
-    def _state(self) -> dict[str, Any]:
-        return {
-            "seed": self.seed,
-            "rows": self._rows,
-            "encoder": self.encoder.state_dict(),
-            "trainer": self.trainer.state_dict(),
-            "history": self.history.state_dict(),
-            "sums": None if self.sums is None else self.sums.state_dict(),
-            "reservoir": None if self.reservoir is None else self.reservoir.state_dict(),
-            "grants": None if self.grants is None else self.grants.state_dict(),
-            "recent": [batch_state(batch) for batch in self._recent],
-            "random": torch.random.get_rng_state(),
-            "cuda_random": torch.cuda.get_rng_state(self.device) if self._cuda else None,
-        }
+            return {
+                "seed": self.seed,
+                "rows": self._rows,
+                "encoder": self.encoder.state_dict(),
+                "trainer": self.trainer.state_dict(),
+                "history": self.history.state_dict(),
+                "sums": None if self.sums is None else self.sums.state_dict(),
+                "reservoir": None if self.reservoir is None else self.reservoir.state_dict(),
+                "grants": None if self.grants is None else self.grants.state_dict(),
+                "recent": [batch_state(batch) for batch in self._recent],
+                "random": torch.random.get_rng_state(),
+                "cuda_random": torch.cuda.get_rng_state(self.device) if self._cuda else None,
+            }
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Restore :meth:`state_dict` into a learner built with the same options.

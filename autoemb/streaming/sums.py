@@ -17,17 +17,20 @@ from autoemb.schema import Sparse
 from autoemb.streaming.history import History
 from autoemb.tasks import Task
 
-#: Events without a word that shrink what the other features' labels left, where a label is split
-#: between the features of its event.
-STRENGTH = 5.0
+#: Events without a word that an id may be taken to have had; with the last, nothing is known of it.
+STRENGTHS = (1.0, 2.0, 5.0, 10.0, 25.0, 100.0, float("inf"))
+
+
+#: What is kept of no id.
+_WHOLE = ("total", "events", "errors")
 
 
 class Sums:
     """Sums of labels by id, and their mean: what a model may know beside its rows.
 
     A label is split: what it leaves over the mean of all labels and over the shrunken offsets of
-    the event's other features goes to the id of a feature. All of them are those of before the
-    batch, so that no event knows another of its batch.
+    the event's other features goes to the id of a feature. How much a feature's offsets are shrunk
+    is what would have told its labels best so far, by squared error, each before it was known.
 
     Parameters
     ----------
@@ -44,6 +47,8 @@ class Sums:
         Of all labels, and one event more that has the task's starting value.
     events : Tensor[], float64
         How many they are.
+    errors : Tensor[F, K], float64
+        Squared errors of each feature's offsets, by strength.
     """
 
     def __init__(
@@ -56,6 +61,9 @@ class Sums:
         }
         self.total = torch.full((width,), task.start, dtype=torch.float64, device=device)
         self.events = torch.ones((), dtype=torch.float64, device=device)
+        self.strengths = torch.tensor(STRENGTHS, device=device)
+        shape = len(self.reads), len(STRENGTHS)
+        self.errors = torch.zeros(shape, dtype=torch.float64, device=device)
 
     def grow(self, num_rows: Mapping[str, int]) -> None:
         """Make room for so many ids of each table."""
@@ -83,7 +91,8 @@ class Sums:
         ]
         counts, sums = (torch.stack(part, 1) for part in zip(*parts, strict=True))
         mean = (self.total / self.events).to(torch.float32)
-        inputs = example.inputs._replace(known=Known(mean, counts.squeeze(2), sums))
+        strength = self.strengths[self.errors.argmin(1)]
+        inputs = example.inputs._replace(known=Known(mean, counts.squeeze(2), sums, strength))
         return example._replace(inputs=inputs)
 
     def _of(
@@ -123,24 +132,26 @@ class Sums:
         known = example.inputs.known
         assert known is not None
         measured = self.task.measured(example.label)
-        offsets = known.offsets(STRENGTH)
+        offsets = known.offsets()
         for number, (name, feature) in enumerate(self.reads.items()):
             if not feature.counts:
                 continue
             offsets[:, number] = 0
             left = measured - self.task.expected(known.mean, offsets)
+            told = known.sums[:, number] / (known.count[:, number] + self.strengths[:, None]).unsqueeze(2)
+            self.errors[number] += (left - told).square().sum((1, 2))
             rows, events = _entries(example.inputs.ids[name])
             own = left if events is None else left.index_select(0, events)
             # Unlike index_add it sums in one order on a GPU, too.
             self.tables[feature.table].index_put_((rows,), own, accumulate=True)
             count, sums = self._of(name, feature, example, history, None)
-            offsets[:, number] = sums / (count + STRENGTH)
+            offsets[:, number] = sums / (count + known.strength[number])
         self.total += measured.sum(0)
         self.events += len(measured)
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything, as nested dicts of tensors."""
-        return {"tables": dict(self.tables), "total": self.total, "events": self.events}
+        return {"tables": dict(self.tables)} | {name: getattr(self, name) for name in _WHOLE}
 
     def load_state_dict(self, state: Mapping[str, Any], num_rows: Mapping[str, int]) -> None:
         """Restore :meth:`state_dict`.
@@ -157,7 +168,7 @@ class Sums:
                     f"sums of table {table!r} are {sums.dtype} {[*sums.shape]}; expected "
                     f"{own.dtype} {[*wanted]}"
                 )
-        for name in ("total", "events"):
+        for name in _WHOLE:
             own, value = getattr(self, name), state[name]
             if value.shape != own.shape or value.dtype != own.dtype:
                 raise UserError(
@@ -166,8 +177,8 @@ class Sums:
                 )
         device = self.total.device
         self.tables = {t: state["tables"][t].to(device, copy=True) for t in self.tables}
-        self.total = state["total"].to(device, copy=True)
-        self.events = state["events"].to(device, copy=True)
+        for name in _WHOLE:
+            setattr(self, name, state[name].to(device, copy=True))
 
 
 def _entries(column: Tensor | Bag) -> tuple[Tensor, Tensor | None]:

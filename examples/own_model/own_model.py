@@ -20,7 +20,7 @@ from autoemb.tasks import task_for
 SCHEMA = Schema.from_toml(Path(__file__).with_name("schema.toml"))
 TASK = task_for("click", SCHEMA.label)
 FEATURES = {feature.column: feature for feature in SCHEMA.features}
-DENSE = 2 * len(SCHEMA.dense)  # each number, and whether it is missing
+DENSE = SCHEMA.num_dense  # each number, and whether it is missing
 
 
 # model: begin

@@ -103,6 +103,20 @@ def test_a_label_of_one_class_is_said(tmp_path: Path, label, values, said) -> No
     assert said is None or f"x: {said}" in notes[0]
 
 
+def test_a_value_far_from_zero_is_said(tmp_path: Path) -> None:
+    label = Label(column="click", kind="value")
+    pl.DataFrame({"u": [1, 2, 3], "click": [1000.0, 1001.0, 1002.0]}).write_parquet(tmp_path / "x")
+    (note,) = load(tmp_path / "x", schema=schema(label)).notes
+    assert "click is 1001 give or take 0.816497, and predictions start at 0" in note
+    pl.DataFrame({"u": [1, 2, 3], "click": [-1.0, 0.0, 2.0]}).write_parquet(tmp_path / "y")
+    assert load(tmp_path / "y", schema=schema(label)).notes == ()
+
+
+def test_a_first_row_in_the_place_of_a_header_is_told(write: Write) -> None:
+    message = refusal(write("ann,tea,5,2020-01-01\nbob,tea,4,2020-01-02\n"))
+    assert "--columns NAME,NAME,... names those of a file without a header" in message
+
+
 def test_columns_that_are_not_used_are_named_once(write: Write) -> None:
     data = load(write("a,u,b,click\n1,2,3,0\n1,2,3,1\n"), schema=schema())
     assert (data.unused, data.notes) == (("a", "b"), ("data.csv: not used: a, b",))

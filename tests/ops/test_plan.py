@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoemb.ops import distinct, distinct_columns, distinct_of, fill_padding
+from autoemb.ops import distinct, distinct_columns, fill_padding
 from autoemb.ops.plan import padded_plans
 
 few = settings(max_examples=50, deadline=None, derandomize=True)
@@ -83,18 +83,3 @@ def test_padding_gets_the_values_of_the_row_it_repeats(monkeypatch):
     assert fill_padding(rows, values) is values
     monkeypatch.setattr("autoemb.ops.plan.is_padded", lambda device: True)
     assert torch.equal(fill_padding(rows, values), values[[0, 1, 2, 2, 2]])
-
-
-@pytest.mark.parametrize("padded", [False, True])
-@few
-@given(columns=st.lists(st.lists(st.integers(0, 9), max_size=9), min_size=1, max_size=4))
-def test_columns_of_one_table_share_a_plan(padded, columns):
-    columns = [torch.tensor(column, dtype=torch.int64) for column in columns]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("autoemb.ops.plan.is_padded", lambda device: padded)
-        plan, inverse = distinct_of(columns)
-    whole = torch.cat(columns)
-    assert len(plan.rows) == (len(whole) if padded else len(whole.unique()))
-    assert plan.counts.sum() == len(whole)
-    for column, places in zip(columns, inverse, strict=True):
-        assert torch.equal(plan.rows[places], column)

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoemb.ops import distinct_of, pool
+from autoemb.ops import distinct, pool
 
 few = settings(max_examples=60, deadline=None, derandomize=True)
 every_pooling = pytest.mark.parametrize("pooling", ["mean", "sum"])
@@ -187,7 +187,8 @@ def test_what_it_cannot_pool_is_refused(change, message):
 def test_a_table_shared_by_a_feature_and_a_bag(assert_near):
     table = torch.randn(50, 4, dtype=torch.float64)
     feature, bag = torch.tensor([7, 3, 7]), torch.tensor([9, 7, 7, 49])
-    plan, (own, entries) = distinct_of([feature, bag])
+    plan = distinct(torch.cat([feature, bag]))
+    own, entries = plan.inverse.split_with_sizes([len(feature), len(bag)])
     values, offsets = table[plan.rows], torch.tensor([0, 2, 2, 4])
     assert torch.equal(values[own], table[feature])
     assert_near(pool(values, entries, offsets), naive(table, bag, offsets, None, "mean"))

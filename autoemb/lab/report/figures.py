@@ -38,6 +38,17 @@ def colour(method: str, methods: Sequence[str]) -> str:
     return _METHODS.get(method) or _OTHERS[others.index(method) % len(_OTHERS)]
 
 
+def _line(method: str, methods: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how the line of a method is drawn, the paper's own before the others."""
+    main = method == "autoemb"
+    return {
+        "color": colour(method, list(methods)),
+        "label": panel.cut(display(method), 14),
+        "linewidth": 2 if main else 1.4,
+        "zorder": 3 if main else 2,
+    }
+
+
 def over_stream(name: str, curves: Mapping[str, Curve], label: str, boundary: int) -> str:
     """Draw a quantity over the stream: a smooth line a method over its faint raw windows.
 
@@ -62,16 +73,9 @@ def over_stream(name: str, curves: Mapping[str, Curve], label: str, boundary: in
         shown: list[float] = []
         for method, curve in curves.items():
             raw, line = thin(curve), smooth(thin(curve))
-            main = method == "autoemb"
-            style: Any = {"color": colour(method, list(curves)), "zorder": 3 if main else 2}
-            axes.plot(raw.x, raw.y, linewidth=0.6, alpha=0.16, **style)
-            axes.plot(
-                line.x,
-                line.y,
-                linewidth=2 if main else 1.4,
-                label=panel.cut(display(method), 14),
-                **style,
-            )
+            style = _line(method, curves)
+            axes.plot(raw.x, raw.y, **style | {"linewidth": 0.6, "alpha": 0.16, "label": None})
+            axes.plot(line.x, line.y, **style)
             shown += sorted(line.y)[len(line.y) // 50 : len(line.y) - len(line.y) // 50]
         if shown:
             margin = 0.15 * (max(shown) - min(shown)) or 0.01
@@ -131,16 +135,12 @@ def loss_by_popularity(
         lows = sorted({bucket.low for buckets in methods.values() for bucket in buckets})
         events = dict.fromkeys(lows, 0)
         for method, buckets in methods.items():
-            main = method == "autoemb"
             axes.plot(
                 [lows.index(bucket.low) for bucket in buckets],
                 [bucket.loss for bucket in buckets],
-                color=colour(method, list(methods)),
-                label=panel.cut(display(method), 14),
-                linewidth=2 if main else 1.4,
                 marker="o",
-                markersize=4 if main else 3,
-                zorder=3 if main else 2,
+                markersize=4 if method == "autoemb" else 3,
+                **_line(method, methods),
             )
             for bucket in buckets:
                 events[bucket.low] += bucket.interactions
@@ -247,16 +247,9 @@ def differences(name: str, pairs: Sequence[Difference], label: str) -> str:
         axes.grid(axis="x")
         axes.set_axisbelow(True)
         axes.set_xlabel(label)
+        style: Any = {"color": panel.MUTED, "marker": "o", "markersize": 5}
         handles = [
-            Line2D(
-                [],
-                [],
-                color=panel.MUTED,
-                marker="o",
-                markerfacecolor=face,
-                markersize=5,
-                label=stage,
-            )
+            Line2D([], [], markerfacecolor=face, label=stage, **style)
             for stage, face in (("online", panel.MUTED), ("offline", panel.CARD))
             if any(d.stage == stage for d in pairs)
         ]
@@ -288,18 +281,14 @@ def loss_by_bytes(
 
     def paint(axes: Axes) -> None:
         for method, found in points.items():
-            main = method == "autoemb"
             sizes, losses, deviations = zip(*found, strict=True)
             axes.errorbar(
                 [size / 2**20 for size in sizes],
                 losses,
                 yerr=[0.0 if deviation != deviation else deviation for deviation in deviations],
-                color=colour(method, list(points)),
                 marker="o",
-                markersize=7 if main else 5,
-                linewidth=1.4,
-                label=panel.cut(display(method), 14),
-                zorder=3 if main else 2,
+                markersize=7 if method == "autoemb" else 5,
+                **_line(method, points) | {"linewidth": 1.4},
             )
         axes.set_xscale("log")
         axes.margins(x=0.1, y=0.15)

@@ -1,7 +1,6 @@
 """Table 2 of the paper and the paired differences, from one source of rows for every format.
 
-Neither matplotlib nor jinja2 is needed here, so the terminal and the results pages work without
-the extra ``report``.
+Neither matplotlib nor jinja2 is needed here, so the terminal works without the extra ``report``.
 """
 
 import html
@@ -103,7 +102,7 @@ def difference_rows(comparison: Comparison) -> list[tuple[str, ...]]:
     return [
         (
             d.stage,
-            d.metric,
+            wording.metric_name(d.metric, comparison.task),
             wording.pair(d),
             wording.decimal(d.mean, 5, sign=True),
             wording.interval(d),
@@ -137,24 +136,6 @@ def table(comparison: Comparison) -> RenderableType:
         if stage == "online":
             paired.add_row(*words, reading.partition(":")[0])
     return Group(scores, "", paired) if paired.row_count else scores
-
-
-def markdown(comparison: Comparison) -> str:
-    """Return the methods' table and all paired differences as GitHub markdown."""
-    body = [
-        [
-            wording.display(row.method),
-            *(f"**{cell}**" if cell.best else str(cell) for cell in row.cells),
-            wording.whole(row.rate.mean),
-        ]
-        for row in rows(comparison)
-    ]
-    lines = [escape(" · ".join(wording.describe(comparison))), ""]
-    lines += pipes(_headers(comparison), body)
-    lines += ["", f"{wording.spread_note(comparison)}."]
-    if comparison.differences:
-        lines += ["", *pipes(_difference_headers(comparison), difference_rows(comparison))]
-    return "\n".join(lines) + "\n"
 
 
 def _table(title: Text, caption: str) -> Table:

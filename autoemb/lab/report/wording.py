@@ -15,16 +15,16 @@ _LOSSES = {
     "click": "log loss",
     "value": "squared error",
 }
-_METRICS = {"auc": "AUC", "mae": "MAE", "normalised_entropy": "normalised entropy", "mrr": "MRR"}
+_METRICS = {"auc": "AUC", "mae": "MAE", "normalised_entropy": "normalised entropy"}
 
 #: Whether a lower value is the better one; of other metrics nobody knows.
 _LOWER_IS_BETTER = {
     **dict.fromkeys(("loss", "mae", "normalised_entropy"), True),
-    **dict.fromkeys(("accuracy", "auc", "recall@10", "ndcg@10", "mrr"), False),
+    **dict.fromkeys(("accuracy", "auc"), False),
 }
 
 #: More columns or figures than these tell a reader nothing.
-MOST_METRICS, MOST_FEATURES = 6, 4
+MOST_METRICS, MOST_FEATURES = 8, 4
 
 
 def display(method: str) -> str:
@@ -254,5 +254,6 @@ def findings(comparison: Comparison) -> list[str]:
                 f"{phrases[word]} {', '.join(names)}" for word, names in against.items() if names
             ]
             if said:
-                sentences.append(f"{display(method)}, online {metric}: {'; '.join(said)}.")
+                name = metric_name(metric, comparison.task)
+                sentences.append(f"{display(method)}, online {name}: {'; '.join(said)}.")
     return sentences

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from pydantic_core import PydanticCustomError
 from autoemb.declared import Declared, read_toml, shown
 from autoemb.errors import UserError
 from autoemb.lab.config import OPTIONS, RunConfig, TaskName
+from autoemb.lab.records import NAME
 from autoemb.lab.study.source import Source, SourceEntry
 from autoemb.recipe import Recipe
 
@@ -24,7 +24,6 @@ from autoemb.recipe import Recipe
 _OURS = {"task", "order", "seed", "limit"}
 #: Options that all methods share, since runs are compared window by window.
 _SHARED = {"batch_size", "window", "offline_fraction"}
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 #: Candidates of one method, each a run over the offline stage for every data set, task and order.
 MOST_CANDIDATES = 1000
@@ -162,7 +161,7 @@ def _study(file: StudyFile, root: Path, beside: Path) -> Study:
     shared = _options("options", file.options)
     methods = []
     for name, content in file.methods.items():
-        if not _NAME.fullmatch(name):
+        if not NAME.fullmatch(name):
             raise UserError(
                 f"methods has {shown(name)}; expected names of letters, digits, '.', '_' and '-'"
             )

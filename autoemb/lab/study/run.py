@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +14,7 @@ from autoemb.lab.differences import differences, read_windows
 from autoemb.lab.recorder import STAGES
 from autoemb.lab.records import Bucket, Summary, Window
 from autoemb.lab.stopping import Interrupted
-from autoemb.lab.study.config import Method, Options, Study
+from autoemb.lab.study.config import Options, Study
 from autoemb.lab.study.jobs import Execute, Job, job, pool
 from autoemb.lab.study.source import Source
 from autoemb.lab.summary import versions_of
@@ -71,11 +70,14 @@ def run_study(
         source.check()
     runs = out / "runs"
     cells = [Cell(*names) for names in product(study.data, study.tasks, study.orders)]
-    with sole_writer(out), _told_as_a_study(), pool(processes) as execute:
-        chosen = _choose(study, cells, runs, _reporting(execute, "choosing options", progress))
-        jobs = _jobs(study, cells, runs, chosen)
-        made = _reporting(execute, "running", progress)(jobs.values())
-        summaries = {one.folder: summary for one, summary in made}
+    try:
+        with sole_writer(out), pool(processes) as execute:
+            chosen = _choose(study, cells, runs, _reporting(execute, "choosing options", progress))
+            jobs = _jobs(study, cells, runs, chosen)
+            made = _reporting(execute, "running", progress)(jobs.values())
+            summaries = {one.folder: summary for one, summary in made}
+    except Interrupted as stopped:
+        raise StudyInterrupted(stopped.events, saved=True) from None
     content = {
         "results": [
             _result(cell, name, seed, one, summaries[one.folder], chosen[cell, name])
@@ -111,14 +113,6 @@ class StudyInterrupted(Interrupted):
         return "interrupted; the same command continues the study"
 
 
-@contextmanager
-def _told_as_a_study() -> Iterator[None]:
-    try:
-        yield
-    except Interrupted as stopped:
-        raise StudyInterrupted(stopped.events, saved=True) from None
-
-
 def _reporting(execute: Execute, what: str, progress: Progress | None) -> Execute:
     def made(jobs: Iterable[Job]) -> Iterator[tuple[Job, dict[str, Any]]]:
         distinct = list({one.folder: one for one in jobs}.values())
@@ -148,24 +142,17 @@ def _choose(
                 f"{length} events"
             )
         own = {"task": cell.task, "order": cell.order, "seed": study.seeds[0], "limit": events}
-        tried[cell, method.name] = [
-            (one, _tuning_job(study, method, one, cell, own, runs)) for one in method.candidates
-        ]
-    jobs = [one for pairs in tried.values() for _, one in pairs]
-    loss = {one.folder: summary["online"]["loss"] for one, summary in execute(jobs)}
+        configs = [study.config(method, c, **own, offline_fraction=0.5) for c in method.candidates]
+        jobs = [job(cell.data, config, runs) for config in configs]
+        tried[cell, method.name] = [*zip(method.candidates, jobs, strict=True)]
+    every = [one for pairs in tried.values() for _, one in pairs]
+    loss = {one.folder: summary["online"]["loss"] for one, summary in execute(every)}
 
     def rank(pair: tuple[Options, Job]) -> float:
         found = loss[pair[1].folder]
         return math.inf if found is None or math.isnan(found) else float(found)
 
     return chosen | {key: min(pairs, key=rank)[0] for key, pairs in tried.items()}
-
-
-def _tuning_job(
-    study: Study, method: Method, candidate: Options, cell: Cell, own: dict[str, Any], runs: Path
-) -> Job:
-    config = study.config(method, candidate, **own, offline_fraction=0.5)
-    return job(cell.data, config, runs)
 
 
 def _result(

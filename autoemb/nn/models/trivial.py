@@ -20,7 +20,7 @@ from autoemb.schema import Sparse
 #: (mean [C], offsets [B, F, C]) -> logits [B, C]: :meth:`autoemb.tasks.Task.expecting`.
 Expecting = Callable[[Tensor, Tensor], Tensor]
 
-#: Events without a word that every id is taken to have had, where an offset is shrunk.
+#: Events without a word that every id is taken to have had, in the inputs of :class:`Logistic`.
 STRENGTHS = (1.0, 5.0, 25.0)
 
 #: Octaves of an id's events that :class:`Logistic` tells apart.
@@ -82,7 +82,7 @@ class Bias(Trivial):
     --------
     >>> from autoemb.schema import Label
     >>> from autoemb.tasks import Value
-    >>> known = Known(torch.tensor([3.0]), torch.tensor([[3.0]]), torch.tensor([[[4.0]]]))
+    >>> known = Known(torch.tensor([3.0]), torch.tensor([[3.0]]), torch.tensor([[[4.0]]]), FIVE)
     >>> Bias(["user_id"], Value(Label(column="x", kind="value")).expecting)(Inputs({}, None, known))
     tensor([[3.5000]])
     """
@@ -90,7 +90,7 @@ class Bias(Trivial):
     def forward(self, inputs: Inputs, mix: None = None) -> Tensor:
         """Return logits [B, C]; ``mix`` is not used."""
         known = self.known(inputs)
-        return self.expecting(known.mean, known.offsets(STRENGTHS[1]))
+        return self.expecting(known.mean, known.offsets())
 
 
 def told(known: Known) -> Tensor:
@@ -132,7 +132,7 @@ class Logistic(Trivial):
     --------
     >>> from autoemb.schema import Label
     >>> from autoemb.tasks import Value
-    >>> known = Known(torch.tensor([3.0]), torch.tensor([[3.0]]), torch.tensor([[[4.0]]]))
+    >>> known = Known(torch.tensor([3.0]), torch.tensor([[3.0]]), torch.tensor([[[4.0]]]), FIVE)
     >>> model = Logistic(["user_id"], Value(Label(column="x", kind="value")).expecting)
     >>> model(Inputs({}, None, known))
     tensor([[3.]], grad_fn=<AddBackward0>)
@@ -164,7 +164,7 @@ class Logistic(Trivial):
         parts = told(known)
         if self.num_dense:
             parts = torch.cat([parts, dense_of(inputs, self.num_dense)], 1)
-        base = self.expecting(known.mean, known.offsets(STRENGTHS[1]))
+        base = self.expecting(known.mean, known.offsets())
         result: Tensor = base + self.linear(parts)
         return result
 
@@ -195,7 +195,7 @@ class FM(Trivial):
     --------
     >>> from autoemb.schema import Label
     >>> from autoemb.tasks import Value
-    >>> known = Known(torch.tensor([3.0]), torch.tensor([[3.0]]), torch.tensor([[[4.0]]]))
+    >>> known = Known(torch.tensor([3.0]), torch.tensor([[3.0]]), torch.tensor([[[4.0]]]), FIVE)
     >>> embedding = FixedEmbedding([10], 8, features=["user_id"])
     >>> model = FM(embedding, Value(Label(column="x", kind="value")).expecting)
     >>> model(Inputs({"user_id": torch.tensor([7])}, None, known))  # one feature has no pairs
@@ -228,4 +228,4 @@ class FM(Trivial):
         logits = pairs.sum(1, keepdim=True) if self.pairs is None else pairs @ self.pairs
         if self.dense is not None:
             logits = logits + dense_of(inputs, self.num_dense) @ self.dense
-        return self.expecting(known.mean, known.offsets(STRENGTHS[1])) + logits
+        return self.expecting(known.mean, known.offsets()) + logits

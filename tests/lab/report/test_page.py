@@ -69,7 +69,7 @@ def test_the_page_holds_what_was_recorded(compared):
         "AutoEmb 0.2541 ± 0.0001 0.6100 ± 0.0000 0.2441 ± 0.0001 0.6559 ± 0.0001",
         "AutoEmb \N{MINUS SIGN} FSE \N{MINUS SIGN}0.00200 \N{MINUS SIGN}0.00300 to",
         "to +0.00250 worse : the interval excludes zero",
-        "AutoEmb, online loss: better than FSE; worse than DARTS; undecided against SAM.",
+        "AutoEmb, online MSE loss: better than FSE; worse than DARTS; undecided against SAM.",
         "10,000",
         "7,000 + 3,000",
         "2,500",
