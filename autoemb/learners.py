@@ -197,15 +197,9 @@ def _model(
 ) -> nn.Module:
     if isinstance(model, nn.Module):
         return model
-<<<<<<< HEAD
-    num_dense = 2 * len(schema.dense)
     opponent = METHODS[recipe.method].opponent
     if model is None and opponent is not None:
-        return _opponent(opponent, schema, task, recipe, num_dense)
-    make: MakeModel = MODELS[recipe.model] if model is None else model
-    embedding = build_embedding(schema, recipe)
-    return make(embedding, outputs=task.outputs, hidden=recipe.hidden, num_dense=num_dense)
-=======
+        return _opponent(opponent, schema, task, recipe)
     make: MakeModel = MODELS[recipe.model] if model is None else model
     return make(
         build_embedding(schema, recipe),
@@ -213,13 +207,10 @@ def _model(
         hidden=recipe.hidden,
         num_dense=schema.num_dense,
     )
->>>>>>> main
 
 
-def _opponent(
-    name: str, schema: Schema, task: Task, recipe: Recipe, num_dense: int
-) -> Trivial:
-    features = schema.features
+def _opponent(name: str, schema: Schema, task: Task, recipe: Recipe) -> Trivial:
+    features, num_dense = schema.features, schema.num_dense
     if name == "fm":
         rows = [INITIAL_ROWS] * len(schema.tables)
         embedding = FixedEmbedding(rows, FACTORS, features=features, init_std=recipe.init_std)
