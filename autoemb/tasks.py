@@ -226,6 +226,15 @@ class Click(Task):
     kinds = ("click",)
     metrics = ("loss", "accuracy", "auc", "normalised_entropy", "calibration")
 
+    def expected(self, mean: Tensor, offsets: Tensor) -> Tensor:
+        """Return the chance that the features' log-odds add up to: chances would leave 0 to 1."""
+        return torch.sigmoid(self.expecting(mean, offsets))
+
+    def expecting(self, mean: Tensor, offsets: Tensor) -> Tensor:
+        """Return the sum of the features' log-odds."""
+        base, odds = (torch.logit(x.clamp(_RAREST, 1 - _RAREST)) for x in (mean, mean + offsets))
+        return base + (odds - base).sum(1)
+
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the binary cross-entropy, exact for logits of any size."""
         return functional.binary_cross_entropy_with_logits(

@@ -30,7 +30,7 @@ class Sums:
 
     A label is split: what it leaves over the mean of all labels and over the shrunken offsets of
     the event's other features goes to the id of a feature. How much a feature's offsets are shrunk
-    is what would have told its labels best so far, by squared error, each before it was known.
+    is what would have lost least so far, each label before it was known.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ class Sums:
     events : Tensor[], float64
         How many they are.
     errors : Tensor[F, K], float64
-        Squared errors of each feature's offsets, by strength.
+        Loss of all events so far with each feature's offsets shrunk by each strength.
     """
 
     def __init__(
@@ -131,6 +131,7 @@ class Sums:
         """
         known = example.inputs.known
         assert known is not None
+        self.errors += self._losses(known, example.label)
         measured = self.task.measured(example.label)
         offsets = known.offsets()
         for number, (name, feature) in enumerate(self.reads.items()):
@@ -138,8 +139,6 @@ class Sums:
                 continue
             offsets[:, number] = 0
             left = measured - self.task.expected(known.mean, offsets)
-            told = known.sums[:, number] / (known.count[:, number] + self.strengths[:, None]).unsqueeze(2)
-            self.errors[number] += (left - told).square().sum((1, 2))
             rows, events = _entries(example.inputs.ids[name])
             own = left if events is None else left.index_select(0, events)
             # Unlike index_add it sums in one order on a GPU, too.
@@ -148,6 +147,20 @@ class Sums:
             offsets[:, number] = sums / (count + known.strength[number])
         self.total += measured.sum(0)
         self.events += len(measured)
+
+    def _losses(self, known: Known, label: Tensor) -> Tensor:
+        """Return the loss of a batch [F, K] with each feature's offsets shrunk by each strength."""
+        events, features, width = known.sums.shape
+        tried = len(self.strengths)
+        found = []
+        for number in range(features):
+            offsets = known.offsets().repeat(tried, 1, 1)  # [K B, F, C]
+            shrunk = known.count[:, number] + self.strengths[:, None]  # [K, B]
+            own = known.sums[:, number] / shrunk.unsqueeze(2)
+            offsets[:, number] = own.view(tried * events, width)
+            losses = self.task.loss(self.task.expecting(known.mean, offsets), label.repeat(tried))
+            found.append(losses.view(tried, events).sum(1, dtype=torch.float64))
+        return torch.stack(found)
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything, as nested dicts of tensors."""
