@@ -107,7 +107,7 @@ def compare_command(
     out: Annotated[Path, typer.Option(help="Folder for the runs, compare.json and report.html.")],
     methods: Annotated[
         str, typer.Option(help="Methods to run; the last is compared with each other one.")
-    ] = "fse,sam,darts,autoemb",
+    ] = "mean,bias,logistic,fm,fse,sam,darts,autoemb",
     seeds: Annotated[str, typer.Option(help="Seeds to run every method with.")] = "0,1,2",
     resume: ResumeOption = False,
     keep: Annotated[

@@ -15,7 +15,7 @@ from autoemb.bilevel.working_set import read_by
 from autoemb.nn import MODELS, Controller, FixedEmbedding, PerIdLogits, SoftEmbedding
 from autoemb.nn.granted import GrantedEmbedding
 from autoemb.nn.models import FM, Bias, Logistic, Mean, Trivial
-from autoemb.recipe import Recipe
+from autoemb.recipe import OPPONENTS, Recipe
 from autoemb.schema import Schema
 from autoemb.streaming import History, Reservoir, StreamLearner
 from autoemb.streaming.grants import Grants
@@ -50,10 +50,7 @@ class Method:
 METHODS = {
     method.name: method
     for method in (
-        Method("mean", opponent="mean"),
-        Method("bias", opponent="bias"),
-        Method("logistic", opponent="logistic"),
-        Method("fm", opponent="fm"),
+        *(Method(name, opponent=name) for name in OPPONENTS),
         Method("fse"),
         Method("sam", controller="network", joint=True),
         Method("darts", controller="logits"),

@@ -12,7 +12,6 @@ from torch.nn import functional
 from autoemb.errors import UserError
 from autoemb.schema import Label
 
-
 #: The least chance that sums of labels are taken to tell.
 _RAREST = 0.01
 

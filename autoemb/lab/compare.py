@@ -19,12 +19,16 @@ if TYPE_CHECKING:  # polars, which the rest of the package does without
     from autoemb.data import Dataset
 
 
+#: Every comparison shows what anybody computes in an afternoon beside the methods.
+DEFAULT_METHODS = tuple(METHODS)
+
+
 def compare(
     config: RunConfig,
     data: Dataset,
     out: Path,
     *,
-    methods: Sequence[str] = ("fse", "sam", "darts", "autoemb"),
+    methods: Sequence[str] = DEFAULT_METHODS,
     seeds: Sequence[int] = (0, 1, 2),
     resume: bool = False,
     keep: bool = False,

@@ -19,8 +19,8 @@ class Known(NamedTuple):
     ----------
     mean : Tensor[C]
         Of all labels; C is the number of classes, or 1.
-    count : Tensor[B, F]
-        Events of each feature's id, float32; of a bag, of all its ids.
+    events : Tensor[B, F]
+        Of each feature's id, float32; of a bag, of all its ids.
     sums : Tensor[B, F, C]
         What their labels left over the mean and what was known of the other features.
     strength : Tensor[F]
@@ -28,7 +28,7 @@ class Known(NamedTuple):
     """
 
     mean: Tensor
-    count: Tensor
+    events: Tensor
     sums: Tensor
     strength: Tensor
 
@@ -43,12 +43,12 @@ class Known(NamedTuple):
         Examples
         --------
         >>> import torch
-        >>> count, sums = torch.tensor([[3.0]]), torch.tensor([[[1.0]]])
-        >>> Known(torch.tensor([0.5]), count, sums, torch.tensor([5.0])).offsets()
+        >>> events, sums = torch.tensor([[3.0]]), torch.tensor([[[1.0]]])
+        >>> Known(torch.tensor([0.5]), events, sums, torch.tensor([5.0])).offsets()
         tensor([[[0.1250]]])
         """
         strength = self.strength if strength is None else strength
-        return self.sums / (self.count + strength).unsqueeze(2)
+        return self.sums / (self.events + strength).unsqueeze(2)
 
 
 class Inputs(NamedTuple):

@@ -137,7 +137,7 @@ class Sums:
         for number, (name, feature) in enumerate(self.reads.items()):
             if not feature.counts:
                 continue
-            offsets[:, number] = 0
+            offsets[:, number].zero_()
             left = measured - self.task.expected(known.mean, offsets)
             rows, events = _entries(example.inputs.ids[name])
             own = left if events is None else left.index_select(0, events)
@@ -155,7 +155,7 @@ class Sums:
         found = []
         for number in range(features):
             offsets = known.offsets().repeat(tried, 1, 1)  # [K B, F, C]
-            shrunk = known.count[:, number] + self.strengths[:, None]  # [K, B]
+            shrunk = known.events[:, number] + self.strengths[:, None]  # [K, B]
             own = known.sums[:, number] / shrunk.unsqueeze(2)
             offsets[:, number] = own.view(tried * events, width)
             losses = self.task.loss(self.task.expecting(known.mean, offsets), label.repeat(tried))

@@ -15,7 +15,7 @@ from autoemb.lab.ranks import rank_correlation
 from autoemb.lab.trained import export_lines
 from autoemb.learners import METHODS
 from autoemb.nn import MODELS
-from autoemb.recipe import Recipe
+from autoemb.recipe import OPPONENTS, Recipe
 from autoemb.schema import Dense
 from autoemb.serving import Exporter
 from autoemb.serving.mixed import mixed_embeddings
@@ -55,7 +55,8 @@ def every_id(run):
 
 
 CASES = [
-    *((method, {}) for method in METHODS), ("autoemb", {"selection": "hard"}),
+    *((method, {}) for method in METHODS if method not in OPPONENTS),
+    ("autoemb", {"selection": "hard"}),
     ("autoemb", {"norm": "running"}), ("autoemb", {"preset": "paper"}),
     ("autoemb", {"budget": 0.3}), ("sam", {"controller": "shared"}),
 ]  # fmt: skip

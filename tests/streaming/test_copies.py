@@ -44,7 +44,7 @@ def way(request):
 def test_a_copy_goes_on_to_the_same_bits_and_shares_nothing(
     make_learner, make_batches, knowledge, changes, way, method, options
 ):
-    if method == "fse":
+    if METHODS[method].controller is None:
         options = {name: value for name, value in options.items() if name != "budget"}
     learner = make_learner(method, kind="shapes", **options)
     batches = make_batches(8, kind="shapes")

@@ -13,8 +13,13 @@ from autoemb.learners import METHODS
 from autoemb.nn import Inputs
 from autoemb.nn.controller import select_hard
 from autoemb.optim import OPTIMIZERS
+from autoemb.recipe import OPPONENTS
 from autoemb.streaming import History, Reservoir, checkpoint
 from autoemb.streaming.learner import VALIDATION_SOURCES, StreamLearner
+
+#: Methods that draw no random numbers.
+UNSEEDED = ("mean", "bias", "logistic")
+
 
 SIZE = 6
 WITH_MIX = [name for name, method in METHODS.items() if method.controller]
@@ -197,7 +202,7 @@ def test_parts_that_do_not_fit_are_named(make_learner):
 # Tables
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in OPPONENTS])
 def test_tables_double_as_ids_appear(make_learner, method):
     learner = make_learner(method)
     row_modules = [
@@ -327,7 +332,8 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(
         logits = [learner.learn(batch).outcome.logits for batch in make_batches(5)]
         finals.append({"logits": logits, "learner": learner.state_dict()})
     assert changes(finals[0], finals[1]) == []
-    assert {f"/logits/{i}" for i in range(5)} <= {*changes(finals[0], finals[2])}
+    changed = {f"/logits/{i}" for i in range(5)} & {*changes(finals[0], finals[2])}
+    assert len(changed) == (0 if method in UNSEEDED else 5)
 
 
 @pytest.mark.parametrize("validation", VALIDATION_SOURCES)

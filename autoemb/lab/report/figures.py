@@ -17,6 +17,9 @@ from autoemb.lab.report.curves import Curve, smooth, thin
 from autoemb.lab.report.wording import display, pair, verdict
 
 _METHODS = {
+    "bias": panel.VERMILION,
+    "logistic": panel.OLIVE,
+    "fm": panel.SKY,
     "fse": panel.SLATE,
     "sam": panel.ORANGE,
     "darts": panel.GREEN,
@@ -27,7 +30,7 @@ _VERDICTS = {"better": panel.BLUE, "worse": panel.VERMILION}
 
 
 def colour(method: str, methods: Sequence[str]) -> str:
-    """Return a method's colour: fixed for the paper's four, by position for others.
+    """Return a method's colour: fixed for those of this package, by position for others.
 
     Examples
     --------

@@ -4,7 +4,7 @@ import math
 import os
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -128,12 +128,23 @@ def _panels(recording: Recording) -> dict[str, list[Panel]]:
     runs: dict[str, list[Run]] = {method: [] for method in recording.comparison.methods}
     for run in recording.runs:
         runs[run.summary.method].append(run)
+    drawn = {method: own for method, own in runs.items() if not _hidden(method, runs)}
     return {
         "differences": _differences(recording),
-        "stream": _over_stream(recording, runs),
-        "popularity": _by_popularity(recording, runs),
-        "weights": _weights(recording, runs),
+        "stream": _over_stream(recording, drawn),
+        "popularity": _by_popularity(recording, drawn),
+        "weights": _weights(recording, drawn),
     }
+
+
+def _hidden(method: str, methods: Collection[str]) -> bool:
+    """Whether a method has no curves: the mean is so far from others that it would flatten them."""
+    return method == "mean" and len(methods) > 1
+
+
+def _left_out(methods: Collection[str]) -> str:
+    hidden = [wording.display(method) for method in methods if _hidden(method, methods)]
+    return f" Not drawn, as it would flatten the others: {', '.join(hidden)}." if hidden else ""
 
 
 def _differences(recording: Recording) -> list[Panel]:
@@ -260,6 +271,7 @@ def _render(recording: Recording, sections: Mapping[str, list[Panel]]) -> str:
     )
     environment.filters |= {
         "decimal": wording.decimal,
+        "percent": wording.percent,
         "whole": wording.whole,
         "display": wording.display,
         "metric": lambda name: wording.metric_name(name, comparison.task),
@@ -275,6 +287,10 @@ def _render(recording: Recording, sections: Mapping[str, list[Panel]]) -> str:
         ids=_ids(comparison.data),
         nan=math.nan,
         rows=tables.rows(comparison),
+        has_skill=tables.has_skill(comparison),
+        trivial=wording.display(wording.TRIVIAL),
+        opponents=wording.opponents(comparison.methods),
+        left_out=_left_out(comparison.methods),
         differences=list(
             zip(comparison.differences, tables.difference_rows(comparison), strict=True)
         ),

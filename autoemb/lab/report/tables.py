@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from autoemb.lab.recorder import STAGES
-from autoemb.lab.records import Comparison
+from autoemb.lab.records import Comparison, Result
 from autoemb.lab.report import wording
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -37,12 +37,17 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One method: a cell for each of :func:`columns`, its rate (events/s) and seconds a run."""
+    """One method: a cell for each of :func:`columns`, its rate (events/s) and seconds a run.
+
+    ``skill`` is how much of the trivial opponent's online loss it saves, in percent; None where
+    there is nobody to compare with.
+    """
 
     method: str
     cells: tuple[Cell, ...]
     rate: Cell
     seconds: Cell
+    skill: Cell | None = None
 
 
 def metrics(comparison: Comparison) -> list[str]:
@@ -54,7 +59,28 @@ def metrics(comparison: Comparison) -> list[str]:
 def _narrow(comparison: Comparison) -> list[bool]:
     """Return which columns of numbers a terminal has room for: the loss, and one more metric."""
     known_by = wording.KNOWN_BY.get(comparison.task, metrics(comparison)[1:2])
-    return [metric == "loss" or metric in known_by for _, metric in columns(comparison)]
+    stages = STAGES[1:] if has_skill(comparison) else STAGES
+    return [
+        metric == "loss" or (metric in known_by and stage in stages)
+        for stage, metric in columns(comparison)
+    ]
+
+
+def has_skill(comparison: Comparison) -> bool:
+    """Return whether the methods are compared with the trivial opponent."""
+    return wording.TRIVIAL in comparison.methods and len(comparison.methods) > 1
+
+
+def _skill(comparison: Comparison, results: Sequence[Result]) -> Cell | None:
+    """Return the percentage of the trivial opponent's online loss that some runs save."""
+    if not has_skill(comparison):
+        return None
+    trivial = {r.seed: r.online.loss for r in comparison.results if r.method == wording.TRIVIAL}
+    saved = [
+        100 * (1 - r.online.loss / trivial[r.seed]) if trivial.get(r.seed) else math.nan
+        for r in results
+    ]
+    return mean_cell(saved)
 
 
 def columns(comparison: Comparison) -> list[tuple[str, str]]:
@@ -76,7 +102,8 @@ def rows(comparison: Comparison) -> list[Row]:
             for stage, metric in shown
         ]
         rate = mean_cell([r.rate for r in results])
-        found.append(Row(method, tuple(cells), rate, mean_cell([r.seconds for r in results])))
+        seconds = mean_cell([r.seconds for r in results])
+        found.append(Row(method, tuple(cells), rate, seconds, _skill(comparison, results)))
     if len(found) == 1:
         return found
     best = []
@@ -117,14 +144,16 @@ def table(comparison: Comparison) -> RenderableType:
     title = _CONTROL.sub(" ", " · ".join(wording.describe(comparison)))
     scores = _table(Text(title), wording.spread_note(comparison))
     kept = _narrow(comparison)
-    for header in compress(_headers(comparison), [True, *kept, True]):
+    kept = [True, *kept, *([True] if has_skill(comparison) else []), True]
+    for header in compress(_headers(comparison), kept):
         scores.add_column(
             header.replace(" ", "\n", 1), justify="right" if scores.columns else "left"
         )
     for row in rows(comparison):
-        cells = compress(row.cells, kept)
+        cells = compress(row.cells, kept[1:])
         texts = [Text(str(cell), style="bold" if cell.best else "") for cell in cells]
-        scores.add_row(wording.display(row.method), *texts, wording.whole(row.rate.mean))
+        skill = [] if row.skill is None else [wording.percent(row.skill.mean)]
+        scores.add_row(wording.display(row.method), *texts, *skill, wording.whole(row.rate.mean))
 
     paired = _table(
         Text("Paired differences, online stage"),
@@ -135,7 +164,8 @@ def table(comparison: Comparison) -> RenderableType:
     for stage, *words, reading in difference_rows(comparison):
         if stage == "online":
             paired.add_row(*words, reading.partition(":")[0])
-    return Group(scores, "", paired) if paired.row_count else scores
+    parts: list[RenderableType] = [scores, *wording.above_trivial(comparison)]
+    return Group(*parts, "", paired) if paired.row_count else Group(*parts)
 
 
 def _table(title: Text, caption: str) -> Table:
@@ -148,7 +178,7 @@ def _headers(comparison: Comparison) -> list[str]:
         f"{stage} {wording.metric_name(metric, comparison.task)}"
         for stage, metric in columns(comparison)
     ]
-    return ["method", *names, "events/s"]
+    return ["method", *names, *(["skill"] if has_skill(comparison) else []), "events/s"]
 
 
 def _difference_headers(comparison: Comparison) -> list[str]:

@@ -3,11 +3,14 @@
 import math
 import re
 from collections.abc import Iterable
+from statistics import fmean
 
 from autoemb.lab.records import Comparison, Difference, Scored
 
 NOT_AVAILABLE = "n/a"
-_METHODS = {"fse": "FSE", "sam": "SAM", "darts": "DARTS", "autoemb": "AutoEmb"}
+_METHODS = {"fm": "FM", "fse": "FSE", "sam": "SAM", "darts": "DARTS", "autoemb": "AutoEmb"}
+#: The opponent that skill is measured against.
+TRIVIAL = "bias"
 _FEATURES = {"user_id": "user", "item_id": "item"}
 _LOSSES = {
     "regression": "MSE loss",
@@ -36,6 +39,26 @@ def display(method: str) -> str:
     ('AutoEmb', 'mine')
     """
     return _METHODS.get(method, method)
+
+
+_OPPONENTS = {
+    "mean": "mean, of all labels so far",
+    "bias": "bias, which adds what the labels of an event's ids left over",
+    "logistic": "logistic, a linear model of these and the dense features",
+    "fm": "FM, which adds products of eight factors an id to bias",
+}
+
+
+def opponents(methods: Iterable[str]) -> str:
+    """Return who among the methods is a trivial opponent, and what it computes; else nothing.
+
+    Examples
+    --------
+    >>> opponents(["mean", "autoemb"])
+    'Trivial opponents: mean, of all labels so far.'
+    """
+    said = [_OPPONENTS[method] for method in methods if method in _OPPONENTS]
+    return f"Trivial opponents: {'; '.join(said)}." if said else ""
 
 
 def loss_name(task: str) -> str:
@@ -122,6 +145,17 @@ def decimal(value: float, digits: int = 4, *, sign: bool = False) -> str:
         return NOT_AVAILABLE
     kind = "e" if abs(value) >= 1e6 else "f"
     return f"{value:{'+' if sign else ''}.{digits}{kind}}".replace("-", "\N{MINUS SIGN}")
+
+
+def percent(value: float) -> str:
+    """Return a percentage with its sign.
+
+    Examples
+    --------
+    >>> percent(-1.25), percent(float("nan"))
+    ('−1.2 %', 'n/a')
+    """
+    return NOT_AVAILABLE if math.isnan(value) else f"{decimal(value, 1, sign=True)} %"
 
 
 def whole(value: float) -> str:
@@ -227,13 +261,27 @@ def interval_name(comparison: Comparison) -> str:
     return " ".join([*(f"{100 * level:.4g} %" for level in levels), "interval"])
 
 
+def above_trivial(comparison: Comparison) -> list[str]:
+    """Return in a sentence who loses to the trivial opponent, by mean online loss; else nothing."""
+    losses = {
+        method: fmean(r.online.loss for r in comparison.results if r.method == method)
+        for method in comparison.methods
+    }
+    trivial = losses.get(TRIVIAL, math.inf)
+    worse = [display(method) for method, loss in losses.items() if loss > trivial]
+    if not worse:
+        return []
+    verb = "has" if len(worse) == 1 else "have"
+    return [f"{', '.join(worse)} {verb} a higher online loss than {display(TRIVIAL)}."]
+
+
 def findings(comparison: Comparison) -> list[str]:
-    """Return what the paired differences of the online stage say, wins and losses alike.
+    """Return what the online stage says, wins and losses alike.
 
     Returns
     -------
     list of str
-        One sentence per method and metric; empty where there are no differences.
+        Who loses to the trivial opponent, and a sentence per method and metric with differences.
     """
     phrases = {
         "better": "better than",
@@ -243,7 +291,7 @@ def findings(comparison: Comparison) -> list[str]:
         "identical": "identical to",
         NOT_AVAILABLE: "no interval against",
     }
-    sentences = []
+    sentences = above_trivial(comparison)
     for method in comparison.methods:
         for metric in dict.fromkeys(d.metric for d in comparison.differences):
             against: dict[str, list[str]] = {word: [] for word in phrases}

@@ -64,7 +64,8 @@ class Mean(Trivial):
     --------
     >>> from autoemb.schema import Label
     >>> from autoemb.tasks import Value
-    >>> known = Known(torch.tensor([3.0]), torch.tensor([[0.0]]), torch.tensor([[[0.0]]]))
+    >>> ids = torch.tensor([[0.0]]), torch.tensor([[[0.0]]])  # events, sums
+    >>> known = Known(torch.tensor([3.0]), *ids, torch.tensor([5.0]))
     >>> Mean(["user_id"], Value(Label(column="x", kind="value")).expecting)(Inputs({}, None, known))
     tensor([[3.]])
     """
@@ -82,7 +83,8 @@ class Bias(Trivial):
     --------
     >>> from autoemb.schema import Label
     >>> from autoemb.tasks import Value
-    >>> known = Known(torch.tensor([3.0]), torch.tensor([[3.0]]), torch.tensor([[[4.0]]]), FIVE)
+    >>> ids = torch.tensor([[3.0]]), torch.tensor([[[4.0]]])  # events, sums
+    >>> known = Known(torch.tensor([3.0]), *ids, torch.tensor([5.0]))
     >>> Bias(["user_id"], Value(Label(column="x", kind="value")).expecting)(Inputs({}, None, known))
     tensor([[3.5000]])
     """
@@ -100,11 +102,12 @@ def told(known: Known) -> Tensor:
 
     Examples
     --------
-    >>> known = Known(torch.tensor([0.5]), torch.tensor([[3.0]]), torch.tensor([[[1.0]]]))
+    >>> ids = torch.tensor([[3.0]]), torch.tensor([[[1.0]]])  # events, sums
+    >>> known = Known(torch.tensor([0.5]), *ids, torch.tensor([5.0]))
     >>> told(known)[:, :6]
     tensor([[0.2500, 0.1250, 0.0357, 0.0000, 0.0000, 1.0000]])
     """
-    octave = torch.log2(1 + known.count).clamp_max(OCTAVES - 1).unsqueeze(2)
+    octave = torch.log2(1 + known.events).clamp_max(OCTAVES - 1).unsqueeze(2)
     centres = torch.arange(OCTAVES, dtype=octave.dtype, device=octave.device)
     popularity = (1 - (octave - centres).abs()).clamp_min(0)
     offsets = [known.offsets(strength) for strength in STRENGTHS]
@@ -112,7 +115,7 @@ def told(known: Known) -> Tensor:
 
 
 class Logistic(Trivial):
-    """A linear model of what is known of the ids and of the dense features, from the mean on.
+    """A linear model of what is known of the ids and of the dense features, beside :class:`Bias`.
 
     Parameters
     ----------
@@ -132,10 +135,11 @@ class Logistic(Trivial):
     --------
     >>> from autoemb.schema import Label
     >>> from autoemb.tasks import Value
-    >>> known = Known(torch.tensor([3.0]), torch.tensor([[3.0]]), torch.tensor([[[4.0]]]), FIVE)
+    >>> ids = torch.tensor([[3.0]]), torch.tensor([[[4.0]]])  # events, sums
+    >>> known = Known(torch.tensor([3.0]), *ids, torch.tensor([5.0]))
     >>> model = Logistic(["user_id"], Value(Label(column="x", kind="value")).expecting)
-    >>> model(Inputs({}, None, known))
-    tensor([[3.]], grad_fn=<AddBackward0>)
+    >>> model(Inputs({}, None, known))  # what Bias says
+    tensor([[3.5000]], grad_fn=<AddBackward0>)
     """
 
     def __init__(
@@ -195,7 +199,8 @@ class FM(Trivial):
     --------
     >>> from autoemb.schema import Label
     >>> from autoemb.tasks import Value
-    >>> known = Known(torch.tensor([3.0]), torch.tensor([[3.0]]), torch.tensor([[[4.0]]]), FIVE)
+    >>> ids = torch.tensor([[3.0]]), torch.tensor([[[4.0]]])  # events, sums
+    >>> known = Known(torch.tensor([3.0]), *ids, torch.tensor([5.0]))
     >>> embedding = FixedEmbedding([10], 8, features=["user_id"])
     >>> model = FM(embedding, Value(Label(column="x", kind="value")).expecting)
     >>> model(Inputs({"user_id": torch.tensor([7])}, None, known))  # one feature has no pairs

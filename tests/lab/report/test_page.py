@@ -387,3 +387,16 @@ def test_a_failed_write_leaves_the_old_page(compared, monkeypatch):
 
 def _full_disk(self, target):
     raise OSError(28, "No space left on device")
+
+
+def test_opponents_are_named_and_what_would_flatten_the_curves_is_not_drawn(recorded, tmp_path):
+    methods = ("mean", "bias", "autoemb")
+    content = recorded.comparison(methods=methods, seeds=(0,))
+    folder = recorded.write_comparison(tmp_path, content)
+    page = draw(folder).read_text()
+    assert "Trivial opponents: mean, of all labels so far; bias, which adds what" in page
+    assert "Skill is the share of bias&#39;s online loss that a method saves" in page
+    assert "Not drawn, as it would flatten the others: mean." in page
+    curves = (folder / "figures" / "stream-loss.svg").read_text()
+    assert ">bias<" in curves
+    assert ">mean<" not in curves

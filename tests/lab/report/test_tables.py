@@ -57,6 +57,32 @@ def test_the_tables_hold_the_recorded_values(recorded):
     assert "undecided: the interval includes zero" in {row[-1] for row in pairs}
 
 
+def with_opponents(recorded):
+    content = recorded.comparison(methods=("mean", "bias", "fse", "autoemb"), seeds=(0, 1))
+    for result in content["results"]:  # AutoEmb saves a tenth of what bias loses, FSE loses more
+        loss = {"mean": 0.5, "bias": 0.2, "fse": 0.21, "autoemb": 0.18}[result["method"]]
+        result["online"]["loss"] = loss
+    return content
+
+
+def test_skill_is_the_share_of_the_trivial_opponents_loss_that_is_saved(recorded):
+    content = with_opponents(recorded)
+    skill = [row.skill.mean for row in rows(Comparison.parse(content, "c"))]
+    assert skill == pytest.approx([-150, 0, -5, 10])
+    text = printed(content, width=80)
+    assert max(map(len, text.splitlines())) <= 80
+    lines = [line.split() for line in text.splitlines()]
+    assert any(line[:1] == ["AutoEmb"] and "+10.0" in line for line in lines)
+    assert "mean, FSE have a higher online loss than bias." in text
+
+
+def test_who_loses_to_nobody_trivial_is_not_said_to(recorded):
+    content = recorded.comparison(seeds=(0,))
+    assert [row.skill for row in rows(Comparison.parse(content, "c"))] == [None] * 4
+    assert "skill" not in printed(content)
+    assert "bias" not in printed(content)
+
+
 def test_findings_tell_losses_as_plainly_as_wins(recorded):
     assert findings(Comparison.parse(recorded.comparison(), "c")) == [
         "AutoEmb, online MSE loss: better than FSE; worse than DARTS; undecided against SAM.",
