@@ -218,8 +218,8 @@ def _opponent(name: str, schema: Schema, task: Task, recipe: Recipe) -> Trivial:
 
 
 def _sums(model: nn.Module, task: Task, device: torch.device | str) -> Sums | None:
-    """Return what keeps the labels of ids, for a model that reads them."""
-    if not any(isinstance(module, Trivial) for module in model.modules()):
+    """Return what keeps the labels of ids, for a model of which some part reads them."""
+    if not any(getattr(module, "reads_known", False) for module in model.modules()):
         return None
     return Sums(read_by(model), task, device)
 

@@ -61,7 +61,8 @@ class Inputs(NamedTuple):
     dense : Tensor[B, C], optional
         Dense features, transformed, each with its indicator of missing values.
     known : Known, optional
-        What earlier labels say of the ids, for models that ask (:class:`autoemb.streaming.Sums`).
+        What earlier labels say of the ids, for modules whose ``reads_known`` is true
+        (:class:`autoemb.streaming.sums.Sums`).
     """
 
     ids: dict[str, Tensor | Bag]

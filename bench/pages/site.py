@@ -6,7 +6,16 @@ import json
 from pathlib import Path
 
 from bench.harness import RESULTS
-from bench.pages import ablations, benchmarks, export, features, figures, readme, study
+from bench.pages import (
+    ablations,
+    benchmarks,
+    export,
+    features,
+    figures,
+    opponents,
+    readme,
+    study,
+)  # fmt: skip
 from bench.pages.records import DOCS, FIGURES, STUDIES, Study
 
 
@@ -34,6 +43,9 @@ def every(
         DOCS / "benchmarks.md": benchmarks.page(results),
         DOCS / "features.md": features.page(
             *(Study.read(name, studies) for name in features.PARTS)
+        ),
+        DOCS / "opponents.md": opponents.page(
+            [Study.read(name, studies) for name in opponents.PARTS]
         ),
         readme.README: readme.page(text, readme.block(recorded, changes, exported)),
     }

@@ -12,7 +12,9 @@ from bench.pages.ablations import Ablations
 from bench.pages.ablations import page as ablations_page
 from bench.pages.records import DOCS, FIGURES, STUDIES, Study
 
-PAGES = [DOCS / f"{name}.md" for name in ("study", "export", "ablations", "benchmarks")]
+PAGES = [DOCS / f"{name}.md" for name in (
+    "study", "export", "ablations", "benchmarks", "features", "opponents",
+)]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

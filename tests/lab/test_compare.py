@@ -213,7 +213,8 @@ def test_a_comparison_can_be_widened(config, stream, tmp_path):
         ({"methods": ["fse", "fse"]}, "--methods is 'fse,fse'; expected different"),
         (
             {"methods": ["fse", "bogus"]},
-            "--methods names bogus; expected some of fse, sam, darts, autoemb",
+            "--methods names bogus; expected some of mean, bias, logistic, fm, fse, sam, "
+            "darts, autoemb",
         ),
         ({"seeds": []}, "--seeds is ''; expected different"),
         ({"seeds": [0, 1, 0]}, "--seeds is '0,1,0'; expected different"),

@@ -1,6 +1,6 @@
 """The trivial opponents of every method: what anybody computes in an afternoon.
 
-They own no rows and read what earlier labels say of the ids (:class:`autoemb.nn.inputs.Known`).
+They read what earlier labels say of the ids (:class:`autoemb.nn.inputs.Known`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ OCTAVES = 12
 
 
 class Trivial(RowModule):
-    """A model that owns no rows.
+    """A model that reads what labels say of ids.
+
+    Any module whose ``reads_known`` is true gets :attr:`autoemb.nn.Inputs.known` of
+    :func:`autoemb.build_learner`.
 
     Parameters
     ----------
@@ -36,6 +39,8 @@ class Trivial(RowModule):
     expecting : callable
         (mean [C], offsets [B, F, C]) -> logits [B, C], of a task.
     """
+
+    reads_known = True
 
     def __init__(self, features: Sequence[str | Sparse], expecting: Expecting) -> None:
         super().__init__(features)
