@@ -20,7 +20,6 @@ from autoemb.tasks import Task
 #: Events without a word that an id may be taken to have had; with the last, nothing is known of it.
 STRENGTHS = (1.0, 2.0, 5.0, 10.0, 25.0, 100.0, float("inf"))
 
-
 #: What is kept of no id.
 _WHOLE = ("total", "events", "errors")
 
@@ -30,7 +29,8 @@ class Sums:
 
     A label is split: what it leaves over the mean of all labels and over the shrunken offsets of
     the event's other features goes to the id of a feature. How much a feature's offsets are shrunk
-    is what would have lost least so far, each label before it was known.
+    is what would have lost least so far, each label before it was known. All events count alike,
+    whatever their weights.
 
     Parameters
     ----------
