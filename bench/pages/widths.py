@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from autoemb.lab.report import wording
 from bench.pages.names import Stream, plural, prose_name, row_name
 from bench.pages.records import (
     Study,
@@ -162,7 +163,7 @@ def by_popularity(study: Study) -> dict[str, Any]:
             widths = octaves(runs, feature, "width")
             cells = [f"{widths[low]:.0f}" if low in widths else "" for low in OCTAVES]
             correlation = rising(widths)
-            body.append([row_name(stream), feature, *cells, signed(correlation)])
+            body.append([row_name(stream), wording.feature(feature), *cells, signed(correlation)])
             rise.append(correlation >= RISES)
             what = f"{plural(feature)} of {prose_name(stream)}"
             if not rise[-1]:
@@ -210,7 +211,9 @@ def hindsight(study: Study) -> dict[str, Any]:
     runs = study.runs(most, study.ours)
     widths = {f: octaves(runs, f, "width") for f in features(runs, "width")}
     return {
-        "hindsight_table": table(["stream", *(f"by {f}" for f in every), study.ours], body),
+        "hindsight_table": table(
+            ["stream", *(f"by {wording.feature(f)}" for f in every), study.ours], body
+        ),
         "hindsight": [value for said in gains.values() for value in said.values()],
         "most": most,
         "most_gain": ours[most],
