@@ -138,7 +138,7 @@ def renamed(records):
 
     def features(run):
         run["by_popularity"] = {
-            f"{name}_id": said for name, said in run["by_popularity"].items()
+            f"my_{name}": said for name, said in run["by_popularity"].items()
         }  # fmt: skip
 
     def more(record):
@@ -177,7 +177,7 @@ def test_any_methods_features_and_data_sets_will_do(recorded):
         assert "| logistic | " in pages[name]
         assert "logistic on 8" in pages[name]
     assert "globo, regression" in pages["study"]
-    assert "| MovieTweetings, regression | user |" in pages["study"]
+    assert "| MovieTweetings, regression | my_user_id |" in pages["study"]
     assert "The mean width of users there is" in " ".join(pages["study"].split())
     assert "latest small" not in pages["study"].partition("## What came out")[2]
 
