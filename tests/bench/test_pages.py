@@ -178,7 +178,7 @@ def test_any_methods_features_and_data_sets_will_do(recorded):
         assert "logistic on 8" in pages[name]
     assert "globo, regression" in pages["study"]
     assert "| MovieTweetings, regression | my_user_id |" in pages["study"]
-    assert "The mean width of users there is" in " ".join(pages["study"].split())
+    assert "The mean width of my_users there is" in " ".join(pages["study"].split())
     assert "latest small" not in pages["study"].partition("## What came out")[2]
 
 
