@@ -109,6 +109,10 @@ def load(content: dict[str, Any]) -> Iterator[str]:
     ]
     yield from ("", f"{content['rows']:,} rows.", "")
     yield from table("CPU", ["how", "median seconds", "peak GiB"], rows)
+    many = content["many_columns"]
+    yield from ("", f"All features of {many['data']}, {many['rows']:,} rows: a median of")
+    yield f"{many['seconds_median']:.1f} seconds (bar {many['bars']['seconds']:g}), a peak of"
+    yield f"{many['peak_gib']:.2f} GiB (bar {many['bars']['peak_gib']:g})."
 
 
 def gpu(content: dict[str, Any]) -> Iterator[str]:

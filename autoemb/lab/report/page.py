@@ -139,10 +139,11 @@ def _panels(recording: Recording) -> dict[str, list[Panel]]:
 
 def _hidden(method: str, methods: Collection[str]) -> bool:
     """Whether a method has no curves: the mean is so far from others that it would flatten them."""
-    return method == "mean" and len(methods) > 1
+    return method == "mean" and len(methods) > 2
 
 
 def _left_out(methods: Collection[str]) -> str:
+    """Return a sentence that names the methods without curves; else nothing."""
     hidden = [wording.display(method) for method in methods if _hidden(method, methods)]
     return f" Not drawn, as it would flatten the others: {', '.join(hidden)}." if hidden else ""
 
@@ -153,7 +154,11 @@ def _differences(recording: Recording) -> list[Panel]:
     comparison, panels = recording.comparison, []
     found = dict.fromkeys(d.metric for d in comparison.differences)
     for metric in [*found][: wording.MOST_METRICS]:
-        pairs = [d for d in comparison.differences if d.metric == metric]
+        pairs = [
+            d
+            for d in comparison.differences
+            if d.metric == metric and not _hidden(d.baseline, comparison.methods)
+        ]
         label, lower = wording.metric_name(metric, comparison.task), wording.lower_is_better(metric)
         side = "" if lower is None else f" ({'left' if lower else 'right'} of zero is better)"
         name = f"difference-{metric}"
@@ -175,7 +180,7 @@ def _over_stream(recording: Recording, runs: Mapping[str, Sequence[Run]]) -> lis
         name = f"stream-{metric}"
         svg = figures.over_stream(name, lines[metric], label, boundary)
         panels.append(Panel(name, _capital(label), svg))
-    baseline = "fse" if "fse" in runs else comparison.methods[0]
+    baseline = "fse" if "fse" in runs else next(iter(runs))
     against = wording.display(baseline)
     for metric, label in labels.items() if len(runs) > 1 else ():
         name = f"stream-{metric}-difference"

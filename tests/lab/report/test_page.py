@@ -395,7 +395,7 @@ def test_opponents_are_named_and_what_would_flatten_the_curves_is_not_drawn(reco
     folder = recorded.write_comparison(tmp_path, content)
     page = draw(folder).read_text()
     assert "Trivial opponents: mean, of all labels so far; bias, which adds what" in page
-    assert "Skill is the share of bias&#39;s online loss that a method saves" in page
+    assert "Skill is the share of bias's online loss that a method saves" in page
     assert "Not drawn, as it would flatten the others: mean." in page
     curves = (folder / "figures" / "stream-loss.svg").read_text()
     assert ">bias<" in curves
