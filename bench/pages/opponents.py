@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from autoemb.lab.report.tables import mean_cell
 from autoemb.lab.report.wording import TRIVIAL
+from autoemb.learners import FACTORS
 from autoemb.recipe import OPPONENTS
 from bench.pages.features import ALL
 from bench.pages.names import Stream, row_name
@@ -71,6 +72,8 @@ def page(studies: list[Study]) -> str:
     return render(
         "opponents",
         ours=ours,
+        opponents=len(OPPONENTS),
+        factors=FACTORS,
         streams=len(every),
         beaten=beaten,
         behind=[f"{name} on {number}" for name, number in behind.items()],
