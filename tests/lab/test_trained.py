@@ -127,7 +127,7 @@ def test_the_models_own_schema_reads_the_data(autoemb, tmp_path):
     said = autoemb("export", out, "--budget", "0.5", "--out", model)
     assert [line.split(":")[0] for line in said.splitlines()][:3] == ["who", "what", "tags"]
     said = autoemb("evaluate", model, *data)
-    assert "auc " in said
+    assert "AUC " in said
     assert "over 150 events" in said
     assert said.split(" over ")[0] == autoemb("evaluate", model, *data, *columns).split(" over ")[0]
     one = {"who": ["u1", "new"], "what": [1, 9], "tags": [["a1"], []], "price": [0.5, None]}
