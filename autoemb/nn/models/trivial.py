@@ -21,7 +21,7 @@ from autoemb.schema import Sparse
 Expecting = Callable[[Tensor, Tensor], Tensor]
 
 #: Events without a word that every id is taken to have had, in the inputs of :class:`Logistic`.
-STRENGTHS = (1.0, 5.0, 25.0)
+INPUT_STRENGTHS = (1.0, 5.0, 25.0)
 
 #: Octaves of an id's events that :class:`Logistic` tells apart.
 OCTAVES = 12
@@ -115,7 +115,7 @@ def told(known: Known) -> Tensor:
     octave = torch.log2(1 + known.events).clamp_max(OCTAVES - 1).unsqueeze(2)
     centres = torch.arange(OCTAVES, dtype=octave.dtype, device=octave.device)
     popularity = (1 - (octave - centres).abs()).clamp_min(0)
-    offsets = [known.offsets(strength) for strength in STRENGTHS]
+    offsets = [known.offsets(strength) for strength in INPUT_STRENGTHS]
     return torch.cat([*offsets, popularity], 2).flatten(1)
 
 
@@ -156,7 +156,7 @@ class Logistic(Trivial):
     ) -> None:
         super().__init__(features, expecting)
         self.num_dense = num_dense
-        inputs = len(self.features) * (len(STRENGTHS) * outputs + OCTAVES) + num_dense
+        inputs = len(self.features) * (len(INPUT_STRENGTHS) * outputs + OCTAVES) + num_dense
         self.linear = nn.Linear(inputs, outputs)
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
