@@ -6,7 +6,7 @@ Same names, same answers and the same errors as the compiled :mod:`autoemb._runt
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -84,11 +84,7 @@ def record(
         raise ValueError("loss must be as long as rows")
     if not len(last_loss) == len(mean_loss) == len(count):
         raise ValueError("last_loss and mean_loss must be as long as count")
-    outside = np.flatnonzero((rows < 0) | (rows >= len(count)))
-    if outside.size:
-        raise IndexError(
-            f"rows[{outside[0]}] is {rows[outside[0]]}; the tables have {len(count)} rows"
-        )
+    _check_rows(rows, len(count))
     for row, value in zip(rows.tolist(), loss.tolist(), strict=True):
         if count[row]:
             mean_loss[row] = decay * mean_loss.item(row) + (1.0 - decay) * value
@@ -98,6 +94,55 @@ def record(
         count[row] += 1
 
 
+def forgetting_sums(
+    rows: Int64Array, values: Float32Array, decay: float, sums: Float32Array
+) -> None:
+    """Add ``values`` [L, C] to the sums [V, C] of ``rows`` [L] in place, which forget as they do."""
+    _check_vector("rows", rows, np.int64)
+    _check_matrix("values", values, np.float32)
+    _check_matrix("sums", sums, np.float32, writable=True)
+    if len(values) != len(rows):
+        raise ValueError("values must be as long as rows")
+    if values.shape[1] != sums.shape[1]:
+        raise ValueError("values must be as wide as sums")
+    _check_rows(rows, len(sums))
+    for row, value in zip(rows.tolist(), values.astype(np.float64), strict=True):
+        sums[row] = decay * sums[row].astype(np.float64) + value
+
+
+def learn_factors(
+    tables: Sequence[Float32Array],
+    rows: Sequence[Int64Array],
+    residual: Float32Array,
+    weight: Float32Array,
+    rate: float,
+    penalty: float,
+) -> None:
+    """Let factors of F ``tables`` [V, K] learn what their products lack of ``residual`` [B]."""
+    _check_vector("residual", residual, np.float32)
+    _check_vector("weight", weight, np.float32)
+    if len(weight) != len(residual):
+        raise ValueError("weight must be as long as residual")
+    if len(rows) != len(tables):
+        raise ValueError("rows must be as many as tables")
+    for table, own in zip(tables, rows, strict=True):
+        _check_matrix("table", table, np.float32, writable=True)
+        _check_vector("rows", own, np.int64)
+        if table.shape[1] != tables[0].shape[1]:
+            raise ValueError("tables must be of one width")
+        if len(own) != len(residual):
+            raise ValueError("rows must be as long as residual")
+        _check_rows(own, len(table))
+    for event, (left, share) in enumerate(zip(residual.tolist(), weight.tolist(), strict=True)):
+        pairs = list(zip(tables, (own[event] for own in rows), strict=True))
+        before = np.array([table[row] for table, row in pairs], np.float64)
+        total = before.sum(0)
+        error = left - (total**2 - (before**2).sum(0)).sum() / 2
+        for (table, row), was in zip(pairs, before, strict=True):
+            change = rate * share * (error * (total - was) - penalty * was)
+            table[row] = table[row].astype(np.float64) + change
+
+
 def distinct(rows: Int64Array) -> tuple[Int64Array, Int64Array, Int64Array]:
     """Return the distinct values [U] of ``rows`` ascending, where each row is there, and counts."""
     _check_vector("rows", rows, np.int64)
@@ -105,17 +150,33 @@ def distinct(rows: Int64Array) -> tuple[Int64Array, Int64Array, Int64Array]:
     return values, inverse, counts
 
 
-def _check_vector(
-    name: str, array: npt.NDArray[Any], dtype: type[np.generic], *, writable: bool = False
+def _check_rows(rows: Int64Array, num_rows: int) -> None:
+    outside = np.flatnonzero((rows < 0) | (rows >= num_rows))
+    if outside.size:
+        raise IndexError(
+            f"rows[{outside[0]}] is {rows[outside[0]]}; the tables have {num_rows} rows"
+        )
+
+
+def _check_vector(name: str, array: npt.NDArray[Any], dtype: Any, *, writable: bool = False) -> None:
+    _check_array(name, array, dtype, 1, writable)
+
+
+def _check_matrix(name: str, array: npt.NDArray[Any], dtype: Any, *, writable: bool = False) -> None:
+    _check_array(name, array, dtype, 2, writable)
+
+
+def _check_array(
+    name: str, array: npt.NDArray[Any], dtype: Any, dimensions: int, writable: bool
 ) -> None:
     flags = array.flags
     if (
-        array.ndim != 1
+        array.ndim != dimensions
         or array.dtype != dtype
         or not (flags.c_contiguous and flags.aligned)
         or (writable and not flags.writeable)
     ):
         raise TypeError(
             f"{name} must be a contiguous {'writable ' if writable else ''}"
-            f"1-D array of {np.dtype(dtype)}"
+            f"{dimensions}-D array of {np.dtype(dtype)}"
         )

@@ -48,7 +48,7 @@ class Batch:
     dense : Tensor[B, C], float32, optional
         Numbers as they came, in the order of the schema; NaN where one is missing.
     label : Tensor[B], optional
-        What the task makes of the label column; None to predict only.
+        As it stands in the data: a task makes of it what is to be predicted. None to predict only.
     weight : Tensor[B], float32, optional
         Of each event in the loss; 1 by default.
     timestamp : array [B], int64, optional

@@ -64,15 +64,26 @@ class Task:
         """Return what is to be predicted [B], of labels [B] as they stand in the data: float32."""
         return labels.to(torch.float32)
 
-    def check(self, target: Tensor) -> None:
-        """Check that targets [B] are such as the loss takes: here 0, 1 or between, a soft label.
+    def check(self, labels: Tensor) -> None:
+        """Check that labels [B] are such as they may stand in the data.
 
         Raises
         ------
         UserError
             For one that is not; names the event and what was expected.
         """
-        _check_targets(target, (target >= 0) & (target <= 1), "a number from 0 to 1")
+        low, high = self.label.scale or (0.0, 1.0)  # a click may be soft: a number between
+        wanted = f"a number from {low:g} to {high:g}"
+        _check_labels(labels, (labels >= low) & (labels <= high), wanted)
+
+    def grade(self, labels: Tensor) -> Tensor | None:
+        """Return what labels [B] say beyond their targets: a rating's place on its scale, 0 to 1.
+
+        None where a label is its target.
+        """
+        if self.label.kind != "rating":
+            return None
+        return _stars(self.label, labels) / 5
 
     @property
     def start(self) -> float:
@@ -112,10 +123,10 @@ class Task:
         return (logits.squeeze(1) > 0) == (target > 0.5)
 
 
-def _check_targets(target: Tensor, sound: Tensor, wanted: str) -> None:
+def _check_labels(labels: Tensor, sound: Tensor, wanted: str) -> None:
     if not bool(sound.all()):
         event = int((~sound).nonzero()[0])
-        raise UserError(f"event {event}: label is {target[event]:g}; expected {wanted}")
+        raise UserError(f"event {event}: label is {labels[event]:g}; expected {wanted}")
 
 
 def _stars(label: Label, ratings: Tensor) -> Tensor:
@@ -176,12 +187,15 @@ class Classification(Task):
             return labels.to(torch.int64)
         return (_stars(self.label, labels).ceil().long() - 1).clamp(0, 4)
 
-    def check(self, target: Tensor) -> None:
-        """Check that targets [B] are numbers of classes, int64."""
-        if target.dtype != torch.int64:
-            raise UserError(f"labels are {target.dtype}; expected numbers of classes, torch.int64")
-        sound = (target >= 0) & (target < self.outputs)
-        _check_targets(target, sound, f"a class from 0 to {self.outputs - 1}")
+    def check(self, labels: Tensor) -> None:
+        """Check that labels [B] are ratings on their scale, or numbers of classes, int64."""
+        if self.label.kind == "rating":
+            super().check(labels)
+        elif labels.dtype != torch.int64:
+            raise UserError(f"labels are {labels.dtype}; expected numbers of classes, torch.int64")
+        else:
+            sound = (labels >= 0) & (labels < self.outputs)
+            _check_labels(labels, sound, f"a class from 0 to {self.outputs - 1}")
 
     @property
     def start(self) -> float:
@@ -256,7 +270,7 @@ class Value(Task):
     kinds = ("value",)
     metrics = ("loss", "mae")
 
-    def check(self, target: Tensor) -> None:
+    def check(self, labels: Tensor) -> None:
         """Check nothing: a label may be any number."""
 
     @property

@@ -58,8 +58,8 @@ def measure(rate: float | None) -> dict[str, Any]:
     """Return seconds of training without and with a reader, in turns."""
     data = synthetic(500 * STEPS * (2 * ROUNDS + 2))
     task = task_for("regression", data.schema.label)
-    learner, stream = build_learner(data.schema, task), iter(Stream(data.events(task)))
-    read = data.events(task).batch(0, EVENTS)
+    learner, stream = build_learner(data.schema, task), iter(Stream(data.events()))
+    read = data.events().batch(0, EVENTS)
     for _ in range(STEPS):
         learner.learn(next(stream))
     learner.predict(read)

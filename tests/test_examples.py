@@ -20,7 +20,7 @@ def test_your_own_model_learns_is_saved_and_predicts(own_model, tmp_path, capsys
     own_model.main(tmp_path)
     first, last, known, stranger = map(float, re.findall(r"\d\.\d{3}", capsys.readouterr().out))
     events = own_model.load(tmp_path / "events.csv", schema=own_model.SCHEMA)
-    clicks = events.events(own_model.TASK).label
+    clicks = events.events().label
     share = clicks.mean()
     entropy = -(share * share.log() + (1 - share) * (1 - share).log())
     assert last < 0.95 * entropy  # of a model that knows the share of clicks alone
@@ -34,7 +34,7 @@ def test_your_own_model_learns_is_saved_and_predicts(own_model, tmp_path, capsys
 
 def test_a_saved_learner_goes_on_to_the_same_numbers(own_model, tmp_path):
     own_model.write_events(tmp_path / "events.csv", count=600)
-    events = own_model.load(tmp_path / "events.csv", schema=own_model.SCHEMA).events(own_model.TASK)
+    events = own_model.load(tmp_path / "events.csv", schema=own_model.SCHEMA).events()
     learner, copy, third = (own_model.build() for _ in range(3))
     for start in (0, 200):
         learner.learn(events.batch(start, start + 200))

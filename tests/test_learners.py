@@ -83,7 +83,7 @@ def test_library_and_command_line_learn_to_the_same_bits(dataset, tmp_path, pres
     task = task_for(None, dataset.schema.label)
     recipe = Recipe.of(preset, method=method, **SMALL)
     learner = build_learner(dataset.schema, task, recipe, seed=3, batch_size=40)
-    steps = [learner.learn(batch) for batch in Stream(dataset.events(task), 40, least=2)]
+    steps = [learner.learn(batch) for batch in Stream(dataset.events(), 40, least=2)]
     predicted = torch.cat([task.predict(step.outcome.logits) for step in steps])
     assert torch.equal(predicted, pl.read_parquet(path)["prediction"].to_torch())
     losses = torch.cat([step.losses for step in steps]).double()[210:]
@@ -99,7 +99,7 @@ def test_library_and_command_line_learn_to_the_same_bits(dataset, tmp_path, pres
 
 def test_the_same_arguments_give_the_same_learner(dataset):
     task = task_for(None, dataset.schema.label)
-    batches = [*Stream(dataset.events(task), 50)]
+    batches = [*Stream(dataset.events(), 50)]
     ends = []
     for seed in (5, 5, 6):
         torch.manual_seed(len(ends))  # must not matter
@@ -155,7 +155,7 @@ def test_a_callable_makes_a_model_of_the_recipes_embedding():
     assert made == [(learner.modules[0].embedding, 1, (8,), 2)]
     assert type(made[0][0]) is FixedEmbedding
     data = shop()
-    for batch in Stream(data.events(task_for("click", SCHEMA.label)), 40):
+    for batch in Stream(data.events(), 40):
         step = learner.learn(batch)
     assert step.losses.isfinite().all()
 
@@ -249,7 +249,7 @@ def test_dense_parameters_take_an_optimizer_a_schedule_and_a_bound_of_ones_own()
     learner = build_learner(SCHEMA, recipe=Recipe(**SMALL), **options)
     data, moved = shop(), []
     dense = learner.trainer.model.function.dense
-    for batch in [*Stream(data.events(task_for("click", SCHEMA.label)), 60)][:4]:
+    for batch in [*Stream(data.events(), 60)][:4]:
         before = [p.detach().clone() for p in dense.values()]
         learner.learn(batch)
         steps = [(p - b).flatten() for p, b in zip(dense.values(), before, strict=True)]

@@ -35,13 +35,17 @@ class Example(NamedTuple):
     ----------
     inputs : Inputs
     label : Tensor[B]
+        What is to be predicted.
     weight : Tensor[B], optional
         Of each event in the loss.
+    grade : Tensor[B], optional
+        What the label says beyond that, from 0 to 1 (:meth:`autoemb.tasks.Task.grade`).
     """
 
     inputs: Inputs
     label: Tensor
     weight: Tensor | None = None
+    grade: Tensor | None = None
 
 
 class View(NamedTuple):

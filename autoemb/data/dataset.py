@@ -13,7 +13,6 @@ import polars as pl
 from autoemb.data.events import DatasetEvents
 from autoemb.errors import UserError
 from autoemb.schema import Schema
-from autoemb.tasks import Task
 
 _IDS = (pl.Int64(), pl.String())
 _NUMBER = (pl.Float32(),)
@@ -115,19 +114,18 @@ class Dataset:
         order = np.random.default_rng(seed).permutation(len(self))
         return replace(self, frame=self.frame[order])
 
-    def events(self, task: Task) -> DatasetEvents:
-        """Return the events with what a task makes of their labels, to be cut into batches.
+    def events(self) -> DatasetEvents:
+        """Return the events, to be cut into batches.
 
         Examples
         --------
         >>> from autoemb.data import synthetic
-        >>> from autoemb.tasks import task_for
         >>> data = synthetic(1000)
-        >>> batch = data.events(task_for(None, data.schema.label)).batch(0, 500)
+        >>> batch = data.events().batch(0, 500)
         >>> len(batch), sorted(batch.sparse), batch.label.dtype
         (500, ['item_id', 'user_id'], torch.float32)
         """
-        return DatasetEvents(self.frame, self.schema, task)
+        return DatasetEvents(self.frame, self.schema)
 
     def describe(self) -> dict[str, Any]:
         """Return what the data of a run are told by.

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from autoemb.batch import Bag, Batch, Ids
 from autoemb.schema import Schema
-from autoemb.tasks import Task
 
 
 class DatasetEvents:
@@ -23,11 +22,9 @@ class DatasetEvents:
     frame : polars.DataFrame
         As of :class:`autoemb.data.Dataset`.
     schema : Schema
-    task : Task
-        Makes targets of the labels.
     """
 
-    def __init__(self, frame: pl.DataFrame, schema: Schema, task: Task) -> None:
+    def __init__(self, frame: pl.DataFrame, schema: Schema) -> None:
         self._events = frame.height
         self._sparse = {f.column: _Column(frame[f.column]) for f in schema.sparse}
         self._bags = {
@@ -40,7 +37,7 @@ class DatasetEvents:
         if schema.dense:
             numbers = frame.select(number.column for number in schema.dense).to_numpy()
             self._dense = _tensor(np.ascontiguousarray(numbers))
-        self._label = task.target(_tensor(frame[schema.label.column].to_numpy()))
+        self._label = _tensor(frame[schema.label.column].to_numpy())
         self._weight = None if schema.weight is None else _tensor(frame[schema.weight].to_numpy())
         self._timestamp: npt.NDArray[np.int64] | None = None
         if schema.timestamp is not None:
@@ -50,11 +47,6 @@ class DatasetEvents:
     def __len__(self) -> int:
         """Return the number of events."""
         return self._events
-
-    @property
-    def label(self) -> Tensor:
-        """Targets of all events [E]."""
-        return self._label
 
     def batch(self, start: int, stop: int) -> Batch:
         """Return the events from ``start`` up to ``stop``.

@@ -97,7 +97,7 @@ def evaluate(model: ServedModel, dataset: Dataset, *, every: bool = False) -> di
     start = time.perf_counter()
     for batch in stream:
         assert batch.label is not None  # of a data set
-        metrics.add(model.logits(batch), batch.label, batch.weight)
+        metrics.add(model.logits(batch), task.target(batch.label), batch.weight)
     seconds = time.perf_counter() - start
     return {
         **metrics.compute(),

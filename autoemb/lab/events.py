@@ -32,6 +32,6 @@ def task_of(dataset: Dataset, config: RunConfig) -> Task:
 
 
 def stream_of(dataset: Dataset, config: RunConfig) -> Stream:
-    """Return the batches of events with what the task makes of their labels."""
+    """Return the batches of events."""
     least = 2 if config.recipe.norm == "batch" else 1  # for the batch's own statistics
-    return Stream(dataset.events(task_of(dataset, config)), config.batch_size, least)
+    return Stream(dataset.events(), config.batch_size, least)

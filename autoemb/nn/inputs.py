@@ -25,12 +25,16 @@ class Known(NamedTuple):
         What their labels left over the mean and what was known of the other features.
     strength : Tensor[F]
         Events without a word that every id of a feature is taken to have had, as tells best.
+    traces : Tensor[B, F, T], optional
+        What else a network is told of each id (:class:`autoemb.streaming.traces.Traces`), for
+        modules whose ``reads_traces`` is true.
     """
 
     mean: Tensor
     events: Tensor
     sums: Tensor
     strength: Tensor
+    traces: Tensor | None = None
 
     def offsets(self, strength: float | Tensor | None = None) -> Tensor:
         """Return the means [B, F, C] of what labels left, shrunk towards 0.

@@ -143,8 +143,13 @@ class Encoder:
         dense = None
         if self.dense is not None and batch.dense is not None:
             dense = self.dense(batch.dense)
-        label = torch.zeros(len(batch)) if batch.label is None else batch.label
-        return Example(Inputs(ids, dense), label, batch.weight)
+        inputs = Inputs(ids, dense)
+        if batch.label is None:
+            return Example(inputs, torch.zeros(len(batch)))
+        if self.task is None:
+            return Example(inputs, batch.label, batch.weight)
+        target = self.task.target(batch.label)
+        return Example(inputs, target, batch.weight, self.task.grade(batch.label))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the ids of all tables and what is known of dense features."""

@@ -14,14 +14,16 @@ from autoemb.errors import UserError
 from autoemb.nn.inputs import Known
 from autoemb.ops import pool
 from autoemb.schema import Sparse
+from autoemb.nn.draws import Keys
 from autoemb.streaming.history import History
+from autoemb.streaming.traces import Traces
 from autoemb.tasks import Task
 
 #: Events without a word that an id may be taken to have had; with the last, nothing is known of it.
 STRENGTHS = (1.0, 2.0, 5.0, 10.0, 25.0, 100.0, float("inf"))
 
 #: What is kept of no id.
-_WHOLE = ("total", "events", "errors")
+_WHOLE = ("total", "events", "losses")
 
 
 class Sums:
@@ -38,32 +40,44 @@ class Sums:
         Features that a model reads, by name.
     task : Task
     device : torch.device or str, default "cpu"
+    traced : bool, default False
+        Whether to keep :class:`Traces`, too; on the CPU.
 
     Attributes
     ----------
     tables : dict of str to Tensor[V, C], float32
-        By table; C is the width of the task's output.
+        By table; C is the width of the task's output and, of a rating that is traced, its grade.
     total : Tensor[C], float64
         Of all labels, and one event more that has the task's starting value.
     events : Tensor[], float64
         How many they are.
-    errors : Tensor[F, K], float64
+    losses : Tensor[F, K], float64
         Loss of all events so far with each feature's offsets shrunk by each strength.
+    traces : Traces or None
     """
 
     def __init__(
-        self, reads: Mapping[str, Sparse], task: Task, device: torch.device | str = "cpu"
+        self,
+        reads: Mapping[str, Sparse],
+        task: Task,
+        device: torch.device | str = "cpu",
+        *,
+        traced: bool = False,
     ) -> None:
         self.reads, self.task = dict(reads), task
-        width = task.outputs
+        graded = traced and task.label.kind == "rating"
+        width = task.outputs + graded
+        self.traces = Traces(reads, width, graded or width == 1) if traced else None
         self.tables = {
             feature.table: torch.zeros(0, width, device=device) for feature in reads.values()
         }
         self.total = torch.full((width,), task.start, dtype=torch.float64, device=device)
+        if graded:
+            self.total[-1] = 0.5
         self.events = torch.ones((), dtype=torch.float64, device=device)
         self.strengths = torch.tensor(STRENGTHS, device=device)
         shape = len(self.reads), len(STRENGTHS)
-        self.errors = torch.zeros(shape, dtype=torch.float64, device=device)
+        self.losses = torch.zeros(shape, dtype=torch.float64, device=device)
 
     def grow(self, num_rows: Mapping[str, int]) -> None:
         """Make room for so many ids of each table."""
@@ -72,6 +86,13 @@ class Sums:
             if missing > 0:
                 new = sums.new_zeros(missing, sums.shape[1])
                 self.tables[table] = torch.cat([sums, new])
+        if self.traces is not None:
+            self.traces.grow(num_rows)
+
+    def begin(self, table: str, rows: Tensor, keys: Keys) -> None:
+        """Start rows [U] of ids that are new."""
+        if self.traces is not None:
+            self.traces.begin(table, rows, keys)
 
     def known(
         self, example: Example, history: History, last: Mapping[str, int] | None = None
@@ -90,10 +111,14 @@ class Sums:
             self._of(name, feature, example, history, last) for name, feature in self.reads.items()
         ]
         counts, sums = (torch.stack(part, 1) for part in zip(*parts, strict=True))
-        mean = (self.total / self.events).to(torch.float32)
-        strength = self.strengths[self.errors.argmin(1)]
-        inputs = example.inputs._replace(known=Known(mean, counts.squeeze(2), sums, strength))
-        return example._replace(inputs=inputs)
+        counts = counts.squeeze(2)
+        traces = None
+        if self.traces is not None:
+            traces = self.traces.inputs(example, counts, sums, self.events, last)
+        mean, outputs = (self.total / self.events).to(torch.float32), self.task.outputs
+        strength = self.strengths[self.losses.argmin(1)]
+        known = Known(mean[:outputs], counts, sums[:, :, :outputs], strength, traces)
+        return example._replace(inputs=example.inputs._replace(known=known))
 
     def _of(
         self,
@@ -131,22 +156,42 @@ class Sums:
         """
         known = example.inputs.known
         assert known is not None
-        self.errors += self._losses(known, example.label)
-        measured = self.task.measured(example.label)
-        offsets = known.offsets()
+        self.losses += self._losses(known, example.label)
+        measured = self._measured(example)
+        mean = (self.total / self.events).to(torch.float32)
+        offsets = self._offsets(example, history, known.strength)
+        if self.traces is not None:
+            self.traces.learn(example, measured - self._expected(mean, offsets), self.events)
         for number, (name, feature) in enumerate(self.reads.items()):
             if not feature.counts:
                 continue
             offsets[:, number].zero_()
-            left = measured - self.task.expected(known.mean, offsets)
+            left = measured - self._expected(mean, offsets)
             rows, events = _entries(example.inputs.ids[name])
             own = left if events is None else left.index_select(0, events)
             # Unlike index_add it sums in one order on a GPU, too.
             self.tables[feature.table].index_put_((rows,), own, accumulate=True)
+            if self.traces is not None:
+                self.traces.add(feature.table, rows, own)
             count, sums = self._of(name, feature, example, history, None)
             offsets[:, number] = sums / (count + known.strength[number])
         self.total += measured.sum(0)
         self.events += len(measured)
+
+    def _measured(self, example: Example) -> Tensor:
+        """Return what sums are kept of [B, C]."""
+        measured = self.task.measured(example.label)
+        if len(self.total) == self.task.outputs or example.grade is None:
+            return measured
+        return torch.cat([measured, example.grade.unsqueeze(1)], 1)
+
+    def _expected(self, mean: Tensor, offsets: Tensor) -> Tensor:
+        """Return what that is expected to be [B, C]; a grade is the mean and all offsets."""
+        outputs = self.task.outputs
+        expected = self.task.expected(mean[:outputs], offsets[:, :, :outputs])
+        if len(mean) == outputs:
+            return expected
+        return torch.cat([expected, mean[outputs:] + offsets[:, :, outputs:].sum(1)], 1)
 
     def _losses(self, known: Known, label: Tensor) -> Tensor:
         """Return the loss of a batch [F, K] with each feature's offsets shrunk by each strength."""
@@ -164,7 +209,9 @@ class Sums:
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything, as nested dicts of tensors."""
-        return {"tables": dict(self.tables)} | {name: getattr(self, name) for name in _WHOLE}
+        traces = None if self.traces is None else self.traces.state_dict()
+        whole = {name: getattr(self, name) for name in _WHOLE}
+        return {"tables": dict(self.tables), "traces": traces} | whole
 
     def load_state_dict(self, state: Mapping[str, Any], num_rows: Mapping[str, int]) -> None:
         """Restore :meth:`state_dict`.
@@ -188,6 +235,8 @@ class Sums:
                     f"{name} of labels is {value.dtype} {[*value.shape]}; expected {own.dtype} "
                     f"{[*own.shape]}"
                 )
+        if self.traces is not None:
+            self.traces.load_state_dict(state["traces"], num_rows)
         device = self.total.device
         self.tables = {t: state["tables"][t].to(device, copy=True) for t in self.tables}
         for name in _WHOLE:

@@ -1,6 +1,7 @@
 // autoemb._runtime: checks of the arguments, and the way between numpy and plain pointers.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <string>
 #include <utility>
@@ -9,6 +10,7 @@
 #include "distinct.h"
 #include "id_table.h"
 #include "record.h"
+#include "traces.h"
 
 namespace py = pybind11;
 
@@ -35,6 +37,38 @@ Vector<T> vector(const py::array& array, const char* name) {
   }
   // The flags say that it may be written where T is not const.
   return {static_cast<T*>(const_cast<void*>(array.data())), static_cast<size_t>(array.size())};
+}
+
+template <class T>
+struct Matrix {
+  T* data;
+  size_t rows;
+  size_t columns;
+};
+
+template <class T>
+Matrix<T> matrix(const py::array& array, const char* name) {
+  using Element = std::remove_const_t<T>;
+  constexpr int kPlain = py::array::c_style | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
+  constexpr int kNeeded =
+      std::is_const_v<T> ? kPlain : kPlain | py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
+  if (!py::isinstance<py::array_t<Element>>(array) || array.ndim() != 2 ||
+      (array.flags() & kNeeded) != kNeeded) {
+    const std::string type = py::str(static_cast<py::handle>(py::dtype::of<Element>()));
+    throw py::type_error(std::string(name) + " must be a contiguous " +
+                         (std::is_const_v<T> ? "" : "writable ") + "2-D array of " + type);
+  }
+  return {static_cast<T*>(const_cast<void*>(array.data())), static_cast<size_t>(array.shape(0)),
+          static_cast<size_t>(array.shape(1))};
+}
+
+void check_rows(const Vector<const int64_t>& rows, size_t num_rows) {
+  for (size_t i = 0; i < rows.size; ++i) {
+    if (static_cast<uint64_t>(rows.data[i]) >= num_rows) {  // negative ones become huge
+      throw py::index_error("rows[" + std::to_string(i) + "] is " + std::to_string(rows.data[i]) +
+                            "; the tables have " + std::to_string(num_rows) + " rows");
+    }
+  }
 }
 
 py::array_t<int64_t> to_array(const std::vector<int64_t>& values) {
@@ -97,13 +131,43 @@ void record_checked(const py::array& rows_array, const py::array& loss_array, do
   if (last_loss.size != count.size || mean_loss.size != count.size) {
     throw py::value_error("last_loss and mean_loss must be as long as count");
   }
-  for (size_t i = 0; i < rows.size; ++i) {
-    if (static_cast<uint64_t>(rows.data[i]) >= count.size) {  // negative ones become huge
-      throw py::index_error("rows[" + std::to_string(i) + "] is " + std::to_string(rows.data[i]) +
-                            "; the tables have " + std::to_string(count.size) + " rows");
-    }
-  }
+  check_rows(rows, count.size);
   record(rows.data, loss.data, rows.size, decay, count.data, last_loss.data, mean_loss.data);
+}
+
+void forgetting_sums_checked(const py::array& rows_array, const py::array& values_array,
+                             double decay, const py::array& sums_array) {
+  const auto rows = vector<const int64_t>(rows_array, "rows");
+  const auto values = matrix<const float>(values_array, "values");
+  const auto sums = matrix<float>(sums_array, "sums");
+  if (values.rows != rows.size) throw py::value_error("values must be as long as rows");
+  if (values.columns != sums.columns) throw py::value_error("values must be as wide as sums");
+  check_rows(rows, sums.rows);
+  forgetting_sums(rows.data, values.data, rows.size, sums.columns, decay, sums.data);
+}
+
+void learn_factors_checked(const std::vector<py::array>& table_arrays,
+                           const std::vector<py::array>& rows_arrays,
+                           const py::array& residual_array, const py::array& weight_array,
+                           double rate, double penalty) {
+  const auto residual = vector<const float>(residual_array, "residual");
+  const auto weight = vector<const float>(weight_array, "weight");
+  if (weight.size != residual.size) throw py::value_error("weight must be as long as residual");
+  if (rows_arrays.size() != table_arrays.size()) {
+    throw py::value_error("rows must be as many as tables");
+  }
+  std::vector<FactorColumn> columns;
+  size_t width = 0;
+  for (size_t f = 0; f < table_arrays.size(); ++f) {
+    const auto table = matrix<float>(table_arrays[f], "table");
+    const auto rows = vector<const int64_t>(rows_arrays[f], "rows");
+    if (f == 0) width = table.columns;
+    if (table.columns != width) throw py::value_error("tables must be of one width");
+    if (rows.size != residual.size) throw py::value_error("rows must be as long as residual");
+    check_rows(rows, table.rows);
+    columns.push_back({table.data, rows.data});
+  }
+  learn_factors(columns, residual.data, weight.data, residual.size, width, rate, penalty);
 }
 
 py::tuple distinct_arrays(const py::array& array) {
@@ -139,6 +203,10 @@ PYBIND11_MODULE(_runtime, m) {
 
   m.def("record", &record_checked, py::arg("rows"), py::arg("loss"), py::arg("decay"),
         py::arg("count"), py::arg("last_loss"), py::arg("mean_loss"));
+  m.def("forgetting_sums", &forgetting_sums_checked, py::arg("rows"), py::arg("values"),
+        py::arg("decay"), py::arg("sums"));
+  m.def("learn_factors", &learn_factors_checked, py::arg("tables"), py::arg("rows"),
+        py::arg("residual"), py::arg("weight"), py::arg("rate"), py::arg("penalty"));
   m.def("distinct", &distinct_arrays, py::arg("rows"));
 }
 

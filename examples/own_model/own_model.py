@@ -68,7 +68,7 @@ def new_events() -> Batch:
 def main(folder: Path) -> None:
     """Write a stream to a folder, learn it, save the learner, and predict with a copy of it."""
     write_events(folder / "events.csv")
-    events = load(folder / "events.csv", schema=SCHEMA).events(TASK)
+    events = load(folder / "events.csv", schema=SCHEMA).events()
     learner = build()
     # Of predictions that are made before a batch is learnt.
     losses = [learner.learn(batch).losses for batch in Stream(events, batch_size=200)]

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from autoemb.batch import MISSING
 from autoemb.data import Dataset, load
 from autoemb.schema import Bag, Dense, Label, Schema, Sparse
-from autoemb.tasks import task_for
 
 SCHEMA = Schema(
     label=Label(column="click", kind="click"),
@@ -150,7 +149,7 @@ def make(rows: int = 100, seed: int = 0) -> Dataset:
 @pytest.mark.parametrize("size", [1, 7, 33, 100])
 def test_batches_put_together_are_the_events(size: int) -> None:
     data = make()
-    events = data.events(task_for(None, SCHEMA.label))
+    events = data.events()
     batches = [events.batch(at, min(at + size, 100)) for at in range(0, 100, size)]
     assert np.concatenate([b.sparse["user"] for b in batches]).tolist() == list(data.frame["user"])
     assert [c for b in batches for c in b.sparse["city"]] == list(data.frame["city"])
@@ -169,7 +168,7 @@ def test_batches_put_together_are_the_events(size: int) -> None:
 
 
 def test_events_that_there_are_not() -> None:
-    events = make().events(task_for(None, SCHEMA.label))
+    events = make().events()
     assert len(events.batch(5, 5)) == 0
     for start, stop in ((-1, 5), (5, 4), (90, 101)):
         with pytest.raises(IndexError, match="of 100"):

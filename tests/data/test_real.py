@@ -9,7 +9,6 @@ from autoemb.batch import MISSING
 from autoemb.data import Dataset, load
 from autoemb.errors import UserError
 from autoemb.schema import Schema
-from autoemb.tasks import task_for
 
 # Rows, users, items, top of the scale and span as counted independently of this package.
 SETS = {
@@ -101,7 +100,7 @@ def test_real_events_by_their_schema(name: str) -> None:
     rows, features = FEATURES[name]
     assert len(data) == rows
     assert features.items() <= data.describe()["features"].items()
-    events = data.events(task_for(None, data.schema.label))
+    events = data.events()
     batch = events.batch(1_000, 1_500)
     assert len(batch) == 500
     for feature in data.schema.sparse:
@@ -113,7 +112,7 @@ def test_bags_and_gaps_of_real_events() -> None:
     data = with_schema("trivago-impressions")
     raw = pl.read_parquet(path_of("trivago-impressions") / "events.parquet")
     filters = raw["current_filters"].fill_null("").to_list()
-    bag = data.events(task_for(None, data.schema.label)).batch(0, len(data)).bags["current_filters"]
+    bag = data.events().batch(0, len(data)).bags["current_filters"]
     found = ["|".join(bag.values[a:b]) for a, b in pairwise(bag.offsets[:50_001])]
     assert found == filters[:50_000]
     assert any("first_filter is missing in 231,456 events" in note for note in data.notes)
@@ -127,6 +126,6 @@ def test_ratings_below_zero_need_a_scale() -> None:
     with pytest.raises(UserError, match=r"rating '-\d+.*is below 0; --scale LOW,HIGH"):
         load(path)
     data = with_schema("bitcoin-otc-ratings")
-    batch = data.events(task_for(None, data.schema.label)).batch(0, len(data))
+    batch = data.events().batch(0, len(data))
     assert batch.label is not None
     assert batch.label.sum().item() == (data.frame["rating"] > 0).sum()

@@ -16,7 +16,6 @@ from autoemb.recipe import OPPONENTS, Recipe
 from autoemb.schema import RATINGS, STARS
 from autoemb.streaming import Stream
 from autoemb.streaming.learner import INITIAL_ROWS
-from autoemb.tasks import task_for
 
 #: Methods that draw no random numbers.
 UNSEEDED = ("mean", "bias", "logistic")
@@ -30,7 +29,7 @@ def build_learner(config):
 
 
 def events_of(stream, batch_size=20):
-    return Stream(stream.events(task_for("regression", STARS)), batch_size)
+    return Stream(stream.events(), batch_size)
 
 
 def test_the_methods_are_those_of_table_2():

@@ -29,7 +29,7 @@ def test_scores_are_those_of_the_events_after_the_runs(trained, request, data, o
     run = trained(stream, order=order, seed=2)
     model, task = exported(run), run.task
     events = stream.shuffled(2) if order == "shuffled" else stream
-    rest = events.events(task).batch(450, 600)
+    rest = events.events().batch(450, 600)
     logits = model.logits(rest)
     scores = evaluate(model, stream)
     assert scores["interactions"] == 150
@@ -48,7 +48,7 @@ def test_the_whole_budget_scores_as_the_frozen_run(trained, rich):
     old = users & items & before  # newcomers are tested elsewhere
     assert old.sum() > 10
     part = dataclasses.replace(rich, frame=rich.frame[450:].filter(old))
-    batch = part.events(run.task).batch(0, len(part))
+    batch = part.events().batch(0, len(part))
     torch.testing.assert_close(
         model.logits(batch), run.learner.predict(batch), rtol=1e-5, atol=2e-6
     )
@@ -64,7 +64,7 @@ def test_scores_are_the_tasks_metrics_with_the_weights_of_events(trained, rich):
     frame = rich.frame.with_columns(weights).select(schema.columns)
     stream = dataclasses.replace(rich, name="rich values", schema=schema, frame=frame)
     run = trained(stream)
-    model, rest = exported(run), stream.events(run.task).batch(450, 600)
+    model, rest = exported(run), stream.events().batch(450, 600)
     scores = evaluate(model, stream)
     assert [*scores][:2] == ["loss", "mae"]
     error = model.predict(rest) - rest.label

@@ -19,7 +19,6 @@ from autoemb.recipe import OPPONENTS, Recipe
 from autoemb.schema import Dense
 from autoemb.serving import Exporter
 from autoemb.serving.mixed import mixed_embeddings
-from autoemb.tasks import task_for
 from tests.serving.conftest import RICH
 
 pytestmark = pytest.mark.usefixtures("few_steps")
@@ -214,7 +213,7 @@ def test_errors_are_those_of_the_first_hidden_layer_summed_over_the_features_of_
 def test_a_learner_on_a_gpu_is_exported_to_the_cpu(rich):
     recipe = Recipe(dims=WIDTHS, hidden=(8,), controller_hidden=(8,))
     learner = build_learner(RICH, recipe=recipe, device="cuda")
-    events = rich.events(task_for(None, RICH.label))
+    events = rich.events()
     for start in range(0, 600, 50):
         learner.learn(events.batch(start, start + 50))
     batch = events.batch(0, 50)

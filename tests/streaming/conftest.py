@@ -117,7 +117,7 @@ def make_batches():
         for i in range(count):
             newest = 3 * (i + 1)
             users, items = (random.integers(0, newest, size) * s + 5 for s in (10**12, 7))
-            label = torch.from_numpy(random.random(size)).float()
+            label = torch.from_numpy(5 * random.random(size)).float()
             batch = Batch(
                 {"user": users, "item": items}, label=label, timestamp=np.arange(size) + i * size
             )
@@ -171,13 +171,6 @@ def case(request):
     """A method and its options."""
     return request.param
 
-
-@pytest.fixture
-def case_stream(case, stream):
-    """The stream with labels of the case's task."""
-    if case[1].get("task") != "classification":
-        return stream
-    return [replace(one, label=(one.label * 5).long().clamp(0, 4)) for one in stream]
 
 
 def tensors_in(values):

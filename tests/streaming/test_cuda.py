@@ -41,11 +41,11 @@ def build(make_learner):
     return make
 
 
-def test_replays_give_the_bits_of_steps_run_one_by_one(build, case, case_stream, changes):
+def test_replays_give_the_bits_of_steps_run_one_by_one(build, case, stream, changes):
     (method, options), results = case, []
     for graph in (True, False, True):
         learner, graphs = build(method, graph, **options)
-        steps = [learner.learn(batch) for batch in case_stream]
+        steps = [learner.learn(batch) for batch in stream]
         results.append({"steps": steps, "learner": learner.state_dict()})
         assert len(graphs) >= 2 * graph  # tables grew between two of them
     assert changes(results[0], results[1]) == []

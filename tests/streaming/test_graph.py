@@ -19,9 +19,9 @@ from autoemb.streaming.packed import Layout, tensors_of
 
 
 def test_replays_give_the_bits_of_steps_run_one_by_one(
-    make_graphed, make_learner, case, case_stream, changes
+    make_graphed, make_learner, case, stream, changes
 ):
-    (method, options), stream = case, case_stream
+    (method, options), stream = case, stream
     graphed, graphs = make_graphed(method, **options)
     steps = [graphed.learn(batch) for batch in stream]
     plain = make_learner(method, **options)
@@ -32,8 +32,8 @@ def test_replays_give_the_bits_of_steps_run_one_by_one(
     assert sum(graph.replays for graph in graphs) >= 8
 
 
-def test_padded_plans_change_no_result(make_learner, case, case_stream, flat, changes, pad_plans):
-    (method, options), stream = case, case_stream
+def test_padded_plans_change_no_result(make_learner, case, stream, flat, changes, pad_plans):
+    (method, options), stream = case, stream
     trimmed = make_learner(method, **options)
     expected = [trimmed.learn(batch) for batch in stream]
     pad_plans()

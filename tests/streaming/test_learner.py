@@ -14,8 +14,10 @@ from autoemb.nn import Inputs
 from autoemb.nn.controller import select_hard
 from autoemb.optim import OPTIMIZERS
 from autoemb.recipe import OPPONENTS
+from autoemb.schema import Label
 from autoemb.streaming import History, Reservoir, checkpoint
 from autoemb.streaming.learner import VALIDATION_SOURCES, StreamLearner
+from autoemb.tasks import task_for
 
 #: Methods that draw no random numbers.
 UNSEEDED = ("mean", "bias", "logistic")
@@ -24,10 +26,11 @@ UNSEEDED = ("mean", "bias", "logistic")
 SIZE = 6
 WITH_MIX = [name for name, method in METHODS.items() if method.controller]
 TABLES = ("user", "item")
+TASK = task_for("regression", Label(column="rating", kind="rating", scale=(0, 5)))
 
 
 def batch_of(users, items, label=None):
-    label = torch.linspace(0, 1, len(users)) if label is None else label
+    label = torch.linspace(0, 5, len(users)) if label is None else label
     return Batch({"user": np.asarray(users), "item": np.asarray(items)}, label=label)
 
 
@@ -35,13 +38,13 @@ def batch_of(users, items, label=None):
 
 
 def spy_on(trainer, monkeypatch):
-    """Return a list that collects what the trainer computes, with the labels it was given."""
+    """Return a list that collects what the trainer computes, with the grades it was given."""
     calls = []
     for name in ("compute_controller", "compute"):
         inner = getattr(trainer, name)
 
         def spy(*examples, name=name, inner=inner, **options):
-            calls.append((name, *(example.label.tolist() for example in examples)))
+            calls.append((name, *(example.grade.tolist() for example in examples)))
             return inner(*examples, **options)
 
         monkeypatch.setattr(trainer, name, spy)
@@ -56,7 +59,7 @@ def test_the_controller_learns_from_the_past_before_a_batch_is_taken(
     calls = spy_on(learner.trainer, monkeypatch)
     for batch in batches:
         learner.learn(batch)
-    labels = [batch.label.tolist() for batch in batches]
+    labels = [TASK.grade(batch.label).tolist() for batch in batches]
     assert [name for name, *_ in calls] == ["compute", *["compute_controller", "compute"] * 5]
     assert [call[1] for call in calls if call[0] == "compute"] == labels
     for number, (validation, training) in enumerate(
@@ -76,7 +79,7 @@ def test_the_last_batch_may_be_the_validation_batch(
     calls = spy_on(learner.trainer, monkeypatch)
     for batch in batches:
         learner.learn(batch)
-    labels = [batch.label.tolist() for batch in batches]
+    labels = [TASK.grade(batch.label).tolist() for batch in batches]
     assert [name for name, *_ in calls] == ["compute"] * 2 + ["compute_controller", "compute"] * 3
     steps = [call[1:] for call in calls if call[0] == "compute_controller"]
     assert steps == [(labels[i + 1], labels[i]) for i in range(3)]
@@ -106,7 +109,7 @@ def test_new_events_validate_as_they_were_before_they_were_learnt(
         other.learn(batch)
     # The same rows, in the same order, as for the first learner.
     new, previous = other._inserted(last), other._seen(other._recent[0])
-    assert torch.equal(previous.label, batches[-1].label)
+    assert torch.equal(previous.grade, TASK.grade(batches[-1].label))
     # The controller's step alone, from the same weights.
     other.trainer.controller_step(new, previous)
     controllers = [one.trainer.state_dict()["controller"] for one in (learner, other)]
@@ -128,7 +131,7 @@ def test_a_step_reports_the_batch_and_its_past(make_learner, make_batches, metho
     learner, seen = make_learner(method), {"user": {}, "item": {}}
     for batch in make_batches(6):
         step = learner.learn(batch)
-        assert torch.equal(step.label, batch.label)
+        assert torch.equal(step.label, TASK.target(batch.label))
         assert step.weight is None
         assert step.outcome.logits.shape == (SIZE, 1)
         assert step.losses is step.outcome.losses

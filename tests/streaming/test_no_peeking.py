@@ -60,7 +60,7 @@ def permuted(labels):
 
 @pytest.mark.parametrize(
     ("offset", "change"),
-    [(0, permuted), (3, permuted), (SIZE - 1, lambda labels: 1 - labels)],
+    [(0, permuted), (3, permuted), (SIZE - 1, lambda labels: 5 - labels)],
     ids=["first", "middle", "last"],
 )
 def test_labels_from_an_event_on_change_only_later_batches(
