@@ -97,7 +97,7 @@ def record(
 def forgetting_sums(
     rows: Int64Array, values: Float32Array, decay: float, sums: Float32Array
 ) -> None:
-    """Add ``values`` [L, C] to the sums [V, C] of ``rows`` [L] in place, which forget as they do."""
+    """Add ``values`` [L, C] to the sums [V, C] of ``rows`` [L] in place, which forget."""
     _check_vector("rows", rows, np.int64)
     _check_matrix("values", values, np.float32)
     _check_matrix("sums", sums, np.float32, writable=True)
@@ -158,11 +158,15 @@ def _check_rows(rows: Int64Array, num_rows: int) -> None:
         )
 
 
-def _check_vector(name: str, array: npt.NDArray[Any], dtype: Any, *, writable: bool = False) -> None:
+def _check_vector(
+    name: str, array: npt.NDArray[Any], dtype: Any, *, writable: bool = False
+) -> None:
     _check_array(name, array, dtype, 1, writable)
 
 
-def _check_matrix(name: str, array: npt.NDArray[Any], dtype: Any, *, writable: bool = False) -> None:
+def _check_matrix(
+    name: str, array: npt.NDArray[Any], dtype: Any, *, writable: bool = False
+) -> None:
     _check_array(name, array, dtype, 2, writable)
 
 

@@ -12,9 +12,10 @@ from torch import nn
 from autoemb.bilevel import BilevelTrainer
 from autoemb.bilevel.part import MakeOptimizer, MakeSchedule
 from autoemb.bilevel.working_set import read_by
+from autoemb.errors import UserError
 from autoemb.nn import MODELS, Controller, FixedEmbedding, PerIdLogits, SoftEmbedding
 from autoemb.nn.granted import GrantedEmbedding
-from autoemb.nn.models import FM, Bias, Logistic, Mean, Trivial
+from autoemb.nn.models import FM, Bias, Logistic, Mean, Told, Trivial
 from autoemb.recipe import OPPONENTS, Recipe
 from autoemb.schema import Schema
 from autoemb.streaming import History, Reservoir, StreamLearner
@@ -198,12 +199,17 @@ def _model(
     if model is None and opponent is not None:
         return _opponent(opponent, schema, task, recipe)
     make: MakeModel = MODELS[recipe.model] if model is None else model
-    return make(
+    told = recipe.history == "full"
+    features = {feature.column: feature for feature in schema.features}
+    traces = Sums(features, task, traced=True).traces if told else None
+    more = 0 if traces is None else Told.inputs_of(len(features), traces.width)
+    made = make(
         build_embedding(schema, recipe),
         outputs=task.outputs,
         hidden=recipe.hidden,
-        num_dense=schema.num_dense,
+        num_dense=schema.num_dense + more,
     )
+    return Told(made, task.expecting) if told else made
 
 
 def _opponent(name: str, schema: Schema, task: Task, recipe: Recipe) -> Trivial:
@@ -221,7 +227,10 @@ def _sums(model: nn.Module, task: Task, device: torch.device | str) -> Sums | No
     """Return what keeps the labels of ids, for a model of which some part reads them."""
     if not any(getattr(module, "reads_known", False) for module in model.modules()):
         return None
-    return Sums(read_by(model), task, device)
+    traced = any(getattr(module, "reads_traces", False) for module in model.modules())
+    if traced and torch.device(device).type != "cpu":
+        raise UserError(f"history is full on {device}; expected none there, or device cpu")
+    return Sums(read_by(model), task, device, traced=traced)
 
 
 def _controller(

@@ -63,6 +63,12 @@ class Recipe(Declared):
         Literal["mlp", "deepfm", "dcn"],
         _option("Network over the embeddings and dense features."),
     ] = "mlp"
+    history: Annotated[
+        Literal["full", "none"],
+        _option(
+            "What the model is told of ids beside their rows: what earlier labels say, or none."
+        ),
+    ] = "none"
     optimizer: Annotated[
         Literal["adagrad", "adam", "ftrl", "rowwise-adagrad", "sgd"],
         _option("Of weights and controller."),
@@ -129,6 +135,17 @@ class Recipe(Declared):
             raise ValueError(
                 f"dims is {shown(self.dims)}; expected positive sizes in ascending order"
             )
+        if self.history != "none" and self.method in OPPONENTS:
+            raise ValueError(
+                f"history is {self.history}; expected none with method {self.method}, whose inputs "
+                "are its own"
+            )
+        past = self.validation != "new-events" or self.hypergradient != "first"
+        if self.history != "none" and past and self.method in VALIDATED:
+            raise ValueError(
+                f"history is {self.history}; expected none with validation {self.validation} and "
+                f"hypergradient {self.hypergradient}: of past events it would tell their own labels"
+            )
         if self.budget is not None and self.method in ("fse", *OPPONENTS):
             raise ValueError(
                 f"budget is {self.budget}; expected none with method {self.method}, which has no "
@@ -176,6 +193,9 @@ OPPONENTS: dict[str, dict[str, Any]] = {
     "logistic": {"optimizer": "adagrad", "learning_rate": 0.1},
     "fm": {"optimizer": "adagrad", "learning_rate": 0.01, "row_rate": 10.0, "init_std": 0.03},
 }
+
+#: Methods whose controller learns from past events, unless validated on new ones.
+VALIDATED = {"autoemb", "darts"}
 
 #: What each preset decides beside the defaults. docs/study.md tells how these were chosen; the
 #: paper names no optimiser. bench/results/controllers.json has the controllers that were tried: a

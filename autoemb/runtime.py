@@ -14,8 +14,8 @@ forgetting_sums : function
     ``forgetting_sums(rows [L], values [L, C], decay, sums [V, C])`` updates sums in place, in the
     order of the entries: ``sums = decay * sums + value``.
 learn_factors : function
-    ``learn_factors(tables F x [V, K], rows F x [B], residual [B], weight [B], rate, penalty)`` takes
-    a step of stochastic gradient descent an event, in their order, on
+    ``learn_factors(tables F x [V, K], rows F x [B], residual [B], weight [B], rate, penalty)``
+    takes a step of stochastic gradient descent an event, in their order, on
     ``(residual - sum_{f<g} <p_f, p_g>)^2 / 2 + penalty / 2 * sum_f |p_f|^2``.
 distinct : function
     ``distinct(rows [B]) -> (values [U], inverse [B], counts [U])``, as ``numpy.unique``, sooner.

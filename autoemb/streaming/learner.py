@@ -256,6 +256,8 @@ class StreamLearner:
             keys = id_keys(ids, self.seed, table)
             for part in filter(None, (self.trainer.model, self.trainer.controller)):
                 begin(part.function.rows, table, rows, keys)
+            if self.sums is not None:
+                self.sums.begin(table, rows, keys)
         return self.encoder.example(batch, numbers)
 
     def _forget(self, known: Mapping[str, int]) -> None:

@@ -11,10 +11,10 @@ from torch import Tensor
 from autoemb.batch import Bag
 from autoemb.bilevel import Example
 from autoemb.errors import UserError
+from autoemb.nn.draws import Keys
 from autoemb.nn.inputs import Known
 from autoemb.ops import pool
 from autoemb.schema import Sparse
-from autoemb.nn.draws import Keys
 from autoemb.streaming.history import History
 from autoemb.streaming.traces import Traces
 from autoemb.tasks import Task
@@ -159,7 +159,7 @@ class Sums:
         self.losses += self._losses(known, example.label)
         measured = self._measured(example)
         mean = (self.total / self.events).to(torch.float32)
-        offsets = self._offsets(example, history, known.strength)
+        offsets = self._offsets(example, history, known)
         if self.traces is not None:
             self.traces.learn(example, measured - self._expected(mean, offsets), self.events)
         for number, (name, feature) in enumerate(self.reads.items()):
@@ -177,6 +177,13 @@ class Sums:
             offsets[:, number] = sums / (count + known.strength[number])
         self.total += measured.sum(0)
         self.events += len(measured)
+
+    def _offsets(self, example: Example, history: History, known: Known) -> Tensor:
+        """Return what was known of each id before the batch [B, F, C], shrunk; its grades, too."""
+        if len(self.total) == self.task.outputs:
+            return known.offsets()
+        parts = [self._of(name, f, example, history, None)[1] for name, f in self.reads.items()]
+        return torch.stack(parts, 1) / (known.events + known.strength).unsqueeze(2)
 
     def _measured(self, example: Example) -> Tensor:
         """Return what sums are kept of [B, C]."""

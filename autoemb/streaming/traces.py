@@ -122,10 +122,8 @@ class Traces:
             parts.append(SCALE * self._matches(example, counts, last).unsqueeze(2))
         return torch.cat(parts, 2)
 
-    def _recent(
-        self, example: Example, last: Mapping[str, int] | None
-    ) -> tuple[Tensor, Tensor]:
-        """Return forgetting sums [B, F, C] and forgotten counts [B, F]; of a bag, of all its ids."""
+    def _recent(self, example: Example, last: Mapping[str, int] | None) -> tuple[Tensor, Tensor]:
+        """Return sums [B, F, C] and counts [B, F], both of which forget; of a bag, of all ids."""
         found = []
         for name, feature in self.reads.items():
             column = example.inputs.ids[name]
@@ -138,9 +136,7 @@ class Traces:
         recent = torch.stack(found, 1)
         return recent[:, :, 1:], recent[:, :, 0]
 
-    def _matches(
-        self, example: Example, counts: Tensor, last: Mapping[str, int] | None
-    ) -> Tensor:
+    def _matches(self, example: Example, counts: Tensor, last: Mapping[str, int] | None) -> Tensor:
         """Return the product of each id's factors with those of the event's others [B, F].
 
         Those of an id without events say nothing.
@@ -210,8 +206,7 @@ class Traces:
                     )
         if state["squares"].shape != self.squares.shape:
             raise UserError(
-                f"traces have {[*state['squares'].shape]} squares; expected "
-                f"{[*self.squares.shape]}"
+                f"traces have {[*state['squares'].shape]} squares; expected {[*self.squares.shape]}"
             )
         self.recent = {table: state["recent"][table].clone() for table in self.recent}
         self.factors = {table: state["factors"][table].clone() for table in self.factors}

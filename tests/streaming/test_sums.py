@@ -203,7 +203,7 @@ def test_whatever_is_known_predictions_are_chances(task):
     [
         (lambda s: s["tables"].update(user=s["tables"]["user"][:-1]), "sums of table 'user' are"),
         (lambda s: s.update(total=s["total"].float()), "total of labels is torch.float32"),
-        (lambda s: s.update(errors=s["errors"][:1]), "errors of labels is torch.float64 [1, 7]"),
+        (lambda s: s.update(losses=s["losses"][:1]), "losses of labels is torch.float64 [1, 7]"),
     ],
 )
 def test_a_state_that_does_not_fit_is_refused(change, said):
@@ -219,7 +219,7 @@ def test_infinitely_shrunk_is_nothing():
     assert math.isinf(STRENGTHS[-1])
     learner = learner_of("bias")
     learner.learn(events(1)[0])
-    learner.sums.errors[:, :-1] += 1e9
+    learner.sums.losses[:, :-1] += 1e9
     mean = float(learner.sums.total / learner.sums.events)
     logits = learner.predict(events(1)[0])
     assert logits.squeeze(1).tolist() == pytest.approx([mean] * SIZE)

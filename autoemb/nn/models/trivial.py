@@ -112,11 +112,22 @@ def told(known: Known) -> Tensor:
     >>> told(known)[:, :6]
     tensor([[0.2500, 0.1250, 0.0357, 0.0000, 0.0000, 1.0000]])
     """
-    octave = torch.log2(1 + known.events).clamp_max(OCTAVES - 1).unsqueeze(2)
-    centres = torch.arange(OCTAVES, dtype=octave.dtype, device=octave.device)
-    popularity = (1 - (octave - centres).abs()).clamp_min(0)
     offsets = [known.offsets(strength) for strength in INPUT_STRENGTHS]
-    return torch.cat([*offsets, popularity], 2).flatten(1)
+    return torch.cat([*offsets, octaves(known.events)], 2).flatten(1)
+
+
+def octaves(events: Tensor) -> Tensor:
+    """Return the octave of numbers of events [B, F] as inputs [B, F, 12], two of which share a 1.
+
+    Examples
+    --------
+    >>> octaves(torch.tensor([[0.0, 1.0]]))[:, :, :3]
+    tensor([[[1., 0., 0.],
+             [0., 1., 0.]]])
+    """
+    octave = torch.log2(1 + events).clamp_max(OCTAVES - 1).unsqueeze(2)
+    centres = torch.arange(OCTAVES, dtype=octave.dtype, device=octave.device)
+    return (1 - (octave - centres).abs()).clamp_min(0)
 
 
 class Logistic(Trivial):
