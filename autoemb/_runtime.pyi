@@ -1,3 +1,5 @@
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -22,6 +24,20 @@ def record(
     count: npt.NDArray[np.int64],
     last_loss: npt.NDArray[np.float32],
     mean_loss: npt.NDArray[np.float32],
+) -> None: ...
+def forgetting_sums(
+    rows: npt.NDArray[np.int64],
+    values: npt.NDArray[np.float32],
+    decay: float,
+    sums: npt.NDArray[np.float32],
+) -> None: ...
+def learn_factors(
+    tables: Sequence[npt.NDArray[np.float32]],
+    rows: Sequence[npt.NDArray[np.int64]],
+    residual: npt.NDArray[np.float32],
+    weight: npt.NDArray[np.float32],
+    rate: float,
+    penalty: float,
 ) -> None: ...
 def distinct(
     rows: npt.NDArray[np.int64],

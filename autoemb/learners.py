@@ -194,6 +194,11 @@ def _model(
     schema: Schema, task: Task, recipe: Recipe, model: MakeModel | nn.Module | None
 ) -> nn.Module:
     if isinstance(model, nn.Module):
+        if recipe.history != "none":
+            raise ValueError(
+                f"history is {recipe.history}; expected none with a module, or a callable that "
+                "makes one of the dense inputs that history adds"
+            )
         return model
     opponent = METHODS[recipe.method].opponent
     if model is None and opponent is not None:

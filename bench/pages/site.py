@@ -12,6 +12,7 @@ from bench.pages import (
     export,
     features,
     figures,
+    history,
     opponents,
     readme,
     study,
@@ -47,6 +48,7 @@ def every(
         DOCS / "opponents.md": opponents.page(
             [Study.read(name, studies) for name in opponents.PARTS]
         ),
+        DOCS / "history.md": history.page([Study.read(name, studies) for name in history.PARTS]),
         readme.README: readme.page(text, readme.block(recorded, changes, exported)),
     }
     svgs = figures.drawn(recorded["widths"], recorded["budget"], exported)

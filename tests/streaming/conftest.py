@@ -34,6 +34,8 @@ CASES = [
     ("autoemb", {"selection": "hard"}),
     ("autoemb", {"controller": "shared"}),
     ("sam", {"task": "classification"}),
+    *[(method, {"history": "full"}) for method in ("fse", "darts", "autoemb")],
+    ("autoemb", {"history": "full", "task": "classification"}),
 ]  # fmt: skip
 
 STARS = Label(column="rating", kind="rating", scale=(0, 5))
@@ -170,7 +172,6 @@ def stream(make_batches, part_of):
 def case(request):
     """A method and its options."""
     return request.param
-
 
 
 def tensors_in(values):

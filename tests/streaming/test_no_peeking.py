@@ -122,8 +122,6 @@ def shaped(make_learner, make_batches):
 
     def run(change=lambda batches: batches, method="autoemb", task="regression", **options):
         batches = make_batches(BATCHES, SIZE, kind="shapes")
-        if task == "classification":
-            batches = [replace(b, label=(5 * b.label).long()) for b in batches]
         learner = make_learner(method, kind="shapes", task=task, **options)
         return [learner.learn(batch).outcome.logits for batch in change(batches)]
 
@@ -137,15 +135,16 @@ def test_labels_reach_only_later_batches_through_any_feature(
     shaped, method, task, offset, validation
 ):
     options = {"method": method, "task": task, "validation": validation, "hypergradient": "exact"}
-    highest = 1 if task == "regression" else 4
 
     def other_labels(batches):
-        return relabelled(batches, MIDDLE * SIZE + offset, lambda labels: highest - labels)
+        return relabelled(batches, MIDDLE * SIZE + offset, lambda labels: 5 - labels)
 
     assert first_change(shaped(**options), shaped(other_labels, **options)) == MIDDLE + 1
 
 
-@pytest.mark.parametrize("options", [{"budget": 0.4}, {"norm": "running"}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"budget": 0.4}, {"norm": "running"}, {"history": "full"}], ids=str
+)
 def test_labels_reach_only_later_batches_within_a_budget_and_with_statistics(shaped, options):
     def other_labels(batches):
         return relabelled(batches, MIDDLE * SIZE + 2, permuted)

@@ -24,6 +24,10 @@ class Told(nn.Module):
     expecting : callable
         (mean [C], offsets [B, F, C]) -> logits [B, C], of a task.
 
+    Notes
+    -----
+    The model's last layer starts at zero, so that at first nothing is added.
+
     Examples
     --------
     >>> from autoemb import MLP, FixedEmbedding
@@ -43,6 +47,9 @@ class Told(nn.Module):
     def __init__(self, model: nn.Module, expecting: Expecting) -> None:
         super().__init__()
         self.model, self.expecting = model, expecting
+        if layers := [layer for layer in model.modules() if isinstance(layer, nn.Linear)]:
+            nn.init.zeros_(layers[-1].weight)
+            nn.init.zeros_(layers[-1].bias)
 
     @staticmethod
     def inputs_of(features: int, traces: int) -> int:

@@ -1,0 +1,45 @@
+"""docs/history.md: what it is worth to tell a model what earlier labels say of ids."""
+
+from __future__ import annotations
+
+from autoemb.streaming.traces import FACTORS, RECENT_STRENGTHS, SUM_STRENGTHS
+from bench.pages.opponents import losses, skills, streams_of
+from bench.pages.records import Study, above, online
+from bench.pages.rendering import render
+
+PARTS = ("history", "history-clicks")
+
+#: A method and the same that is told.
+PLAIN, TOLD, FIXED = "AutoEmb", "AutoEmb-told", "FSE-146-told"
+
+
+def page(studies: list[Study]) -> str:
+    """Return the page."""
+    every = [(study, stream) for study in studies for stream in streams_of(study)]
+    changes = [
+        above(study.mean(stream, TOLD, online), study.mean(stream, PLAIN, online))
+        for study, stream in every
+    ]
+    beside = [
+        above(study.mean(stream, TOLD, online), study.mean(stream, FIXED, online))
+        for study, stream in every
+    ]
+    behind = sum(
+        study.mean(stream, "bias", online) < study.mean(stream, TOLD, online)
+        for study, stream in every
+    )
+    return render(
+        "history",
+        factors=FACTORS,
+        strengths=[f"{k:g}" for k in SUM_STRENGTHS],
+        recent=[f"{k:g}" for k in RECENT_STRENGTHS],
+        streams=len(every),
+        below=sum(change < 0 for change in changes),
+        changes=changes,
+        beside=beside,
+        behind=behind,
+        losses=losses(studies),
+        skills=skills(studies),
+        seeds=studies[0].seeds,
+        versions=studies[0].record["versions"],
+    )
