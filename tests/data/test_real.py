@@ -9,6 +9,7 @@ from autoemb.batch import MISSING
 from autoemb.data import Dataset, load
 from autoemb.errors import UserError
 from autoemb.schema import Schema
+from autoemb.tasks import task_for
 
 # Rows, users, items, top of the scale and span as counted independently of this package.
 SETS = {
@@ -128,4 +129,5 @@ def test_ratings_below_zero_need_a_scale() -> None:
     data = with_schema("bitcoin-otc-ratings")
     batch = data.events().batch(0, len(data))
     assert batch.label is not None
-    assert batch.label.sum().item() == (data.frame["rating"] > 0).sum()
+    target = task_for(None, data.schema.label).target(batch.label)
+    assert target.sum().item() == (data.frame["rating"] > 0).sum()

@@ -241,6 +241,7 @@ OTHER_OPTIONS = {
     "task": "classification",
     "order": "shuffled",
     "hypergradient": "exact",
+    "history": "full",
     "preset": "paper",
     "dims": (1, 3),
     "batch_size": 30,
