@@ -138,8 +138,10 @@ def learn_factors(
         before = np.array([table[row] for table, row in pairs], np.float64)
         total = before.sum(0)
         error = left - (total**2 - (before**2).sum(0)).sum() / 2
+        full = rate * share
+        step = full / (1 + full * ((total - before) ** 2).sum())
         for (table, row), was in zip(pairs, before, strict=True):
-            change = rate * share * (error * (total - was) - penalty * was)
+            change = step * (error * (total - was) - penalty * was)
             table[row] = table[row].astype(np.float64) + change
 
 

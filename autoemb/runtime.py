@@ -16,7 +16,9 @@ forgetting_sums : function
 learn_factors : function
     ``learn_factors(tables F x [V, K], rows F x [B], residual [B], weight [B], rate, penalty)``
     takes a step of stochastic gradient descent an event, in their order, on
-    ``(residual - sum_{f<g} <p_f, p_g>)^2 / 2 + penalty / 2 * sum_f |p_f|^2``.
+    ``(residual - sum_{f<g} <p_f, p_g>)^2 / 2 + penalty / 2 * sum_f |p_f|^2``, of size
+    ``r / (1 + r * reach)`` with r = rate * weight and reach the squared norm of the products'
+    gradient: to first order no error changes its sign.
 distinct : function
     ``distinct(rows [B]) -> (values [U], inverse [B], counts [U])``, as ``numpy.unique``, sooner.
 COMPILED : bool

@@ -28,6 +28,9 @@ SUM_STRENGTHS, RECENT_STRENGTHS = (1.0, 5.0, 25.0), (1.0, 5.0)
 #: every event, not for every batch: a batch holds dozens of events of one user.
 FACTORS, FACTOR_STD, FACTOR_RATE, FACTOR_PENALTY = 8, 0.1, 0.1, 0.02
 
+#: What a label leaves counts at most so many times the usual: of rare clicks it is ten times that.
+LARGEST = 3.0
+
 #: Inputs are in units of a third of what labels leave, so that a network need not grow first.
 SCALE = 3.0
 
@@ -173,9 +176,9 @@ class Traces:
             learn_factors(
                 [self.factors[self.reads[name].table].numpy() for name in self.factored],
                 [rows.numpy() for rows in columns],  # type: ignore[union-attr]
-                (left[:, -1] / unit).contiguous().numpy(),
-                weight.clamp_max(1).numpy(),  # a step of ten times the rate would diverge
-                FACTOR_RATE,
+                (left[:, -1] / unit).clamp(-LARGEST, LARGEST).numpy(),
+                weight.numpy(),
+                FACTOR_RATE / max(1, len(columns) - 1),  # each is moved by all the others
                 FACTOR_PENALTY,
             )
         self.squares += left.to(torch.float64).square().sum(0)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from autoemb.schema import STARS, Sparse
+from autoemb.streaming.sums import Sums
 from autoemb.streaming.traces import FACTORS, RECENT_STRENGTHS, SUM_STRENGTHS
+from autoemb.tasks import task_for
 from bench.pages.opponents import losses, skills, streams_of
 from bench.pages.records import Study, above, online
 from bench.pages.rendering import render
@@ -11,6 +14,15 @@ PARTS = ("history", "history-clicks")
 
 #: A method and the same that is told.
 PLAIN, TOLD, FIXED = "AutoEmb", "AutoEmb-told", "FSE-146-told"
+
+
+def floats() -> int:
+    """Return what is kept of one id of a rating, predicted as positive or not."""
+    sums = Sums({"id": Sparse(column="id")}, task_for("regression", STARS), traced=True)
+    sums.grow({"id": 1})
+    state = sums.state_dict()
+    kept = [state["tables"], state["traces"]["recent"], state["traces"]["factors"]]
+    return sum(values["id"].numel() for values in kept)
 
 
 def page(studies: list[Study]) -> str:
@@ -31,6 +43,7 @@ def page(studies: list[Study]) -> str:
     return render(
         "history",
         factors=FACTORS,
+        floats=floats(),
         strengths=[f"{k:g}" for k in SUM_STRENGTHS],
         recent=[f"{k:g}" for k in RECENT_STRENGTHS],
         streams=len(every),

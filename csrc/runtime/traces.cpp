@@ -32,7 +32,13 @@ void learn_factors(const std::vector<FactorColumn>& columns, const float* residu
       total[k] = sum;
       pairs += (sum * sum - squares) / 2;
     }
-    const double error = residual[event] - pairs, step = rate * weight[event];
+    double reach = 0;  // how far a step of 1 would move the sum of products
+    for (size_t i = 0; i < before.size(); ++i) {
+      const double others = total[i % width] - before[i];
+      reach += others * others;
+    }
+    const double error = residual[event] - pairs, full = rate * weight[event];
+    const double step = full / (1 + full * reach);
     for (size_t f = 0; f < columns.size(); ++f) {
       float* own = columns[f].table + static_cast<size_t>(columns[f].rows[event]) * width;
       for (size_t k = 0; k < width; ++k) {

@@ -19,7 +19,10 @@ struct FactorColumn {
 };
 
 // A step of stochastic gradient descent an event, in their order, on
-// (residual - sum_{f<g} <p_f, p_g>)^2 / 2 + penalty / 2 * sum_f |p_f|^2, of size rate * weight.
+// (residual - sum_{f<g} <p_f, p_g>)^2 / 2 + penalty / 2 * sum_f |p_f|^2, of size rate * weight
+// where that is small, and never so far that the error would change its sign (to first order): its
+// size is r / (1 + r * reach), with r = rate * weight and reach the squared norm of the products'
+// gradient.
 // Features may share a table. Every row must be one of its table's.
 void learn_factors(const std::vector<FactorColumn>& columns, const float* residual,
                    const float* weight, size_t num_events, size_t width, double rate,

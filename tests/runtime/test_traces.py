@@ -41,8 +41,9 @@ def test_a_step_an_event_is_that_of_the_gradient(runtime, events, cut):
     for user, item, left in events:
         p, q = expected[0][user].copy(), expected[1][item].copy()
         error = left - p @ q
-        expected[0][user] += 0.5 * rate * (error * q - penalty * p)
-        expected[1][item] += 0.5 * rate * (error * p - penalty * q)
+        step = 0.5 * rate / (1 + 0.5 * rate * (p @ p + q @ q))
+        expected[0][user] += step * (error * q - penalty * p)
+        expected[1][item] += step * (error * p - penalty * q)
     for own, wanted in zip(found, expected, strict=True):
         # Factors are rounded to float32 at each of at most 30 steps.
         np.testing.assert_allclose(own, wanted, rtol=1e-5, atol=1e-6)
@@ -54,8 +55,9 @@ def test_features_may_share_a_table(runtime):
     rows = [np.array([1]), np.array([4])]
     one = np.ones(1, np.float32)
     runtime.learn_factors([table, table], rows, one, one, 0.1, 0.0)
-    np.testing.assert_allclose(table[1], p + 0.1 * (1 - p @ q) * q, rtol=1e-6)
-    np.testing.assert_allclose(table[4], q + 0.1 * (1 - p @ q) * p, rtol=1e-6)
+    step = 0.1 / (1 + 0.1 * (p @ p + q @ q))
+    np.testing.assert_allclose(table[1], p + step * (1 - p @ q) * q, rtol=1e-6)
+    np.testing.assert_allclose(table[4], q + step * (1 - p @ q) * p, rtol=1e-6)
 
 
 @pytest.mark.parametrize("bad", [-1, 5, 2**63 - 1])

@@ -11,7 +11,7 @@ from autoemb.errors import UserError
 from autoemb.nn.models import Told
 from autoemb.nn.models.trivial import OCTAVES
 from autoemb.serving import Exporter
-from autoemb.streaming.traces import DECAY, FACTOR_PENALTY, FACTOR_RATE, FACTORS
+from autoemb.streaming.traces import DECAY, FACTOR_PENALTY, FACTOR_RATE, FACTORS, LARGEST
 
 STARS = Label(column="rating", kind="rating", scale=(0, 5))
 PAIR = Schema(label=STARS, sparse=[Sparse(column="user"), Sparse(column="item")])
@@ -52,9 +52,11 @@ def test_sums_forget_and_factors_learn_event_by_event(learner, make_batches):
         factors = {name: value.double() for name, value in noted["factors"].items()}
         for event in range(len(batch)):
             p, q = (factors[t][rows[t][event]].clone() for t in ("user", "item"))
-            error = float(noted["left"][event, -1]) / unit - float(p @ q)
-            factors["user"][rows["user"][event]] += FACTOR_RATE * (error * q - FACTOR_PENALTY * p)
-            factors["item"][rows["item"][event]] += FACTOR_RATE * (error * p - FACTOR_PENALTY * q)
+            left = max(-LARGEST, min(LARGEST, float(noted["left"][event, -1]) / unit))
+            error = left - float(p @ q)
+            step = FACTOR_RATE / (1 + FACTOR_RATE * float(p @ p + q @ q))
+            factors["user"][rows["user"][event]] += step * (error * q - FACTOR_PENALTY * p)
+            factors["item"][rows["item"][event]] += step * (error * p - FACTOR_PENALTY * q)
         for table in ("user", "item"):
             # Rounded to float32 at each of six steps.
             torch.testing.assert_close(
