@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from autoemb.schema import STARS, Sparse
 from autoemb.streaming.sums import Sums
-from autoemb.streaming.traces import FACTORS, RECENT_STRENGTHS, SUM_STRENGTHS
+from autoemb.streaming.traces import DECAY, FACTORS, RECENT_STRENGTHS, SUM_STRENGTHS
 from autoemb.tasks import task_for
 from bench.pages.opponents import losses, skills, streams_of
 from bench.pages.records import Study, above, online
@@ -43,6 +43,7 @@ def page(studies: list[Study]) -> str:
     return render(
         "history",
         factors=FACTORS,
+        kept=f"{DECAY:g}",
         floats=floats(),
         strengths=[f"{k:g}" for k in SUM_STRENGTHS],
         recent=[f"{k:g}" for k in RECENT_STRENGTHS],

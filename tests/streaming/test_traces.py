@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from autoemb import Label, Recipe, Schema, Sparse, build_learner
+from autoemb import Batch, Label, Recipe, Schema, Sparse, build_learner
 from autoemb.errors import UserError
 from autoemb.nn.models import Told
 from autoemb.nn.models.trivial import OCTAVES
@@ -140,3 +140,18 @@ def test_a_state_of_other_traces_is_refused(make_learner, make_batches):
     state["sums"]["traces"]["factors"]["item"] = torch.zeros(3, FACTORS)
     with pytest.raises(UserError, match=r"traces of table 'item' are torch.float32 \[3, 8\]"):
         other.load_state_dict(state)
+
+
+def test_factors_of_many_features_and_rare_clicks_do_not_diverge():
+    names = [f"feature_{number}" for number in range(20)]
+    schema = Schema(
+        label=Label(column="click", kind="click"), sparse=[Sparse(column=name) for name in names]
+    )
+    learner = build_learner(schema, recipe=Recipe.of(method="fse", dims=(2,), history="full"))
+    random = np.random.default_rng(0)
+    for _ in range(20):
+        ids = {name: random.integers(0, 3, 200) for name in names}
+        click = torch.from_numpy(random.random(200) < 0.03).float()
+        learner.learn(Batch(ids, label=click))
+    for factors in learner.sums.traces.factors.values():
+        assert factors.abs().max() < 1  # they started with a standard deviation of 0.1
