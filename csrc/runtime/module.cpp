@@ -17,6 +17,23 @@ namespace py = pybind11;
 namespace autoemb {
 namespace {
 
+// The numbers of a plain array of so many dimensions, which may be written where T is not const.
+template <class T>
+T* numbers(const py::array& array, const char* name, int dimensions) {
+  using Element = std::remove_const_t<T>;
+  constexpr int kPlain = py::array::c_style | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
+  constexpr int kNeeded =
+      std::is_const_v<T> ? kPlain : kPlain | py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
+  if (!py::isinstance<py::array_t<Element>>(array) || array.ndim() != dimensions ||
+      (array.flags() & kNeeded) != kNeeded) {
+    const std::string type = py::str(static_cast<py::handle>(py::dtype::of<Element>()));
+    throw py::type_error(std::string(name) + " must be a contiguous " +
+                         (std::is_const_v<T> ? "" : "writable ") + std::to_string(dimensions) +
+                         "-D array of " + type);
+  }
+  return static_cast<T*>(const_cast<void*>(array.data()));
+}
+
 template <class T>
 struct Vector {
   T* data;
@@ -25,18 +42,7 @@ struct Vector {
 
 template <class T>
 Vector<T> vector(const py::array& array, const char* name) {
-  using Element = std::remove_const_t<T>;
-  constexpr int kPlain = py::array::c_style | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
-  constexpr int kNeeded =
-      std::is_const_v<T> ? kPlain : kPlain | py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
-  if (!py::isinstance<py::array_t<Element>>(array) || array.ndim() != 1 ||
-      (array.flags() & kNeeded) != kNeeded) {
-    const std::string type = py::str(static_cast<py::handle>(py::dtype::of<Element>()));
-    throw py::type_error(std::string(name) + " must be a contiguous " +
-                         (std::is_const_v<T> ? "" : "writable ") + "1-D array of " + type);
-  }
-  // The flags say that it may be written where T is not const.
-  return {static_cast<T*>(const_cast<void*>(array.data())), static_cast<size_t>(array.size())};
+  return {numbers<T>(array, name, 1), static_cast<size_t>(array.size())};
 }
 
 template <class T>
@@ -48,17 +54,7 @@ struct Matrix {
 
 template <class T>
 Matrix<T> matrix(const py::array& array, const char* name) {
-  using Element = std::remove_const_t<T>;
-  constexpr int kPlain = py::array::c_style | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
-  constexpr int kNeeded =
-      std::is_const_v<T> ? kPlain : kPlain | py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
-  if (!py::isinstance<py::array_t<Element>>(array) || array.ndim() != 2 ||
-      (array.flags() & kNeeded) != kNeeded) {
-    const std::string type = py::str(static_cast<py::handle>(py::dtype::of<Element>()));
-    throw py::type_error(std::string(name) + " must be a contiguous " +
-                         (std::is_const_v<T> ? "" : "writable ") + "2-D array of " + type);
-  }
-  return {static_cast<T*>(const_cast<void*>(array.data())), static_cast<size_t>(array.shape(0)),
+  return {numbers<T>(array, name, 2), static_cast<size_t>(array.shape(0)),
           static_cast<size_t>(array.shape(1))};
 }
 
