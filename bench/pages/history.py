@@ -6,11 +6,14 @@ from autoemb.schema import STARS, Sparse
 from autoemb.streaming.sums import Sums
 from autoemb.streaming.traces import DECAY, FACTORS, RECENT_STRENGTHS, SUM_STRENGTHS
 from autoemb.tasks import task_for
-from bench.pages.opponents import losses, skills, streams_of
+from bench.pages.opponents import losses, skills, streams_of, trivial
 from bench.pages.records import Study, above, online
 from bench.pages.rendering import render
 
 PARTS = ("history", "history-clicks")
+
+#: Studies that have the trivial opponents on the same streams.
+OPPONENTS = ("opponents", "features")
 
 #: A method and the same that is told.
 PLAIN, TOLD, FIXED = "AutoEmb", "AutoEmb-told", "FSE-146-told"
@@ -25,8 +28,8 @@ def floats() -> int:
     return sum(values["id"].numel() for values in kept)
 
 
-def page(studies: list[Study]) -> str:
-    """Return the page."""
+def page(studies: list[Study], others: list[Study]) -> str:
+    """Return the page, with the opponents of other studies on the same streams."""
     every = [(study, stream) for study in studies for stream in streams_of(study)]
     changes = [
         above(study.mean(stream, TOLD, online), study.mean(stream, PLAIN, online))
@@ -36,10 +39,12 @@ def page(studies: list[Study]) -> str:
         above(study.mean(stream, TOLD, online), study.mean(stream, FIXED, online))
         for study, stream in every
     ]
-    behind = sum(
-        study.mean(stream, "bias", online) < study.mean(stream, TOLD, online)
-        for study, stream in every
-    )
+    best = {
+        stream: study.mean(stream, study.lowest(stream, trivial(study)), online)
+        for study in others
+        for stream in streams_of(study)
+    }
+    behind = sum(best[stream] < study.mean(stream, TOLD, online) for study, stream in every)
     return render(
         "history",
         factors=FACTORS,
@@ -52,6 +57,7 @@ def page(studies: list[Study]) -> str:
         changes=changes,
         beside=beside,
         behind=behind,
+        opponents=[f"`{method}`" for method in trivial(others[0])],
         losses=losses(studies),
         skills=skills(studies),
         seeds=studies[0].seeds,

@@ -48,7 +48,12 @@ def every(
         DOCS / "opponents.md": opponents.page(
             [Study.read(name, studies) for name in opponents.PARTS]
         ),
-        DOCS / "history.md": history.page([Study.read(name, studies) for name in history.PARTS]),
+        DOCS / "history.md": history.page(
+            *(
+                [Study.read(name, studies) for name in names]
+                for names in (history.PARTS, history.OPPONENTS)
+            )
+        ),
         readme.README: readme.page(text, readme.block(recorded, changes, exported)),
     }
     svgs = figures.drawn(recorded["widths"], recorded["budget"], exported)
