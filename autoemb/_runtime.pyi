@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -25,19 +25,28 @@ def record(
     last_loss: npt.NDArray[np.float32],
     mean_loss: npt.NDArray[np.float32],
 ) -> None: ...
-def forgetting_sums(
-    rows: npt.NDArray[np.int64],
-    values: npt.NDArray[np.float32],
-    decay: float,
-    sums: npt.NDArray[np.float32],
-) -> None: ...
-def learn_factors(
+def advance_statistics(
     tables: Sequence[npt.NDArray[np.float32]],
     rows: Sequence[npt.NDArray[np.int64]],
-    residual: npt.NDArray[np.float32],
+    offsets: Sequence[npt.NDArray[np.int64] | None],
+    counts: Sequence[bool],
+    factored: Sequence[bool],
+    shrinkage: Sequence[float],
+    label: npt.NDArray[np.float32],
     weight: npt.NDArray[np.float32],
+    until: npt.NDArray[np.int64],
+    last: int,
+    totals: Mapping[str, npt.NDArray[np.float64]],
+    told: npt.NDArray[np.float32],
+    mean: npt.NDArray[np.float32],
+    *,
+    strengths: Sequence[float],
+    odds: bool,
+    rarest: float,
+    decay: float,
     rate: float,
     penalty: float,
+    largest: float,
 ) -> None: ...
 def distinct(
     rows: npt.NDArray[np.int64],

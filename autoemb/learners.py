@@ -12,7 +12,6 @@ from torch import nn
 from autoemb.bilevel import BilevelTrainer
 from autoemb.bilevel.part import MakeOptimizer, MakeSchedule
 from autoemb.bilevel.working_set import read_by
-from autoemb.errors import UserError
 from autoemb.nn import MODELS, Controller, FixedEmbedding, PerIdLogits, SoftEmbedding
 from autoemb.nn.granted import GrantedEmbedding
 from autoemb.nn.models import FM, Bias, Logistic, Mean, Told, Trivial
@@ -21,7 +20,8 @@ from autoemb.schema import Schema
 from autoemb.streaming import History, Reservoir, StreamLearner
 from autoemb.streaming.grants import Grants
 from autoemb.streaming.learner import INITIAL_ROWS
-from autoemb.streaming.sums import Sums
+from autoemb.streaming.queue import Clock
+from autoemb.streaming.statistics import Statistics, inputs_width
 from autoemb.tasks import Task, task_for
 
 
@@ -155,6 +155,7 @@ def build_learner(
     method = METHODS[recipe.method]
     model = _model(schema, task, recipe, model)
     tables = _tables_read(model, schema)
+    clock = Clock(recipe.freshness == "event", recipe.label_delay)
     history = History(tables, len(recipe.dims), device)
     controller = _controller(tables, history, recipe)
     trainer = BilevelTrainer(
@@ -186,7 +187,9 @@ def build_learner(
         initial_rows=initial_rows,
         device=device,
         grants=_grants(model, history, recipe, trainer),
-        sums=_sums(model, task, device),
+        statistics=_statistics(model, task, clock),
+        clock=clock,
+        learn_chunk=recipe.learn_chunk,
     )
 
 
@@ -204,17 +207,15 @@ def _model(
     if model is None and opponent is not None:
         return _opponent(opponent, schema, task, recipe)
     make: MakeModel = MODELS[recipe.model] if model is None else model
-    told = recipe.history == "full"
-    features = {feature.column: feature for feature in schema.features}
-    traces = Sums(features, task, traced=True).traces if told else None
-    more = 0 if traces is None else Told.inputs_of(len(features), traces.width)
+    told, full = recipe.history != "none", recipe.history == "full"
+    width = inputs_width(task) if full else 0
     made = make(
         build_embedding(schema, recipe),
         outputs=task.outputs,
         hidden=recipe.hidden,
-        num_dense=schema.num_dense + more,
+        num_dense=schema.num_dense + told * Told.inputs_of(len(schema.features), width),
     )
-    return Told(made, task.expecting) if told else made
+    return Told(made, task.expecting if full else None) if told else made
 
 
 def _opponent(name: str, schema: Schema, task: Task, recipe: Recipe) -> Trivial:
@@ -224,18 +225,15 @@ def _opponent(name: str, schema: Schema, task: Task, recipe: Recipe) -> Trivial:
         embedding = FixedEmbedding(rows, FACTORS, features=features, init_std=recipe.init_std)
         return FM(embedding, task.expecting, task.outputs, num_dense)
     if name == "logistic":
-        return Logistic(features, task.expecting, task.outputs, num_dense)
+        return Logistic(features, task.expecting, inputs_width(task), task.outputs, num_dense)
     return (Mean if name == "mean" else Bias)(features, task.expecting)
 
 
-def _sums(model: nn.Module, task: Task, device: torch.device | str) -> Sums | None:
+def _statistics(model: nn.Module, task: Task, clock: Clock) -> Statistics | None:
     """Return what keeps the labels of ids, for a model of which some part reads them."""
     if not any(getattr(module, "reads_known", False) for module in model.modules()):
         return None
-    traced = any(getattr(module, "reads_traces", False) for module in model.modules())
-    if traced and torch.device(device).type != "cpu":
-        raise UserError(f"history is full on {device}; expected none there, or device cpu")
-    return Sums(read_by(model), task, device, traced=traced)
+    return Statistics(read_by(model), task, clock)
 
 
 def _controller(

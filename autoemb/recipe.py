@@ -64,11 +64,30 @@ class Recipe(Declared):
         _option("Network over the embeddings and dense features."),
     ] = "mlp"
     history: Annotated[
-        Literal["full", "none"],
+        Literal["full", "counts", "none"],
         _option(
-            "What the model is told of ids beside their rows: what earlier labels say, or none."
+            "What the model is told of ids beside their rows: what earlier labels say, how many "
+            "there were, or none."
         ),
     ] = "none"
+    freshness: Annotated[
+        Literal["batch", "event"],
+        _option(
+            "Which labels are told of an event's ids: those before its batch, or before the event."
+        ),
+    ] = "batch"
+    label_delay: Annotated[
+        float,
+        Ge(0),
+        Field(allow_inf_nan=False),
+        _option("Seconds by which labels come late, to whatever learns from them."),
+    ] = 0.0
+    learn_chunk: Annotated[
+        int | None,
+        Ge(1),
+        Le(2**40),
+        _option("Events that the network learns at a time, once their batch is predicted."),
+    ] = None
     optimizer: Annotated[
         Literal["adagrad", "adam", "ftrl", "rowwise-adagrad", "sgd"],
         _option("Of weights and controller."),
@@ -140,11 +159,17 @@ class Recipe(Declared):
                 f"history is {self.history}; expected none with method {self.method}, whose inputs "
                 "are its own"
             )
-        past = self.validation != "new-events" or self.hypergradient != "first"
-        if self.history != "none" and past and self.method in VALIDATED:
+        sampled = self.validation == "reservoir" and self.method in VALIDATED
+        if self.history != "none" and sampled:
             raise ValueError(
-                f"history is {self.history}; expected none with validation {self.validation} and "
-                f"hypergradient {self.hypergradient}: of past events it would tell their own labels"
+                f"history is {self.history}; expected none with validation reservoir: of past "
+                "events it would tell their own labels"
+            )
+        told = self.history != "none" or self.method in OPPONENTS
+        if self.freshness != "batch" and not told:
+            raise ValueError(
+                f"freshness is {self.freshness}; expected batch with history none, which tells "
+                "nothing of ids"
             )
         if self.budget is not None and self.method in ("fse", *OPPONENTS):
             raise ValueError(

@@ -10,15 +10,9 @@ record : function
     ``mean_loss = decay * mean_loss + (1 - decay) * loss`` (at a row's first event: ``loss``),
     ``last_loss = loss``, ``count += 1``. Rows and counts are int64, losses float32. Raises
     IndexError for a row outside the counters, and then changes nothing.
-forgetting_sums : function
-    ``forgetting_sums(rows [L], values [L, C], decay, sums [V, C])`` updates sums in place, in the
-    order of the entries: ``sums = decay * sums + value``.
-learn_factors : function
-    ``learn_factors(tables F x [V, K], rows F x [B], residual [B], weight [B], rate, penalty)``
-    takes a step of stochastic gradient descent an event, in their order, on
-    ``(residual - sum_{f<g} <p_f, p_g>)^2 / 2 + penalty / 2 * sum_f |p_f|^2``, of size
-    ``r / (1 + r * reach)`` with r = rate * weight and reach the squared norm of the products'
-    gradient: to first order no error changes its sign.
+advance_statistics : function
+    What labels say of ids, event by event: see :mod:`autoemb.streaming.statistics`, and
+    :class:`autoemb._runtime_python.StatisticsPass` for the rule.
 distinct : function
     ``distinct(rows [B]) -> (values [U], inverse [B], counts [U])``, as ``numpy.unique``, sooner.
 COMPILED : bool
@@ -44,9 +38,8 @@ __all__ = [
     "IMPORT_ERROR",
     "Int64IdTable",
     "StringIdTable",
+    "advance_statistics",
     "distinct",
-    "forgetting_sums",
-    "learn_factors",
     "record",
 ]
 
@@ -58,9 +51,8 @@ try:
     from autoemb._runtime import (
         Int64IdTable,
         StringIdTable,
+        advance_statistics,
         distinct,
-        forgetting_sums,
-        learn_factors,
         record,
     )
     from autoemb._runtime import compiler as COMPILER
@@ -68,9 +60,8 @@ except ImportError as error:
     from autoemb._runtime_python import (  # type: ignore[assignment]
         Int64IdTable,
         StringIdTable,
+        advance_statistics,
         distinct,
-        forgetting_sums,
-        learn_factors,
         record,
     )
 

@@ -13,7 +13,7 @@ from autoemb.errors import UserError
 from autoemb.schema import Label
 
 #: The least chance that sums of labels are taken to tell.
-_RAREST = 0.01
+RAREST = 0.01
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,8 @@ class Task:
         The kinds of labels it is for.
     metrics : tuple of str
         What :class:`autoemb.metrics.Metrics` reports of it.
+    odds : bool
+        Whether what features say adds up as log-odds.
 
     Raises
     ------
@@ -44,6 +46,7 @@ class Task:
     name: ClassVar[str]
     kinds: ClassVar[tuple[str, ...]]
     metrics: ClassVar[tuple[str, ...]]
+    odds: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         label = self.label
@@ -95,11 +98,11 @@ class Task:
         return target.to(torch.float32).unsqueeze(1)
 
     def expected(self, mean: Tensor, offsets: Tensor) -> Tensor:
-        """Return what targets are expected to be [B, outputs], by :meth:`measured`.
+        """Return what targets are expected to be [B, outputs], where nothing adds up as log-odds.
 
         Parameters
         ----------
-        mean : Tensor[outputs]
+        mean : Tensor[B, outputs]
             Of all targets.
         offsets : Tensor[B, F, outputs]
             What each feature adds to it.
@@ -108,7 +111,7 @@ class Task:
 
     def expecting(self, mean: Tensor, offsets: Tensor) -> Tensor:
         """Return the logits [B, outputs] that predict what is expected."""
-        return torch.logit(self.expected(mean, offsets).clamp(_RAREST, 1 - _RAREST))
+        return torch.logit(self.expected(mean, offsets).clamp(RAREST, 1 - RAREST))
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the loss of each event [B], differentiable, of logits [B, outputs]."""
@@ -208,7 +211,7 @@ class Classification(Task):
 
     def expecting(self, mean: Tensor, offsets: Tensor) -> Tensor:
         """Return the logarithms of the shares."""
-        shares = self.expected(mean, offsets).clamp_min(_RAREST)
+        shares = self.expected(mean, offsets).clamp_min(RAREST)
         return torch.log(shares / shares.sum(1, keepdim=True))
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
@@ -238,15 +241,13 @@ class Click(Task):
     name = "click"
     kinds = ("click",)
     metrics = ("loss", "accuracy", "auc", "normalised_entropy", "calibration")
-
-    def expected(self, mean: Tensor, offsets: Tensor) -> Tensor:
-        """Return the chance that the features' log-odds add up to: chances would leave 0 to 1."""
-        return torch.sigmoid(self.expecting(mean, offsets))
+    odds = True
 
     def expecting(self, mean: Tensor, offsets: Tensor) -> Tensor:
         """Return the sum of the features' log-odds."""
-        base, odds = (torch.logit(x.clamp(_RAREST, 1 - _RAREST)) for x in (mean, mean + offsets))
-        return base + (odds - base).sum(1)
+        chances = mean, mean.unsqueeze(1) + offsets
+        base, odds = (torch.logit(chance.clamp(RAREST, 1 - RAREST)) for chance in chances)
+        return base + (odds - base.unsqueeze(1)).sum(1)
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the binary cross-entropy, exact for logits of any size."""

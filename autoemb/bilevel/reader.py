@@ -138,16 +138,22 @@ class Reader:
                 controller.follow()
         return Snapshot(view, model, controller, (model_rows, controller_rows))
 
-    @torch.no_grad()
     def logits(self, snapshot: Snapshot, *, hard: bool = False) -> Tensor:
         """Return logits [B, outputs] in eval mode; a snapshot serves once."""
+        return self.outcome(snapshot, hard=hard)[0]
+
+    @torch.no_grad()
+    def outcome(
+        self, snapshot: Snapshot, *, hard: bool = False
+    ) -> tuple[Tensor, dict[str, Tensor] | None]:
+        """Return logits [B, outputs] and the mix of each distinct id, soft whatever ``hard``."""
         view, model, controller, (model_rows, controller_rows) = snapshot
-        mix = None
+        mix = given = None
         if controller is not None:
             arguments = view.play.rows, view.features
-            mix = controller(controller_rows, view.play, *arguments)
+            mix = given = dict(controller(controller_rows, view.play, *arguments))
             if hard:
-                mix = {table: select_hard(weights) for table, weights in mix.items()}
-        logits: Tensor = model(model_rows, view.play, view.example.inputs, mix)
+                given = {table: select_hard(weights) for table, weights in mix.items()}
+        logits: Tensor = model(model_rows, view.play, view.example.inputs, given)
         self._free.append((model, controller))
-        return logits
+        return logits, mix

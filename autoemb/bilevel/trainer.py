@@ -13,7 +13,7 @@ from autoemb.bilevel.lock import Lock
 from autoemb.bilevel.outcome import Outcome, Update
 from autoemb.bilevel.part import Change, MakeOptimizer, MakeSchedule, Part, Updating
 from autoemb.bilevel.passes import same_random_numbers
-from autoemb.bilevel.reader import Reader
+from autoemb.bilevel.reader import Reader, Snapshot
 from autoemb.bilevel.wiring import check_wiring
 from autoemb.bilevel.working_set import Example, Features, View, views_of
 from autoemb.nn.controller import select_hard
@@ -343,13 +343,25 @@ class BilevelTrainer:
             Use each id's largest size alone (Eq. 6).
         """
         with self.lock:
-            (view,) = self.views(Example(inputs, torch.empty(0)))
-            rows = view.play.rows
-            controller = {} if self.controller is None else self.controller.function.gather(rows)
-            snapshot = self.reader.take(view, self.model.function.gather(rows), controller)
+            snapshot = self._snapshot(Example(inputs, torch.empty(0)))
             if self.reader.shares:
                 return self.reader.logits(snapshot, hard=hard)
         return self.reader.logits(snapshot, hard=hard)
+
+    def score(self, example: Example) -> Outcome:
+        """Predict a batch in eval mode, for a step that comes later; nothing changes."""
+        with self.lock:
+            snapshot = self._snapshot(example)
+            logits, mix = self.reader.outcome(snapshot, hard=self.hard)
+        view = snapshot.view
+        losses = self._losses(logits, view.example)
+        return Outcome(logits, losses.detach(), mix, view.plans, view.places)
+
+    def _snapshot(self, example: Example) -> Snapshot:
+        (view,) = self.views(example)
+        rows = view.play.rows
+        controller = {} if self.controller is None else self.controller.function.gather(rows)
+        return self.reader.take(view, self.model.function.gather(rows), controller)
 
     def state_dict(self) -> dict[str, Any]:
         """Return parameters, running statistics and optimiser state of model and controller."""

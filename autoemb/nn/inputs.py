@@ -17,24 +17,24 @@ class Known(NamedTuple):
 
     Attributes
     ----------
-    mean : Tensor[C]
-        Of all labels; C is the number of classes, or 1.
+    mean : Tensor[B, C]
+        Of all labels that each event knows; C is the number of classes, or 1.
     events : Tensor[B, F]
         Of each feature's id, float32; of a bag, of all its ids.
     sums : Tensor[B, F, C]
         What their labels left over the mean and what was known of the other features.
     strength : Tensor[F]
         Events without a word that every id of a feature is taken to have had, as tells best.
-    traces : Tensor[B, F, T], optional
-        What else a network is told of each id (:class:`autoemb.streaming.traces.Traces`), for
-        modules whose ``reads_traces`` is true.
+    told : Tensor[B, F, T]
+        What a network is told of each id, beside the number of events: sums, and sums that forget,
+        shrunk by several strengths; the product of its factors with those of the event's others.
     """
 
     mean: Tensor
     events: Tensor
     sums: Tensor
     strength: Tensor
-    traces: Tensor | None = None
+    told: Tensor
 
     def offsets(self, strength: float | Tensor | None = None) -> Tensor:
         """Return the means [B, F, C] of what labels left, shrunk towards 0.
@@ -48,11 +48,20 @@ class Known(NamedTuple):
         --------
         >>> import torch
         >>> events, sums = torch.tensor([[3.0]]), torch.tensor([[[1.0]]])
-        >>> Known(torch.tensor([0.5]), events, sums, torch.tensor([5.0])).offsets()
+        >>> mean, told = torch.tensor([[0.5]]), torch.zeros(1, 1, 6)
+        >>> Known(mean, events, sums, torch.tensor([5.0]), told).offsets()
         tensor([[[0.1250]]])
         """
         strength = self.strength if strength is None else strength
         return self.sums / (self.events + strength).unsqueeze(2)
+
+    def part(self, start: int, stop: int) -> Known:
+        """Return what is known of the events from ``start`` up to ``stop``."""
+        own = {
+            name: getattr(self, name)[start:stop].clone()
+            for name in ("mean", "events", "sums", "told")
+        }
+        return self._replace(**own)
 
 
 class Inputs(NamedTuple):
@@ -66,7 +75,7 @@ class Inputs(NamedTuple):
         Dense features, transformed, each with its indicator of missing values.
     known : Known, optional
         What earlier labels say of the ids, for modules whose ``reads_known`` is true
-        (:class:`autoemb.streaming.sums.Sums`).
+        (:class:`autoemb.streaming.statistics.Statistics`).
     """
 
     ids: dict[str, Tensor | Bag]

@@ -168,6 +168,26 @@ def copy_of(batch: Batch) -> Batch:
     return Batch(sparse, bags, **own)
 
 
+def part_of(batch: Batch, start: int, stop: int) -> Batch:
+    """Return the events of a batch from ``start`` up to ``stop``, without what nobody learns from.
+
+    Examples
+    --------
+    >>> bag = Bag(np.array([7, 8, 9]), np.array([0, 2, 3]))
+    >>> part_of(Batch(bags={"words": bag}), 1, 2).bags["words"].values
+    array([9])
+    """
+    sparse = {name: ids[start:stop] for name, ids in batch.sparse.items()}
+    bags = {}
+    for name, (values, offsets, weights) in batch.bags.items():
+        own = slice(offsets[start], offsets[stop])
+        shares = None if weights is None else weights[own]
+        bags[name] = Bag(values[own], offsets[start : stop + 1] - offsets[start], shares)
+    tensors = {name: getattr(batch, name) for name in _TENSORS}
+    parts = {name: None if value is None else value[start:stop] for name, value in tensors.items()}
+    return Batch(sparse, bags, **parts)
+
+
 def _copied(values: Any) -> Any:
     return None if values is None else values.copy()
 

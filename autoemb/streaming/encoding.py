@@ -59,7 +59,8 @@ class Encoder:
         UserError
             For a feature that is missing or of another kind, columns of unequal lengths, an id that
             is no integer or text or is not of the kind of its table, numbers and labels that are
-            not finite, and weights below 0; names feature or event, and what was expected.
+            not finite, weights below 0, and times that are no integers; names feature or event, and
+            what was expected.
         """
         events = _events(batch, self.reads)
         if events == 0:
@@ -83,7 +84,7 @@ class Encoder:
             dense=self._checked_dense(batch.dense, events),
             label=self._checked_label(batch.label, events) if labelled else None,
             weight=None if batch.weight is None else _checked_weight(batch.weight, events),
-            timestamp=batch.timestamp,
+            timestamp=None if batch.timestamp is None else _checked_time(batch.timestamp, events),
             event_id=batch.event_id,
         )
 
@@ -286,6 +287,16 @@ def _checked_weight(weight: Tensor, events: int) -> Tensor:
         event = int((weight < 0).nonzero()[0])
         raise UserError(f"event {event}: weight is {weight[event]:g}; expected 0 or more")
     return weight
+
+
+def _checked_time(time: Any, events: int) -> npt.NDArray[np.int64]:
+    found = np.asarray(time)
+    if found.dtype.kind not in "iu" or found.shape != (events,):
+        raise UserError(
+            f"timestamp is {found.dtype} {[*found.shape]}; expected integers [{events}], one an "
+            "event"
+        )
+    return found.astype(np.int64, copy=False)
 
 
 def _check_column(name: str, column: Tensor, events: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -16,18 +17,19 @@ from autoemb.nn.draws import id_keys
 from autoemb.nn.rows import begin, cut, grow
 from autoemb.ops import check_ids
 from autoemb.schema import Dense
-from autoemb.streaming.columns import batch_from_state, batch_state, copy_of
+from autoemb.streaming.columns import batch_from_state
 from autoemb.streaming.encoding import Encoder, distinct_ids
 from autoemb.streaming.grants import Grants
 from autoemb.streaming.graph import StepGraph
 from autoemb.streaming.history import History
 from autoemb.streaming.memory import keep_freed_memory
-from autoemb.streaming.newcomers import new_ids, view_of_strangers
+from autoemb.streaming.newcomers import new_ids, on_device, view_of_strangers
 from autoemb.streaming.packed import Layout, tensors_of, with_tensors
+from autoemb.streaming.queue import Clock, Seen, Waiting
 from autoemb.streaming.reservoir import Reservoir
 from autoemb.streaming.restoring import checked_past, checked_rows
+from autoemb.streaming.statistics import Statistics, told
 from autoemb.streaming.step import Step
-from autoemb.streaming.sums import Sums
 from autoemb.streaming.transfer import Upload
 from autoemb.tasks import Task
 
@@ -80,8 +82,14 @@ class StreamLearner:
         On a CUDA device, replay the whole step as one CUDA graph. The numbers are the same
         without. Modules and optimisers must then change by this class alone: whatever else moves
         their tensors, freezes parameters or changes rates goes unnoticed.
-    sums : Sums, optional
+    statistics : Statistics, optional
         What labels say of each id, for a model that reads it.
+    clock : Clock, optional
+        When labels are known; by default once they are given.
+    learn_chunk : int, optional
+        Events that the network learns at a time; by default those of a batch. With it, or with
+        labels that come late, a batch is predicted first, in eval mode, and learnt in a pass of its
+        own once its labels are known.
 
     Raises
     ------
@@ -119,7 +127,9 @@ class StreamLearner:
         device: torch.device | str = "cpu",
         grants: Grants | None = None,
         graph: bool = True,
-        sums: Sums | None = None,
+        statistics: Statistics | None = None,
+        clock: Clock | None = None,
+        learn_chunk: int | None = None,
     ) -> None:
         if validation not in VALIDATION_SOURCES:
             raise ValueError(
@@ -131,7 +141,7 @@ class StreamLearner:
             raise ValueError(f"initial_rows must be positive; got {initial_rows}")
         history.check(trainer)
         self.trainer, self.history, self.reservoir = trainer, history, reservoir
-        self.grants, self.sums, self.seed = grants, sums, seed
+        self.grants, self.statistics, self.seed = grants, statistics, seed
         self._check_selection(trainer.hard)
         self.validation, self.batch_size = validation, batch_size
         self.device = torch.device(device)
@@ -139,7 +149,10 @@ class StreamLearner:
         self._graphed = graph and self._cuda
         self.encoder = Encoder(trainer.reads, dense, task)
         self._rows = dict.fromkeys(trainer.tables, 0)  # that every table has
-        self._recent: list[Batch] = []  # the last two batches, newest first
+        self._recent: list[Seen] = []  # the last two batches that were learnt, newest first
+        self.waiting: Waiting | None = None
+        if learn_chunk is not None or (clock is not None and clock.delay):
+            self.waiting = Waiting(Clock() if clock is None else clock, learn_chunk)
         self._prepare()
         self._resize(dict.fromkeys(trainer.tables, initial_rows))
 
@@ -186,8 +199,8 @@ class StreamLearner:
         for module in self.modules:
             grow(module, num_rows)
         self.history.grow(num_rows)
-        if self.sums is not None:
-            self.sums.grow(num_rows)
+        if self.statistics is not None:
+            self.statistics.grow(num_rows)
 
     def _resize(self, num_rows: Mapping[str, int]) -> None:
         """Give tables exactly so many rows."""
@@ -216,31 +229,81 @@ class StreamLearner:
             For a loss of another shape, and one event where the model takes batch statistics.
         """
         batch = self.encoder.checked(batch, labelled=True)
-        with self._stepping, self._change, ExitStack() as self._undo:
+        with self._stepping:
+            if self.waiting is None:
+                return self._arrive(batch)
+            self.waiting.clock.check(batch.timestamp)
+            late = self.waiting.clock.delay > 0
+            if late and batch.timestamp is not None:
+                self._learn_due(float(batch.timestamp[0]))
+            step = self._arrive(batch)
+            if not late:
+                self._learn_due()
+        return step
+
+    def _arrive(self, batch: Batch) -> Step:
+        """Take in a checked batch: predict it, and learn it unless that comes later."""
+        with self._change, ExitStack() as self._undo:
             self._undo.callback(torch.random.set_rng_state, torch.random.get_rng_state())
-            past = self._past()
             with self._lock:
-                example = self._inserted(batch)
-                examples = [*(self._seen(one) for one in past), example]
+                example, advance = self._inserted(batch), None
+                if self.statistics is not None:
+                    advance = self.statistics.advance(example, batch.timestamp)
+                    example = told(example, advance.known)
                 if self.grants is not None:
                     self._change.enter_context(self._lock)
                     # By the ids alone: whoever is new owns rows when the batch is learnt.
                     plans = distinct_ids(self.trainer.reads, example)
                     self._undo.callback(self.grants.update(plans, self.num_ids(), len(batch)))
-            step = self._run(examples)
+            seen = Seen(batch, example.inputs.known)
+            step = self._learn(example) if self.waiting is None else self._predicted(example)
             self._undo.pop_all()
-            if self.encoder.dense is not None and batch.dense is not None:
-                self._change.enter_context(self._lock)
-                self.encoder.dense.update(batch.dense)
-            if self.trainer.bilevel:
-                self._remember(batch)
+            self._change.enter_context(self._lock)
+            if self.statistics is not None and advance is not None:
+                self.statistics.commit(advance)
+            if self.waiting is None:
+                self._remember(seen)
+            else:
+                self.waiting.add(seen)
         return step
 
-    def _remember(self, batch: Batch) -> None:
-        """Keep a batch that was learnt, for the controller."""
+    def _learn_due(self, now: float = math.inf) -> None:
+        """Learn the chunks whose labels are known at a time: each wholly or, with an error, not."""
+        for seen in self.waiting.due(now) if self.waiting is not None else ():
+            with self._change, ExitStack() as self._undo:
+                self._undo.callback(torch.random.set_rng_state, torch.random.get_rng_state())
+                with self._lock:
+                    example = self._seen(seen)
+                self._learn(example)
+                self._undo.pop_all()
+                self._remember(seen)
+
+    def _predicted(self, example: Example) -> Step:
+        """Return what is predicted for a batch that is learnt later."""
+        trainer = self.trainer
+        example = on_device(self.device, example)
+        with self._lock:
+            outcome = trainer.score(example)
+            popularity = self.history.popularity(trainer.reads, outcome)
+        return Step(outcome, example.label, example.weight, popularity)
+
+    def _learn(self, example: Example) -> Step:
+        """Learn a batch, or a chunk of one."""
+        with self._lock:
+            examples = [*(self._seen(one) for one in self._past()), example]
+        return self._run(examples)
+
+    def _remember(self, seen: Seen) -> None:
+        """Keep what a batch that was learnt leaves, for dense features and for the controller."""
+        batch = seen.batch
+        if self.encoder.dense is not None and batch.dense is not None:
+            self._change.enter_context(self._lock)
+            self.encoder.dense.update(batch.dense)
+        if not self.trainer.bilevel:
+            return
         if self.validation == "reservoir" and self.reservoir is not None:
             self.reservoir.add(batch)
-        self._recent = [copy_of(batch), *self._recent[:1]]
+        self._recent = [seen.copy(), *self._recent[:1]]
 
     def _inserted(self, batch: Batch) -> Example:
         """Return a batch with rows for its ids; new ones get the next rows of their tables."""
@@ -256,8 +319,8 @@ class StreamLearner:
             keys = id_keys(ids, self.seed, table)
             for part in filter(None, (self.trainer.model, self.trainer.controller)):
                 begin(part.function.rows, table, rows, keys)
-            if self.sums is not None:
-                self.sums.begin(table, rows, keys)
+            if self.statistics is not None:
+                self.statistics.begin(table, rows, keys)
         return self.encoder.example(batch, numbers)
 
     def _forget(self, known: Mapping[str, int]) -> None:
@@ -266,11 +329,12 @@ class StreamLearner:
             for table, rows in known.items():
                 self.encoder.id_tables[table].truncate(rows)
 
-    def _seen(self, batch: Batch) -> Example:
+    def _seen(self, seen: Seen) -> Example:
         """Return a batch of the past with the rows of its ids."""
-        return self.encoder.example(batch, self.encoder.numbers(batch, insert=False))
+        example = self.encoder.example(seen.batch, self.encoder.numbers(seen.batch, insert=False))
+        return told(example, seen.known)
 
-    def _past(self) -> list[Batch]:
+    def _past(self) -> list[Seen]:
         """Return the past batches that the controller needs, validation first, if there are."""
         if len(self._recent) < (2 if self.validation == "last-batch" else 1):
             return []
@@ -278,7 +342,7 @@ class StreamLearner:
             return self._recent
         if self.validation == "reservoir" and self.reservoir is not None:
             self._undo.callback(self.reservoir.rewind, self.reservoir.random_state())
-            return [self.reservoir.sample(self.batch_size), self._recent[0]]
+            return [Seen(self.reservoir.sample(self.batch_size), None), self._recent[0]]
         return [] if self.trainer.hypergradient == "first" else self._recent[:1]
 
     def _run(self, examples: list[Example]) -> Step:
@@ -298,8 +362,6 @@ class StreamLearner:
         """Learn from past batches, if any, and a new one, on the device."""
         *past, example = with_tensors(self._layout, iter(tensors))
         trainer = self.trainer
-        if self.sums is not None:
-            example = self.sums.known(example, self.history)
         if self.validation == "new-events":
             previous = past[0] if past else None
             update = trainer.compute(example, validates=True, previous=previous)
@@ -316,8 +378,6 @@ class StreamLearner:
         self._change.enter_context(self._lock)
         trainer.apply(update)
         history.take_in(trainer.reads, example, outcome)
-        if self.sums is not None:
-            self.sums.take_in(example, history)
         # What nobody reads need not travel to the host.
         plans = {t: p._replace(order=None, starts=None) for t, p in outcome.plans.items()}
         brief = outcome._replace(plans=plans)
@@ -364,10 +424,11 @@ class StreamLearner:
                 "encoder": self.encoder.state_dict(),
                 "trainer": self.trainer.state_dict(),
                 "history": self.history.state_dict(),
-                "sums": None if self.sums is None else self.sums.state_dict(),
+                "statistics": None if self.statistics is None else self.statistics.state_dict(),
+                "waiting": None if self.waiting is None else self.waiting.state_dict(),
                 "reservoir": None if self.reservoir is None else self.reservoir.state_dict(),
                 "grants": None if self.grants is None else self.grants.state_dict(),
-                "recent": [batch_state(batch) for batch in self._recent],
+                "recent": [seen.state() for seen in self._recent],
                 "random": torch.random.get_rng_state(),
                 "cuda_random": torch.cuda.get_rng_state(self.device) if self._cuda else None,
             }
@@ -390,16 +451,21 @@ class StreamLearner:
             self.encoder.load_state_dict(saved["encoder"])
             self.trainer.load_state_dict(saved["trainer"])
             self.history.load_state_dict(saved["history"])
-            if self.sums is not None:
-                self.sums.load_state_dict(saved["sums"], rows)
+            if self.statistics is not None:
+                self.statistics.load_state_dict(saved["statistics"], rows)
+            if self.waiting is not None:
+                self.waiting.load_state_dict(saved["waiting"])
+                for seen in self.waiting:
+                    checked_past(self.encoder, self.statistics, seen)
             if self.reservoir is not None and saved["reservoir"] is not None:
                 if events := saved["reservoir"]["events"]:
-                    checked_past(self.encoder, batch_from_state(events))
+                    checked_past(self.encoder, None, Seen(batch_from_state(events), None))
                 self.reservoir.load_state_dict(saved["reservoir"])
             if self.grants is not None:
                 self.grants.load_state_dict(saved["grants"])
             self._recent = [
-                checked_past(self.encoder, batch_from_state(one)) for one in saved["recent"]
+                checked_past(self.encoder, self.statistics, Seen.from_state(one))
+                for one in saved["recent"]
             ]
             torch.random.set_rng_state(saved["random"])
             if self._cuda and saved["cuda_random"] is not None:

@@ -16,6 +16,7 @@ from autoemb.bilevel.working_set import Functional, views_of
 from autoemb.nn.draws import Keys, id_keys, salted
 from autoemb.schema import Sparse
 from autoemb.streaming.packed import tensors_of, with_tensors
+from autoemb.streaming.statistics import told
 
 if TYPE_CHECKING:
     from autoemb.streaming.learner import StreamLearner
@@ -60,7 +61,7 @@ def view_of_strangers(learner: StreamLearner, batch: Batch) -> Snapshot:
     """Return what a prediction needs; ids never seen have rows in the snapshot alone.
 
     They are numbered on from the last row of their table, with the values that they would start
-    with, and what is known of the row after the last id: nothing.
+    with; nothing is known of them.
     """
     trainer, encoder = learner.trainer, learner.encoder
     numbers = encoder.numbers(batch, insert=False)
@@ -74,9 +75,10 @@ def view_of_strangers(learner: StreamLearner, batch: Batch) -> Snapshot:
                 _number(ids, numbers[name], known[table], strangers)
         if strangers:
             keys[table] = id_keys(_as_ids(list(strangers)), learner.seed, table)
-    example = _on(learner.device, encoder.example(batch, numbers))
-    if learner.sums is not None:
-        example = learner.sums.known(example, learner.history, known)
+    example = encoder.example(batch, numbers)
+    if learner.statistics is not None:
+        example = told(example, learner.statistics.known(example, known))
+    example = on_device(learner.device, example)
     rows = {table: known[table] + len(keys.get(table, ())) for table in trainer.tables}
 
     def history(wanted: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -115,7 +117,7 @@ def _gathered(
     return found
 
 
-def _on(device: torch.device, value: Any) -> Any:
+def on_device(device: torch.device, value: Any) -> Any:
     """Return nested tensors on a device."""
     moved = [tensor.to(device) for tensor in tensors_of(value)]
     return with_tensors(value, iter(moved))

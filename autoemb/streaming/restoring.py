@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from autoemb.batch import Batch
 from autoemb.errors import UserError
 from autoemb.streaming.encoding import Encoder
+from autoemb.streaming.queue import Seen
+from autoemb.streaming.statistics import Statistics
 
 
 def checked_rows(saved: Mapping[str, Any], tables: Sequence[str]) -> dict[str, int]:
@@ -24,10 +25,12 @@ def checked_rows(saved: Mapping[str, Any], tables: Sequence[str]) -> dict[str, i
     return rows
 
 
-def checked_past(encoder: Encoder, batch: Batch) -> Batch:
-    """Return a batch of a saved past, if its ids are known."""
-    batch = encoder.checked(batch, labelled=True)
+def checked_past(encoder: Encoder, statistics: Statistics | None, seen: Seen) -> Seen:
+    """Return a batch of a saved past, if its ids are known and it was told what it needs."""
+    batch = encoder.checked(seen.batch, labelled=True)
+    if statistics is not None:
+        statistics.check_known(seen.known, len(batch))
     for name, rows in encoder.numbers(batch, insert=False).items():
         if bool((rows < 0).any()):
             raise UserError(f"a past event holds an id of {name} that its table does not know")
-    return batch
+    return seen._replace(batch=batch)

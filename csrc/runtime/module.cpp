@@ -10,7 +10,7 @@
 #include "distinct.h"
 #include "id_table.h"
 #include "record.h"
-#include "traces.h"
+#include "statistics.h"
 
 namespace py = pybind11;
 
@@ -131,39 +131,118 @@ void record_checked(const py::array& rows_array, const py::array& loss_array, do
   record(rows.data, loss.data, rows.size, decay, count.data, last_loss.data, mean_loss.data);
 }
 
-void forgetting_sums_checked(const py::array& rows_array, const py::array& values_array,
-                             double decay, const py::array& sums_array) {
+StatisticsFeature statistics_feature(const py::array& table_array, const py::array& rows_array,
+                                     const py::object& offsets_array, size_t events) {
+  const auto table = matrix<float>(table_array, "table");
   const auto rows = vector<const int64_t>(rows_array, "rows");
-  const auto values = matrix<const float>(values_array, "values");
-  const auto sums = matrix<float>(sums_array, "sums");
-  if (values.rows != rows.size) throw py::value_error("values must be as long as rows");
-  if (values.columns != sums.columns) throw py::value_error("values must be as wide as sums");
-  check_rows(rows, sums.rows);
-  forgetting_sums(rows.data, values.data, rows.size, sums.columns, decay, sums.data);
+  check_rows(rows, table.rows);
+  StatisticsFeature found{table.data, table.columns, rows.data, nullptr, true, false, 0};
+  if (offsets_array.is_none()) {
+    if (rows.size != events) throw py::value_error("rows must be as long as label");
+    return found;
+  }
+  const auto offsets = vector<const int64_t>(py::cast<py::array>(offsets_array), "offsets");
+  bool sound = offsets.size == events + 1 && offsets.data[0] == 0 &&
+               offsets.data[events] == static_cast<int64_t>(rows.size);
+  for (size_t e = 0; sound && e < events; ++e) sound = offsets.data[e] <= offsets.data[e + 1];
+  if (!sound) throw py::value_error("offsets must ascend from 0 to the number of rows");
+  found.offsets = offsets.data;
+  return found;
 }
 
-void learn_factors_checked(const std::vector<py::array>& table_arrays,
-                           const std::vector<py::array>& rows_arrays,
-                           const py::array& residual_array, const py::array& weight_array,
-                           double rate, double penalty) {
-  const auto residual = vector<const float>(residual_array, "residual");
+StatisticsTotals statistics_totals(const py::dict& totals, size_t channels, size_t features,
+                                   size_t strengths) {
+  const auto of = [&](const char* name, size_t size) {
+    const auto found = vector<double>(py::cast<py::array>(totals[name]), name);
+    if (found.size != size) {
+      throw py::value_error(std::string(name) + " must have " + std::to_string(size) + " numbers");
+    }
+    return found.data;
+  };
+  const auto losses = matrix<double>(py::cast<py::array>(totals["losses"]), "losses");
+  if (losses.rows != features || losses.columns != strengths) {
+    throw py::value_error("losses must have " + std::to_string(features * strengths) + " numbers");
+  }
+  return {of("total", channels), of("events", 1), of("squares", channels), losses.data};
+}
+
+// Checks that each of the last events knows no other than events before it, and those that the
+// event before it knows.
+void check_until(const Vector<const int64_t>& until, size_t last, size_t events) {
+  if (until.size > events || last > events) {
+    throw py::value_error("until and last must be within label");
+  }
+  size_t before = 0;
+  for (size_t b = 0; b < until.size; ++b) {
+    const auto own = static_cast<size_t>(until.data[b]);
+    if (own < before || own > events - until.size + b) {
+      throw py::value_error("an event may know those before it");
+    }
+    before = own;
+  }
+  if (last < before) throw py::value_error("last must not be before until");
+}
+
+void advance_statistics_checked(const std::vector<py::array>& tables,
+                                const std::vector<py::array>& rows,
+                                const std::vector<py::object>& offsets,
+                                const std::vector<bool>& counts, const std::vector<bool>& factored,
+                                const std::vector<double>& shrinkage, const py::array& label_array,
+                                const py::array& weight_array, const py::array& until_array,
+                                size_t last, const py::dict& totals, const py::array& told_array,
+                                const py::array& mean_array, const std::vector<double>& strengths,
+                                bool odds, double rarest, double decay, double rate, double penalty,
+                                double largest) {
+  const auto label = matrix<const float>(label_array, "label");
   const auto weight = vector<const float>(weight_array, "weight");
-  if (weight.size != residual.size) throw py::value_error("weight must be as long as residual");
-  if (rows_arrays.size() != table_arrays.size()) {
-    throw py::value_error("rows must be as many as tables");
+  const auto until = vector<const int64_t>(until_array, "until");
+  const size_t channels = label.columns;
+  if (channels == 0) throw py::value_error("label must have a column");
+  if (weight.size != label.rows) throw py::value_error("weight must be as long as label");
+  for (const size_t size :
+       {rows.size(), offsets.size(), counts.size(), factored.size(), shrinkage.size()}) {
+    if (size != tables.size()) throw py::value_error("features must be as many as tables");
   }
-  std::vector<FactorColumn> columns;
-  size_t width = 0;
-  for (size_t f = 0; f < table_arrays.size(); ++f) {
-    const auto table = matrix<float>(table_arrays[f], "table");
-    const auto rows = vector<const int64_t>(rows_arrays[f], "rows");
-    if (f == 0) width = table.columns;
-    if (table.columns != width) throw py::value_error("tables must be of one width");
-    if (rows.size != residual.size) throw py::value_error("rows must be as long as residual");
-    check_rows(rows, table.rows);
-    columns.push_back({table.data, rows.data});
+  StatisticsRules rules{channels, 0, strengths, odds, rarest, decay, rate, penalty, largest};
+  std::vector<StatisticsFeature> features;
+  for (size_t f = 0; f < tables.size(); ++f) {
+    auto& own =
+        features.emplace_back(statistics_feature(tables[f], rows[f], offsets[f], label.rows));
+    own.counts = counts[f], own.factored = factored[f], own.strength = shrinkage[f];
+    const size_t least = 2 + 2 * channels;
+    if (own.width < least || (own.factored && own.offsets != nullptr) ||
+        (own.factored && rules.factors != 0 && rules.factors != own.width - least)) {
+      throw py::value_error("a table is of another width");
+    }
+    if (own.factored) rules.factors = own.width - least;
   }
-  learn_factors(columns, residual.data, weight.data, residual.size, width, rate, penalty);
+  check_until(until, last, label.rows);
+  const StatisticsTotals sums =
+      statistics_totals(totals, channels, tables.size(), strengths.size());
+  const size_t stride = tables.size() * (3 + 2 * channels);
+  const auto told = matrix<float>(told_array, "told");
+  const auto mean = matrix<float>(mean_array, "mean");
+  if (told.rows != label.rows || told.columns != stride) {
+    throw py::value_error("told must have " + std::to_string(stride) + " columns");
+  }
+  if (mean.rows != label.rows || mean.columns != channels) {
+    throw py::value_error("mean must be as label");
+  }
+  py::gil_scoped_release release;
+  StatisticsPass pass(features, sums, rules);
+  size_t taken = 0;
+  const auto take_in = [&](size_t end) {
+    for (; taken < end; ++taken) {
+      pass.take_in(taken, label.data + taken * channels, weight.data[taken],
+                   told.data + taken * stride, mean.data + taken * channels);
+    }
+  };
+  for (size_t b = 0; b < until.size; ++b) {
+    take_in(static_cast<size_t>(until.data[b]));
+    const size_t event = label.rows - until.size + b;
+    pass.tell(event, told.data + event * stride, mean.data + event * channels);
+  }
+  take_in(last);
 }
 
 py::tuple distinct_arrays(const py::array& array) {
@@ -199,10 +278,12 @@ PYBIND11_MODULE(_runtime, m) {
 
   m.def("record", &record_checked, py::arg("rows"), py::arg("loss"), py::arg("decay"),
         py::arg("count"), py::arg("last_loss"), py::arg("mean_loss"));
-  m.def("forgetting_sums", &forgetting_sums_checked, py::arg("rows"), py::arg("values"),
-        py::arg("decay"), py::arg("sums"));
-  m.def("learn_factors", &learn_factors_checked, py::arg("tables"), py::arg("rows"),
-        py::arg("residual"), py::arg("weight"), py::arg("rate"), py::arg("penalty"));
+  m.def("advance_statistics", &advance_statistics_checked, py::arg("tables"), py::arg("rows"),
+        py::arg("offsets"), py::arg("counts"), py::arg("factored"), py::arg("shrinkage"),
+        py::arg("label"), py::arg("weight"), py::arg("until"), py::arg("last"), py::arg("totals"),
+        py::arg("told"), py::arg("mean"), py::kw_only(), py::arg("strengths"), py::arg("odds"),
+        py::arg("rarest"), py::arg("decay"), py::arg("rate"), py::arg("penalty"),
+        py::arg("largest"));
   m.def("distinct", &distinct_arrays, py::arg("rows"));
 }
 

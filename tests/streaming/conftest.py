@@ -36,6 +36,13 @@ CASES = [
     ("sam", {"task": "classification"}),
     *[(method, {"history": "full"}) for method in ("fse", "darts", "autoemb")],
     ("autoemb", {"history": "full", "task": "classification"}),
+    ("autoemb", {"history": "full", "hypergradient": "exact"}),
+    ("darts", {"history": "full", "validation": "last-batch"}),
+    ("sam", {"history": "counts", "freshness": "event"}),
+    ("fse", {"learn_chunk": 4}),
+    ("autoemb", {"history": "full", "learn_chunk": 4, "freshness": "event"}),
+    ("autoemb", {"history": "full", "label_delay": 7.0, "freshness": "event"}),
+    ("autoemb", {"validation": "reservoir", "label_delay": 4.0, "learn_chunk": 2}),
 ]  # fmt: skip
 
 STARS = Label(column="rating", kind="rating", scale=(0, 5))
@@ -168,7 +175,7 @@ def stream(make_batches, part_of):
     return batches
 
 
-@pytest.fixture(params=CASES, ids=lambda case: "-".join([case[0], *case[1].values()]))
+@pytest.fixture(params=CASES, ids=lambda case: "-".join([case[0], *map(str, case[1].values())]))
 def case(request):
     """A method and its options."""
     return request.param
@@ -329,6 +336,11 @@ def knowledge():
             table: {name: value[: len(rows[table])] for name, value in vars(history).items()}
             for table, history in learner.history.tables.items()
         }
+        found["waiting"] = state["waiting"]
+        if learner.statistics is not None:
+            found["statistics"] = state["statistics"]
+            for table, own in state["statistics"]["tables"].items():
+                found["statistics"]["tables"][table] = own[: len(rows[table])]
         if (grants := learner.grants) is not None:
             for name in ("traffic", "last"):
                 values = zip(getattr(grants, name), rows.values(), strict=True)

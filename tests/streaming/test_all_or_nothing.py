@@ -16,6 +16,7 @@ OPTIONS = {
     "last-batch": {"validation": "last-batch", "optimizer": "adam"},
     "running": {"norm": "running", "optimizer": "adam", "validation": "reservoir"},
     "budget": {"budget": 0.3},
+    "told": {"history": "full", "freshness": "event"},
 }
 GOOD = 5  # batches that are learnt before
 
@@ -75,6 +76,10 @@ WRONG = {
     "weights of other events": (
         lambda b: replace(b, weight=torch.ones(7)),
         r"weight is \[7\]; expected a tensor \[6\]",
+    ),
+    "times that are no integers": (
+        lambda b: replace(b, timestamp=np.full(6, 0.5)),
+        r"timestamp is float64 \[6\]; expected integers \[6\], one an event",
     ),
     "a column too short": (
         lambda b: with_sparse(b, item=b.sparse["item"][:4]),
@@ -245,7 +250,7 @@ def spoil_model(learner, monkeypatch):
             torch.rand(3)
             raise Broken("in forward")
 
-        monkeypatch.setattr(model.hidden, "forward", forward)
+        monkeypatch.setattr(getattr(model, "model", model).hidden, "forward", forward)
         return inner(example, **options)
 
     monkeypatch.setattr(learner.trainer, "compute", compute)

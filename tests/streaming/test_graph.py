@@ -15,7 +15,8 @@ from autoemb.learners import METHODS
 from autoemb.nn import Inputs
 from autoemb.streaming import checkpoint
 from autoemb.streaming.graph import WARM_UP, StepGraph
-from autoemb.streaming.packed import Layout, tensors_of
+from autoemb.streaming.packed import Layout, tensors_of, with_tensors
+from autoemb.streaming.statistics import told
 
 
 def test_replays_give_the_bits_of_steps_run_one_by_one(
@@ -213,10 +214,16 @@ def test_a_step_needs_no_value_and_no_tensor_of_the_host(
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: False)  # unknown to PyTorch
     # The fused optimisers refuse this device; Adagrad on a device is ours.
     options = {"hypergradient": kind, "selection": selection, "optimizer": "adagrad"}
+    options["history"] = "none" if METHODS[method].opponent else "full"
     learner = make_learner(method, device=meta, **options)
     learner._grow({"user": 20, "item": 30})
     ids = {name: torch.zeros(6, dtype=torch.int64, device=meta) for name in ("user", "item")}
     example = Example(Inputs(ids), torch.zeros(6, device=meta))
+    if learner.statistics is not None:  # which are told by the host
+        rows = {name: torch.zeros(6, dtype=torch.int64) for name in ids}
+        known = learner.statistics.known(Example(Inputs(rows), torch.zeros(6)))
+        known = with_tensors(known, iter([own.to(meta) for own in known]))
+        example = told(example, known)
     learner._layout = [example] * (3 if learner.trainer.bilevel else 1)
     tensors = tensors_of(learner._layout)
     learner._compute(tensors)  # optimisers make their state

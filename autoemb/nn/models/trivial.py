@@ -17,13 +17,10 @@ from autoemb.nn.models.deepfm import pairs_of
 from autoemb.nn.rows import RowModule
 from autoemb.schema import Sparse
 
-#: (mean [C], offsets [B, F, C]) -> logits [B, C]: :meth:`autoemb.tasks.Task.expecting`.
+#: (mean [B, C], offsets [B, F, C]) -> logits [B, C]: :meth:`autoemb.tasks.Task.expecting`.
 Expecting = Callable[[Tensor, Tensor], Tensor]
 
-#: Events without a word that every id is taken to have had, in the inputs of :class:`Logistic`.
-INPUT_STRENGTHS = (1.0, 5.0, 25.0)
-
-#: Octaves of an id's events that :class:`Logistic` tells apart.
+#: Octaves of an id's events that inputs tell apart.
 OCTAVES = 12
 
 
@@ -37,7 +34,7 @@ class Trivial(RowModule):
     ----------
     features : sequence of Sparse
     expecting : callable
-        (mean [C], offsets [B, F, C]) -> logits [B, C], of a task.
+        (mean [B, C], offsets [B, F, C]) -> logits [B, C], of a task.
     """
 
     reads_known = True
@@ -70,7 +67,7 @@ class Mean(Trivial):
     >>> from autoemb.schema import Label
     >>> from autoemb.tasks import Value
     >>> ids = torch.tensor([[0.0]]), torch.tensor([[[0.0]]])  # events, sums
-    >>> known = Known(torch.tensor([3.0]), *ids, torch.tensor([5.0]))
+    >>> known = Known(torch.tensor([[3.0]]), *ids, torch.tensor([5.0]), torch.zeros(1, 1, 6))
     >>> Mean(["user_id"], Value(Label(column="x", kind="value")).expecting)(Inputs({}, None, known))
     tensor([[3.]])
     """
@@ -89,7 +86,7 @@ class Bias(Trivial):
     >>> from autoemb.schema import Label
     >>> from autoemb.tasks import Value
     >>> ids = torch.tensor([[3.0]]), torch.tensor([[[4.0]]])  # events, sums
-    >>> known = Known(torch.tensor([3.0]), *ids, torch.tensor([5.0]))
+    >>> known = Known(torch.tensor([[3.0]]), *ids, torch.tensor([5.0]), torch.zeros(1, 1, 6))
     >>> Bias(["user_id"], Value(Label(column="x", kind="value")).expecting)(Inputs({}, None, known))
     tensor([[3.5000]])
     """
@@ -101,19 +98,18 @@ class Bias(Trivial):
 
 
 def told(known: Known) -> Tensor:
-    """Return what is known of each event's ids as inputs [B, F (3 C + 12)] of a network.
+    """Return what is known of each event's ids as inputs [B, F (12 + T)] of a network.
 
-    Offsets shrunk by several strengths, and the octave of the number of events.
+    The octave of the number of events, and what sums and factors say.
 
     Examples
     --------
     >>> ids = torch.tensor([[3.0]]), torch.tensor([[[1.0]]])  # events, sums
-    >>> known = Known(torch.tensor([0.5]), *ids, torch.tensor([5.0]))
-    >>> told(known)[:, :6]
-    tensor([[0.2500, 0.1250, 0.0357, 0.0000, 0.0000, 1.0000]])
+    >>> told(Known(torch.zeros(1, 1), *ids, torch.tensor([5.0]), torch.full((1, 1, 6), 0.5)))
+    tensor([[0.0000, 0.0000, 1.0000, 0.0000, 0.0000, 0.0000, 0.0000, 0.0000, 0.0000,
+             0.0000, 0.0000, 0.0000, 0.5000, 0.5000, 0.5000, 0.5000, 0.5000, 0.5000]])
     """
-    offsets = [known.offsets(strength) for strength in INPUT_STRENGTHS]
-    return torch.cat([*offsets, octaves(known.events)], 2).flatten(1)
+    return torch.cat([octaves(known.events), known.told], 2).flatten(1)
 
 
 def octaves(events: Tensor) -> Tensor:
@@ -138,6 +134,8 @@ class Logistic(Trivial):
     features : sequence of Sparse
     expecting : callable
         As of :class:`Trivial`.
+    told : int
+        T, the number of inputs that each feature gets beside the octave of its events.
     outputs : int, default 1
         C, the width of the output.
     num_dense : int, default 0
@@ -152,8 +150,8 @@ class Logistic(Trivial):
     >>> from autoemb.schema import Label
     >>> from autoemb.tasks import Value
     >>> ids = torch.tensor([[3.0]]), torch.tensor([[[4.0]]])  # events, sums
-    >>> known = Known(torch.tensor([3.0]), *ids, torch.tensor([5.0]))
-    >>> model = Logistic(["user_id"], Value(Label(column="x", kind="value")).expecting)
+    >>> known = Known(torch.tensor([[3.0]]), *ids, torch.tensor([5.0]), torch.zeros(1, 1, 6))
+    >>> model = Logistic(["user_id"], Value(Label(column="x", kind="value")).expecting, 6)
     >>> model(Inputs({}, None, known))  # what Bias says
     tensor([[3.5000]], grad_fn=<AddBackward0>)
     """
@@ -162,12 +160,13 @@ class Logistic(Trivial):
         self,
         features: Sequence[str | Sparse],
         expecting: Expecting,
+        told: int,
         outputs: int = 1,
         num_dense: int = 0,
     ) -> None:
         super().__init__(features, expecting)
         self.num_dense = num_dense
-        inputs = len(self.features) * (len(INPUT_STRENGTHS) * outputs + OCTAVES) + num_dense
+        inputs = len(self.features) * (OCTAVES + told) + num_dense
         self.linear = nn.Linear(inputs, outputs)
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
@@ -216,7 +215,7 @@ class FM(Trivial):
     >>> from autoemb.schema import Label
     >>> from autoemb.tasks import Value
     >>> ids = torch.tensor([[3.0]]), torch.tensor([[[4.0]]])  # events, sums
-    >>> known = Known(torch.tensor([3.0]), *ids, torch.tensor([5.0]))
+    >>> known = Known(torch.tensor([[3.0]]), *ids, torch.tensor([5.0]), torch.zeros(1, 1, 6))
     >>> embedding = FixedEmbedding([10], 8, features=["user_id"])
     >>> model = FM(embedding, Value(Label(column="x", kind="value")).expecting)
     >>> model(Inputs({"user_id": torch.tensor([7])}, None, known))  # one feature has no pairs

@@ -1,0 +1,169 @@
+"""When labels are known, and batches that wait for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from autoemb.batch import Batch
+from autoemb.errors import UserError
+from autoemb.nn.inputs import Known
+from autoemb.streaming.columns import batch_from_state, batch_state, copy_of, part_of
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Clock:
+    """When the label of an event is known.
+
+    Parameters
+    ----------
+    by_event : bool, default False
+        Whether an event of a batch knows the labels of those before it: of earlier time or, where
+        labels come at once and times stand still, before the first event of its own time. By
+        default a batch knows what was known at its first event.
+    delay : float, default 0
+        Seconds by which labels come late: one is known at times above that of its event and these.
+
+    Examples
+    --------
+    >>> time = np.array([0, 0, 1, 5])
+    >>> Clock(by_event=True).until(time, 4, 4)[0].tolist()
+    [0, 0, 2, 3]
+    >>> Clock(by_event=True, delay=2).until(time, 4, 4)
+    (array([0, 0, 0, 3]), 3)
+    """
+
+    by_event: bool = False
+    delay: float = 0.0
+
+    def check(self, time: Array | None) -> None:
+        """Check that a batch has the times that are needed.
+
+        Raises
+        ------
+        UserError
+            If it has not.
+        """
+        if self.delay and time is None:
+            raise UserError(
+                f"labels come {self.delay:g} seconds late; the batch has no timestamps to tell when"
+            )
+
+    def until(self, time: Array | None, batch: int, events: int) -> tuple[Array, int]:
+        """Return how many of a queue's labels each event of a batch knows [B], and at its end.
+
+        Parameters
+        ----------
+        time : array [N], or None
+            Of the events of the queue.
+        batch : int
+            B; the last events of the queue.
+        events : int
+            N.
+        """
+        if self.delay and time is not None:
+            now = np.maximum.accumulate(time)
+            # Labels are taken in order: one that comes later keeps those behind it waiting.
+            known = np.searchsorted(now + self.delay, now[events - batch :])
+            last = int(known[-1])
+        else:
+            known, last = np.arange(events - batch, events), events
+            if time is not None:
+                own = time[events - batch :]
+                starts = np.flatnonzero(np.concatenate([[True], own[1:] != own[:-1]]))
+                known = known[starts].repeat(np.diff(np.append(starts, batch)))
+        return known if self.by_event else np.full_like(known, known[0]), last
+
+
+class Seen(NamedTuple):
+    """A batch, and what was known of its ids when it came.
+
+    Attributes
+    ----------
+    batch : Batch
+    known : Known or None
+    """
+
+    batch: Batch
+    known: Known | None
+
+    def copy(self) -> Seen:
+        """Return it in memory of its own."""
+        return self._replace(batch=copy_of(self.batch))
+
+    def part(self, start: int, stop: int) -> Seen:
+        """Return the events from ``start`` up to ``stop``."""
+        known = None if self.known is None else self.known.part(start, stop)
+        return Seen(part_of(self.batch, start, stop), known)
+
+    def state(self) -> dict[str, Any]:
+        """Return everything, as nested dicts of tensors."""
+        known = None if self.known is None else self.known._asdict()
+        return {"batch": batch_state(self.batch), "known": known}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Seen:
+        """Return what :meth:`state` was of."""
+        known = None if state["known"] is None else Known(**state["known"])
+        return cls(batch_from_state(state["batch"]), known)
+
+
+class Waiting:
+    """Batches that were predicted, in chunks, until a network learns them.
+
+    Parameters
+    ----------
+    clock : Clock
+    chunk : int, optional
+        Events that the network learns at a time; by default those of a batch.
+    """
+
+    def __init__(self, clock: Clock, chunk: int | None) -> None:
+        self.clock, self.chunk = clock, chunk
+        self._now = -np.inf
+        self._chunks: list[tuple[Seen, float]] = []  # and the time after which all labels are known
+
+    def __len__(self) -> int:
+        """Return the number of chunks that wait."""
+        return len(self._chunks)
+
+    def __iter__(self) -> Iterator[Seen]:
+        """Return the chunks that wait, in their order."""
+        return iter([seen for seen, _ in self._chunks])
+
+    def add(self, seen: Seen) -> None:
+        """Let a batch wait, in chunks of nearly equal length."""
+        events, time = len(seen.batch), seen.batch.timestamp
+        number = 1 if self.chunk is None else -(-events // self.chunk)
+        cuts = [events * piece // number for piece in range(number + 1)]
+        for start, stop in pairwise(cuts):
+            if time is not None:
+                self._now = max(self._now, float(time[start:stop].max()))
+            self._chunks.append((seen.part(start, stop).copy(), self._now + self.clock.delay))
+
+    def due(self, now: float = np.inf) -> Iterator[Seen]:
+        """Take out the chunks whose labels are known at a time, each once the next is asked for."""
+        while self._chunks and self._chunks[0][1] < now:
+            yield self._chunks[0][0]
+            del self._chunks[0]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything, as nested dicts of tensors."""
+        return {
+            "now": self._now,
+            "seen": [seen.state() for seen, _ in self._chunks],
+            "ready": [ready for _, ready in self._chunks],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore :meth:`state_dict`."""
+        seen = [Seen.from_state(one) for one in state["seen"]]
+        self._chunks = [*zip(seen, map(float, state["ready"]), strict=True)]
+        self._now = float(state["now"])
