@@ -49,8 +49,8 @@ class Recipe(Declared):
         tuple[Width, ...], _option("Embedding sizes; fse takes one as wide as their sum.")
     ] = (2, 16, 128)
     hidden: Annotated[tuple[Width, ...], _option("Widths of the model's hidden layers.")] = (
-        512,
-        512,
+        128,
+        128,
     )
     controller_hidden: Annotated[
         tuple[Width, ...], _option("Widths of the controller's hidden layers.")
@@ -67,9 +67,9 @@ class Recipe(Declared):
         Literal["full", "counts", "none"],
         _option(
             "What the model is told of ids beside their rows: what earlier labels say, how many "
-            "there were, or none."
+            "there were, or none. Opponents read what they need."
         ),
-    ] = "none"
+    ] = "full"
     freshness: Annotated[
         Literal["batch", "event"],
         _option(
@@ -92,11 +92,11 @@ class Recipe(Declared):
         Literal["adagrad", "adam", "ftrl", "rowwise-adagrad", "sgd"],
         _option("Of weights and controller."),
     ] = "adagrad"
-    learning_rate: Annotated[Positive, _option("Of the weights.")] = 0.003
+    learning_rate: Annotated[Positive, _option("Of the weights.")] = 0.005
     controller_learning_rate: Annotated[Positive, _option("Of the controller.")] = 0.01
     row_rate: Annotated[
         Positive, _option("Learning rate of the rows of tables, as a multiple of these.")
-    ] = 16.0
+    ] = 7.5
     row_weight_decay: Annotated[
         float, Ge(0), Field(allow_inf_nan=False), _option("L2 penalty of the rows in a batch.")
     ] = 0.0
@@ -153,11 +153,6 @@ class Recipe(Declared):
         if not self.dims or list(self.dims) != sorted(self.dims):
             raise ValueError(
                 f"dims is {shown(self.dims)}; expected positive sizes in ascending order"
-            )
-        if self.history != "none" and self.method in OPPONENTS:
-            raise ValueError(
-                f"history is {self.history}; expected none with method {self.method}, whose inputs "
-                "are its own"
             )
         sampled = self.validation == "reservoir" and self.method in VALIDATED
         if self.history != "none" and sampled:
@@ -228,6 +223,8 @@ VALIDATED = {"autoemb", "darts"}
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "paper": {
+        "history": "none",
+        "hidden": (512, 512),
         "controller": "separate",
         "controller_hidden": (512, 512),
         "optimizer": "adam",

@@ -132,7 +132,7 @@ ADAGRAD = OptimizerKind(
     name="adagrad",
     rows=RowAdagrad,
     dense=_dense,
-    rates=Rates(0.003, 0.01, 16.0),  # docs/study.md tells how they were chosen
+    rates=Rates(0.005, 0.01, 7.5),  # docs/history.md tells how they were chosen
     op="update_adagrad",
 )
 

@@ -7,15 +7,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from autoemb.errors import UserError
 from autoemb.nn import MLP, MODELS
+from autoemb.nn.models import Told
 from autoemb.nn.soft import SoftEmbedding
 from autoemb.schema import Schema
 from autoemb.serving.choice import choose_widths
 from autoemb.serving.fit import Fitted, fit, squared_distance
+from autoemb.serving.history import ServedHistory, reordered
 from autoemb.serving.mixed import mixed_embeddings
 from autoemb.serving.model import ServedModel
 from autoemb.serving.table import ServedTable
@@ -34,12 +37,12 @@ class Exporter:
     least error for its bytes. Errors are squared changes of what the first hidden layer adds up,
     weighted by the square root of the id's events. Where several features read a table, the squared
     changes that an id makes through each of them are added; a bag counts as if it held that id
-    alone.
+    alone. What labels say of ids goes with the model, of those without a row, too.
 
     Parameters
     ----------
     learner : StreamLearner
-        Over an :class:`autoemb.MLP`; it is left as it is and may go on learning.
+        Over an :class:`autoemb.MLP`, told or not; it is left as it is and may go on learning.
     schema : Schema
         What it learns from, as of :func:`autoemb.build_learner`.
     task : Task or str, optional
@@ -79,7 +82,8 @@ class Exporter:
         *,
         about: Mapping[str, Any] | None = None,
     ) -> None:
-        model: Any = learner.modules[0]
+        given: Any = learner.modules[0]
+        model: Any = given.model if isinstance(given, Told) else given
         _check_model(model, learner, schema)
         embedding = model.embedding
         soft = isinstance(embedding, SoftEmbedding)
@@ -92,7 +96,8 @@ class Exporter:
         self.widths = _widths(widths, own, embedding.output_dim)
         # Counts are inputs of the controller, too: bad ones would look like a run that diverged.
         importances = {table: _importance(learner, table) for table in schema.tables}
-        self.embeddings = mixed_embeddings(learner)
+        self.told = given if isinstance(given, Told) else None
+        self.embeddings = mixed_embeddings(learner, embedding)
         _check_finite(self.embeddings, model.hidden)
         self.fits: dict[str, list[Fitted]] = {}
         self.errors: dict[str, Tensor] = {}
@@ -140,6 +145,7 @@ class Exporter:
             scale=self.scale,
             linear=not self.soft,
             about=self.about | {"budget": budget, "widths": list(self.widths)},
+            history=self._history(choices),
         )
         by_index = torch.tensor((0, *self.widths))
         return model, {table: by_index[choice] for table, choice in choices.items()}
@@ -147,11 +153,10 @@ class Exporter:
     def _table(self, table: str, choice: Tensor) -> ServedTable:
         ids = self.learner.encoder.id_tables[table].ids()
         fits, kept, rows = self.fits[table], IdTable(), []
+        for number in self._order(choice):
+            kept.rows(ids[number] if isinstance(ids, np.ndarray) else [ids[i] for i in number])
         for k, fitted in enumerate(fits, start=1):
             (own,) = (choice == k).nonzero(as_tuple=True)
-            if len(own):
-                numbers = own.numpy()
-                kept.rows(ids[numbers] if isinstance(ids, np.ndarray) else [ids[i] for i in own])
             verbatim = not len(fitted.projection)
             rows.append(fitted.rows[own] * (self.scale if verbatim else 1))
         return ServedTable(
@@ -161,6 +166,22 @@ class Exporter:
             [fit.offset for fit in fits],
             self.embeddings[table][-1],
         )
+
+    def _order(self, choice: Tensor) -> list[npt.NDArray[np.int64]]:
+        """Return the learner's rows of the ids of a served table, width by width.
+
+        Those without a row come last, where something else is known of them.
+        """
+        every = [*range(1, 1 + len(self.widths)), *([] if self.told is None else [0])]
+        return [(choice == k).nonzero(as_tuple=True)[0].numpy() for k in every]
+
+    def _history(self, choices: Mapping[str, Tensor]) -> ServedHistory | None:
+        statistics = self.learner.statistics
+        if self.told is None or statistics is None:
+            return None
+        orders = {t: np.concatenate(self._order(choice)) for t, choice in choices.items()}
+        full = self.told.expecting is not None
+        return ServedHistory(reordered(statistics, orders), self.learner.seed, full)
 
 
 def _check_model(model: Any, learner: StreamLearner, schema: Schema) -> None:

@@ -23,7 +23,7 @@ CHUNK = 2**13
 
 
 @torch.no_grad()
-def mixed_embeddings(learner: StreamLearner) -> dict[str, Tensor]:
+def mixed_embeddings(learner: StreamLearner, embedding: Any) -> dict[str, Tensor]:
     """Return the embeddings [V + 1, D] of all ids of each table, a newcomer's last.
 
     Sizes are normalised with the running statistics and mixed by the controller as it knows each
@@ -34,9 +34,10 @@ def mixed_embeddings(learner: StreamLearner) -> dict[str, Tensor]:
     Parameters
     ----------
     learner : StreamLearner
-        Over a model with one embedding of all its features, ``model.embedding``.
+        Over a model with one embedding of all its features.
+    embedding : SoftEmbedding or FixedEmbedding
+        That one.
     """
-    embedding: Any = learner.modules[0].embedding
     function, num_ids = Functional(embedding), learner.num_ids()
     readers: dict[str, int] = {}  # the first feature that reads a table; others get the same
     for number, feature in enumerate(embedding.features):

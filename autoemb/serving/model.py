@@ -10,25 +10,31 @@ import torch
 from torch import Tensor, nn
 
 from autoemb.batch import Bag, Batch
+from autoemb.errors import UserError
 from autoemb.nn.dense import DenseTransform
 from autoemb.nn.inputs import Inputs
+from autoemb.nn.models import Told
+from autoemb.nn.models.trivial import octaves, told
 from autoemb.nn.reading import taken
 from autoemb.schema import Schema
+from autoemb.serving.history import ServedHistory
 from autoemb.serving.request import as_batch
 from autoemb.serving.table import ServedTable
 from autoemb.streaming import checkpoint
 from autoemb.streaming.encoding import Encoder
+from autoemb.streaming.statistics import inputs_width
 from autoemb.tasks import Task, task_for
 
 #: What a file says that it holds.
-KIND = "autoemb model 2"
+KIND = "autoemb model 3"
 
 
 class ServedModel:
     """Predict from raw ids: made by ``autoemb export``, read by :func:`load_model`.
 
     Nothing here is trained, and an id that the model does not know is a newcomer. Any number of
-    threads may predict at once.
+    threads may predict at once. A model with a history is told what earlier labels say of its ids:
+    :meth:`observe` lets it know more of them.
 
     Parameters
     ----------
@@ -37,7 +43,7 @@ class ServedModel:
     tables : mapping of str to ServedTable
         Those of the schema, embeddings of one width D.
     hidden : torch.nn.Sequential
-        Embeddings and dense inputs [B, F * D + 2 C] -> logits; frozen here.
+        Embeddings, dense inputs and what is told of ids -> logits; frozen here.
     task : Task or str, optional
         By default the one that suits the label.
     dense : DenseTransform, optional
@@ -48,6 +54,8 @@ class ServedModel:
         Rows of a fixed width, which no tanh follows.
     about : mapping, optional
         Where the model comes from: plain JSON content, kept in the file.
+    history : ServedHistory, optional
+        What is known of the ids of all tables, for a network that is told.
 
     Raises
     ------
@@ -83,14 +91,16 @@ class ServedModel:
         scale: float = 1.0,
         linear: bool = False,
         about: Mapping[str, Any] | None = None,
+        history: ServedHistory | None = None,
     ) -> None:
         self.task = task if isinstance(task, Task) else task_for(task, schema.label)
         self.schema, self.tables, self.hidden = schema, dict(tables), hidden
         self.scale, self.linear = scale, linear
-        self.about = dict(about or {})
+        self.about, self.history = dict(about or {}), history
         self._check(dense)
         self.hidden.requires_grad_(False)
-        self._encoder = Encoder({feature.column: feature for feature in schema.features})
+        reads = {feature.column: feature for feature in schema.features}
+        self._encoder = Encoder(reads, task=self.task)
         self._encoder.id_tables = {name: table.ids for name, table in self.tables.items()}
         self._encoder.dense = dense
 
@@ -99,6 +109,9 @@ class ServedModel:
         if self.tables.keys() != {*schema.tables}:
             known, named = ", ".join(self.tables) or "none", ", ".join(schema.tables)
             raise ValueError(f"the tables are {known}; the schema names {named}")
+        for name, table in self.tables.items() if self.history is None else ():
+            if sum(map(len, table.rows)) != len(table.ids):
+                raise ValueError(f"{len(table.ids)} ids of {name} own fewer rows")
         if len(widths) != 1:
             raise ValueError(f"tables are {sorted(widths)} wide; expected one width")
         if (() if dense is None else dense.features) != schema.dense:
@@ -107,7 +120,10 @@ class ServedModel:
             raise ValueError("the task is of another label than the schema's")
         layers = [layer for layer in self.hidden if isinstance(layer, nn.Linear)]
         found = (layers[0].in_features, layers[-1].out_features) if layers else (0, 0)
-        wanted = inputs_of(schema, widths.pop()), self.task.outputs
+        wanted = (
+            inputs_of(schema, widths.pop(), inputs_told(schema, self.task, self.history)),
+            self.task.outputs,
+        )
         if found != wanted:
             raise ValueError(
                 f"the network has {found[0]} inputs and {found[1]} outputs; expected {wanted[0]} "
@@ -140,12 +156,55 @@ class ServedModel:
             kind, ids of another kind than those that the model knows, columns of unequal lengths.
         """
         inputs = self._inputs(batch)
-        embedded = self._embedded(inputs).flatten(1)
+        parts = [self._embedded(inputs).flatten(1)]
         if inputs.dense is not None:
-            embedded = torch.cat([embedded, inputs.dense], 1)
+            parts.append(inputs.dense)
+        full = self.history is not None and self.history.full
+        if inputs.known is not None:
+            parts.append(told(inputs.known) if full else octaves(inputs.known.events).flatten(1))
         with torch.no_grad():
-            logits: Tensor = self.hidden(embedded)
+            logits: Tensor = self.hidden(torch.cat(parts, 1))
+        if inputs.known is not None and full:
+            logits = logits + self.task.expecting(inputs.known.mean, inputs.known.offsets())
         return logits
+
+    def observe(self, events: Batch | Mapping[str, Any]) -> None:
+        """Take in the labels of events: what is known of their ids is told from now on.
+
+        Predictions of other threads meanwhile know all of them, or none. Nothing is trained.
+
+        Parameters
+        ----------
+        events : Batch, or mapping of str to column
+            As of :meth:`logits`, and the column of the label [B], as it stands in the data; that of
+            the weight where the schema names one. In their order: one event after the other.
+
+        Raises
+        ------
+        UserError
+            For a model without a history, and events that are not what the schema says.
+
+        Examples
+        --------
+        >>> import numpy as np, torch
+        >>> from autoemb import Label, Recipe, Schema, Sparse, build_learner
+        >>> from autoemb.serving import Exporter
+        >>> schema = Schema(label=Label(column="click", kind="click"),
+        ...                 sparse=[Sparse(column="user_id")])
+        >>> learner = build_learner(schema, recipe=Recipe(dims=(1, 2), hidden=(4,), history="full"))
+        >>> events = {"user_id": np.arange(20)}
+        >>> _ = learner.learn(Batch(events, label=torch.arange(20) % 2))
+        >>> model, _ = Exporter(learner, schema).export(budget=0.5)
+        >>> before = model.predict({"user_id": [99]})
+        >>> model.observe({"user_id": [99] * 5, "click": [1] * 5})
+        >>> bool(model.predict({"user_id": [99]}) > before)
+        True
+        """
+        if self.history is None:
+            raise UserError("the model has no history to let it know of labels; train it with one")
+        if not isinstance(events, Batch):
+            events = as_batch(events, self.schema, labelled=True)
+        self.history.observe(self._encoder, self._encoder.checked(events, labelled=True))
 
     def predict(self, batch: Batch | Mapping[str, Any]) -> Tensor:
         """Return what the task makes of :meth:`logits`: probabilities or values [B], or classes.
@@ -158,6 +217,8 @@ class ServedModel:
         if not isinstance(batch, Batch):
             batch = as_batch(batch, self.schema)
         batch = self._encoder.checked(batch, labelled=False)
+        if self.history is not None:
+            return self.history.example(self._encoder, batch).inputs
         return self._encoder.example(batch, self._encoder.numbers(batch, insert=False)).inputs
 
     @torch.no_grad()
@@ -181,7 +242,7 @@ class ServedModel:
         -------
         dict
             ``rows``; ``projections`` (with offsets and newcomers); ``network`` (with what dense
-            features are scaled by); ``ids``.
+            features are scaled by); ``ids``; ``history``, if there is one.
         """
         pairs = [table.tensors() for table in self.tables.values()]
         known = {} if self.dense is None else self.dense.state_dict()
@@ -195,7 +256,13 @@ class ServedModel:
             for name, tensors in parts.items()
         }
         states = [table.ids.state().values() for table in self.tables.values()]
-        return sizes | {"ids": sum(array.nbytes for state in states for array in state)}
+        sizes["ids"] = sum(array.nbytes for state in states for array in state)
+        if self.history is not None:
+            sizes["history"] = self.history.bytes(self._num_ids())
+        return sizes
+
+    def _num_ids(self) -> dict[str, int]:
+        return {name: len(table.ids) for name, table in self.tables.items()}
 
     def save(self, path: Path) -> None:
         """Write the model as one file, whole or not at all.
@@ -216,12 +283,13 @@ class ServedModel:
             "tables": {name: table.state() for name, table in self.tables.items()},
             "dense": None if self.dense is None else dict(self.dense.state_dict()),
             "about": self.about,
+            "history": None if self.history is None else self.history.state(self._num_ids()),
         }
         checkpoint.save(state, path)
 
 
-def inputs_of(schema: Schema, width: int) -> int:
-    """Return how many inputs a network has over embeddings of a width and dense features.
+def inputs_of(schema: Schema, width: int, told: int = 0) -> int:
+    """Return how many inputs a network has over embeddings of a width, beside what it is told.
 
     Examples
     --------
@@ -229,4 +297,12 @@ def inputs_of(schema: Schema, width: int) -> int:
     >>> inputs_of(RATINGS, 128)
     256
     """
-    return len(schema.features) * width + schema.num_dense
+    return len(schema.features) * width + schema.num_dense + told
+
+
+def inputs_told(schema: Schema, task: Task, history: ServedHistory | None) -> int:
+    """Return how many inputs of a network say what is known of ids."""
+    if history is None:
+        return 0
+    width = inputs_width(task) if history.full else 0
+    return Told.inputs_of(len(schema.features), width)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Sized
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,8 @@ from autoemb.errors import UserError
 from autoemb.schema import Dense, Schema
 
 
-def as_batch(columns: Mapping[str, Any], schema: Schema) -> Batch:
-    """Return the columns that a schema's features name as a batch; others are passed over.
+def as_batch(columns: Mapping[str, Any], schema: Schema, *, labelled: bool = False) -> Batch:
+    """Return the columns that a schema names as a batch; others are passed over.
 
     Parameters
     ----------
@@ -23,6 +24,8 @@ def as_batch(columns: Mapping[str, Any], schema: Schema) -> Batch:
         Of a sparse feature ids [B]; of a bag a list of ids for each event, or a
         :class:`autoemb.Bag`; of a dense feature numbers [B], None or NaN where one is missing.
     schema : Schema
+    labelled : bool, default False
+        Whether the columns of label, weight and time, too, which are numbers [B].
 
     Raises
     ------
@@ -44,7 +47,30 @@ def as_batch(columns: Mapping[str, Any], schema: Schema) -> Batch:
         f.column: _column(f.column, columns[f.column]) for f in schema.sparse if f.column in columns
     }
     bags = {b.column: _bag(b.column, columns[b.column]) for b in schema.bag if b.column in columns}
-    return Batch(sparse, bags, _dense(columns, schema.dense))
+    batch = Batch(sparse, bags, _dense(columns, schema.dense))
+    if not labelled:
+        return batch
+    label = _labels(columns, schema)
+    weight = None if schema.weight is None else _numbers(schema.weight, columns)
+    time = columns.get(schema.timestamp) if schema.timestamp is not None else None
+    return replace(batch, label=label, weight=weight, timestamp=time)
+
+
+def _labels(columns: Mapping[str, Any], schema: Schema) -> Tensor:
+    """Return labels: numbers, or the numbers of the classes that are named."""
+    label = schema.label
+    if not label.classes:
+        return _numbers(label.column, columns)
+    if label.column not in columns:
+        raise UserError(f"{label.column!r} is missing; there are {', '.join(columns)}")
+    place = {name: number for number, name in enumerate(label.classes)}
+    found = [place.get(str(name), -1) for name in _column(label.column, columns[label.column])]
+    if -1 in found:
+        raise UserError(
+            f"event {found.index(-1)}: {label.column} is no class that the model knows: "
+            f"{', '.join(label.classes)}"
+        )
+    return torch.tensor(found)
 
 
 def _column(name: str, values: Any) -> Any:
@@ -63,7 +89,7 @@ def _bag(name: str, bag: Any) -> Bag:
 def _dense(columns: Mapping[str, Any], features: Sequence[Dense]) -> Tensor | None:
     if not features:
         return None
-    found = [_numbers(feature.column, columns) for feature in features]
+    found = [_numbers(feature.column, columns, "dense feature ") for feature in features]
     for feature, values in zip(features, found, strict=True):
         if values.shape != found[0].shape:
             raise UserError(
@@ -73,9 +99,9 @@ def _dense(columns: Mapping[str, Any], features: Sequence[Dense]) -> Tensor | No
     return torch.stack(found, 1)
 
 
-def _numbers(name: str, columns: Mapping[str, Any]) -> Tensor:
+def _numbers(name: str, columns: Mapping[str, Any], kind: str = "") -> Tensor:
     if name not in columns:
-        raise UserError(f"dense feature {name!r} is missing; there are {', '.join(columns)}")
+        raise UserError(f"{kind}{name!r} is missing; there are {', '.join(columns)}")
     try:
         values = np.array(_column(name, columns[name]), dtype=np.float32)
     except (TypeError, ValueError) as error:

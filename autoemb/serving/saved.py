@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,10 +16,13 @@ from autoemb.errors import UserError
 from autoemb.nn.dense import DenseTransform
 from autoemb.nn.layers import mlp
 from autoemb.schema import Schema
-from autoemb.serving.model import KIND, ServedModel, inputs_of
+from autoemb.serving.history import ServedHistory
+from autoemb.serving.model import KIND, ServedModel, inputs_of, inputs_told
 from autoemb.serving.table import ServedTable, sizes_of
 from autoemb.streaming import IdTable, checkpoint
-from autoemb.tasks import task_for
+from autoemb.streaming.queue import Clock
+from autoemb.streaming.statistics import Statistics
+from autoemb.tasks import Task, task_for
 
 
 class _Saved(Declared):
@@ -44,10 +47,20 @@ class _SavedDense(_Saved):
     squares: Tensor
 
 
+class _SavedHistory(_Saved):
+    """What a file holds of a history: see :class:`ServedHistory`."""
+
+    tables: dict[str, np.ndarray[Any, Any]]
+    totals: dict[str, np.ndarray[Any, Any]]
+    by_event: bool
+    seed: int
+    full: bool
+
+
 class _SavedModel(_Saved):
     """What a file holds: see :class:`ServedModel`."""
 
-    kind: Literal["autoemb model 2"]
+    kind: Literal["autoemb model 3"]
     columns: Schema
     task: str
     scale: Annotated[float, Field(allow_inf_nan=False)]
@@ -56,6 +69,7 @@ class _SavedModel(_Saved):
     tables: dict[str, _SavedTable]
     dense: _SavedDense | None
     about: dict[str, JsonValue]
+    history: _SavedHistory | None
 
 
 def load_model(path: Path | str) -> ServedModel:
@@ -83,7 +97,7 @@ def load_model(path: Path | str) -> ServedModel:
     saved = _SavedModel.parse(state, str(path))
     try:
         return _model(saved)
-    except (LookupError, RuntimeError, TypeError, ValueError) as error:
+    except (LookupError, RuntimeError, TypeError, UserError, ValueError) as error:
         said = " ".join(str(error).split())[:150]
         raise UserError(f"{path} does not hold such a model: {said}") from None
 
@@ -103,16 +117,42 @@ def _model(saved: _SavedModel) -> ServedModel:
     if not tables:
         raise ValueError("there are no tables; expected those of the schema")
     width = max(len(table.newcomer) for table in tables.values())
+    history = None
+    if saved.history is not None:
+        history = _history(
+            saved.history, schema, task, {t: len(own.ids) for t, own in tables.items()}
+        )
+    told = inputs_told(schema, task, history)
     return ServedModel(
         schema,
         tables,
-        _network(saved.hidden, inputs_of(schema, width), task.outputs),
+        _network(saved.hidden, inputs_of(schema, width, told), task.outputs),
         task,
         dense=_transform(saved.dense, schema),
         scale=saved.scale,
         linear=saved.linear,
         about=saved.about,
+        history=history,
     )
+
+
+def _history(
+    saved: _SavedHistory, schema: Schema, task: Task, num_ids: Mapping[str, int]
+) -> ServedHistory:
+    reads = {feature.column: feature for feature in schema.features}
+    statistics = Statistics(reads, task, Clock(saved.by_event))
+    if saved.tables.keys() != statistics.tables.keys():
+        raise ValueError(f"history is of tables {', '.join(saved.tables) or 'none'}")
+    for name, values in [*saved.tables.items(), *saved.totals.items()]:
+        if not np.isfinite(values).all():
+            raise ValueError(f"history.{name} holds what is no number")
+    parts = {"tables": saved.tables, "totals": saved.totals}
+    state: dict[str, Any] = {
+        part: {name: torch.from_numpy(values) for name, values in own.items()}
+        for part, own in parts.items()
+    }
+    statistics.load_state_dict(state | {"waiting": None}, num_ids)
+    return ServedHistory(statistics, saved.seed, saved.full)
 
 
 def _transform(saved: _SavedDense | None, schema: Schema) -> DenseTransform | None:

@@ -47,8 +47,8 @@ class ServedTable:
     """What the ids of one table own, whichever features read it.
 
     The ids are numbered width by width, the narrowest first: those of width k have the numbers
-    from ``sum(len(rows[j]) for j < k)`` on. So an id has no index beside its row, and an id
-    without a row is in no table at all.
+    from ``sum(len(rows[j]) for j < k)`` on, and after them come ids without a row, if the table
+    has any. So an id has no index beside its row.
 
     Attributes
     ----------
@@ -82,11 +82,11 @@ class ServedTable:
             _, own = sizes_of("rows", rows, None, None)
             sizes_of("projection", projection, 0 if own == width else width, own)
             sizes_of("offset", offset, width)
-        if sum(map(len, self.rows)) != len(self.ids):
+        if sum(map(len, self.rows)) > len(self.ids):
             raise ValueError(f"{len(self.ids)} ids own {sum(map(len, self.rows))} rows")
 
     def embeddings(self, numbers: Tensor, *, scale: float, linear: bool) -> Tensor:
-        """Return the embeddings [U, D] of the ids with these numbers [U]; -1 is a newcomer.
+        """Return the embeddings [U, D] of the ids with these numbers [U]; others are newcomers'.
 
         Those of width d_k are ``scale * tanh(rows[k] @ projections[k].T + offsets[k])``, without
         scale and tanh where ``linear``.

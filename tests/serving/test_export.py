@@ -31,6 +31,12 @@ def exporter_of(run, widths=None):
     return Exporter(run.learner, run.schema, run.task, widths, about=run.about)
 
 
+def embedding_of(learner):
+    """Return the embedding of a model, told or not."""
+    (embedding,) = (m for m in learner.modules[0].modules() if hasattr(m, "output_dim"))
+    return embedding
+
+
 def every_id(run):
     """Return a batch that holds every id of each table, those of shorter tables again."""
     tables = {t: np.asarray(ids.ids()) for t, ids in run.learner.encoder.id_tables.items()}
@@ -58,6 +64,7 @@ CASES = [
     ("autoemb", {"selection": "hard"}),
     ("autoemb", {"norm": "running"}), ("autoemb", {"preset": "paper"}),
     ("autoemb", {"budget": 0.3}), ("sam", {"controller": "shared"}),
+    ("autoemb", {"history": "none"}), ("fse", {"history": "counts"}),
 ]  # fmt: skip
 
 
@@ -76,9 +83,8 @@ def test_with_the_whole_budget_predictions_are_the_learners(
 
 def test_a_newcomer_has_rows_of_zeros_and_what_the_controller_gives_the_unknown(trained):
     learner = trained(norm="running").learner
-    found = mixed_embeddings(learner)
-    model, controller = learner.modules
-    embedding = model.embedding
+    found = mixed_embeddings(learner, embedding_of(learner))
+    controller, embedding = learner.modules[1], embedding_of(learner)
     rows = {table: torch.tensor([n]) for table, n in learner.num_ids().items()}
     assert [int(learner.history.count(*row)) for row in rows.items()] == [0, 0]
     with evaluating([controller]), torch.no_grad():
@@ -95,9 +101,9 @@ def test_embeddings_do_not_depend_on_how_many_are_computed_at_once(
     trained, request, data, monkeypatch
 ):
     learner = trained(request.getfixturevalue(data)).learner
-    whole = mixed_embeddings(learner)
+    whole = mixed_embeddings(learner, embedding_of(learner))
     monkeypatch.setattr("autoemb.serving.mixed.CHUNK", 20)
-    other = mixed_embeddings(learner)
+    other = mixed_embeddings(learner, embedding_of(learner))
     for table, rows in learner.num_ids().items():
         assert len(whole[table]) == rows + 1
         torch.testing.assert_close(whole[table], other[table], rtol=1e-5, atol=1e-6)
@@ -143,7 +149,7 @@ def test_rows_stay_within_the_budget(trained, request, data, budget):
 
 
 def test_the_model_holds_what_was_kept(trained, rich):
-    run = trained(rich)
+    run = trained(rich, history="none")
     model, kept = exporter_of(run).export(0.2)
     assert [*model.tables] == [*kept] == [*RICH.tables]
     for name, table in model.tables.items():
@@ -234,8 +240,10 @@ def test_ids_are_told_by_width_and_bytes_before_and_after(trained):
     ids = sum(run.learner.num_ids().values())
     assert rows == f"rows: {model.bytes()['rows']:,} bytes instead of {4 * ids * 7:,}"
     assert rest.endswith(
-        f"network: {model.bytes()['network']:,}; ids: {model.bytes()['ids']:,} bytes"
+        f"network: {model.bytes()['network']:,}; ids: {model.bytes()['ids']:,}; "
+        f"history: {model.bytes()['history']:,} bytes"
     )
+    assert model.bytes()["history"] == ids * 56  # 14 floats an id of a rating
 
 
 def test_ids_of_one_width_or_of_no_events_have_no_rank_correlation(trained, rich):
@@ -273,10 +281,12 @@ def test_other_widths_may_be_chosen_from(trained):
     ("where", "message"),
     [("embedding.table_1", "an embedding of item_id"), ("hidden.2.bias", "2.bias of the network")],
 )
-def test_a_run_that_diverged_is_refused(trained, where, message):
-    run = trained()
+@pytest.mark.parametrize("history", ["none", "full"])
+def test_a_run_that_diverged_is_refused(trained, where, message, history):
+    run = trained(history=history)
+    model = run.learner.modules[0]
     with torch.no_grad():
-        run.learner.modules[0].get_parameter(where)[0] = float("nan")
+        getattr(model, "model", model).get_parameter(where)[0] = float("nan")
     with pytest.raises(UserError, match=f"it has diverged: {message}"):
         exporter_of(run).export(0.5)
 
