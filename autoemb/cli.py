@@ -216,6 +216,10 @@ def evaluate_command(
     every: Annotated[
         bool, typer.Option("--all", help="Score all events, also of other data.")
     ] = False,
+    observe: Annotated[
+        bool,
+        typer.Option("--observe", help="Let the model know the labels of what was scored."),
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="File for the scores, as JSON.")] = None,
 ) -> None:
     """Score an exported model on the events after those it was trained on."""
@@ -227,7 +231,7 @@ def evaluate_command(
     model = load_model(file)
     if out is not None:
         make_folder_of(out)
-    scores = evaluate(model, source(model.schema, model.task.name), every=every)
+    scores = evaluate(model, source(model.schema, model.task.name), every=every, observe=observe)
     if out is not None:
         write_json(out, scores | {"bytes": model.bytes(), "about": model.about})
     names = (name for name in model.task.metrics if scores[name] is not None)

@@ -117,9 +117,11 @@ def build_learner(
     recipe : Recipe, optional
         By default the recipe of the command line.
     model : torch.nn.Module, or callable, optional
-        By default the recipe's. Your own module takes (inputs, mix), see
-        :class:`autoemb.BilevelTrainer`; a callable makes it of
-        ``(embedding, outputs=, hidden=, num_dense=)``.
+        By default the recipe's. A callable makes one of
+        ``(embedding, outputs=, hidden=, num_dense=)``, and finds the recipe's history among its
+        dense inputs. Your own module takes (inputs, mix), see :class:`autoemb.BilevelTrainer`;
+        ``inputs.known`` has what labels say of ids, if its ``reads_known``, or that of a part, is
+        true.
     seed : int, default 0
         Of all random numbers.
     device : torch.device or str, default "cpu"
@@ -197,11 +199,6 @@ def _model(
     schema: Schema, task: Task, recipe: Recipe, model: MakeModel | nn.Module | None
 ) -> nn.Module:
     if isinstance(model, nn.Module):
-        if recipe.history != "none":
-            raise ValueError(
-                f"history is {recipe.history}; expected none with a module, or a callable that "
-                "makes one of the dense inputs that history adds"
-            )
         return model
     opponent = METHODS[recipe.method].opponent
     if model is None and opponent is not None:

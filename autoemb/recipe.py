@@ -154,12 +154,6 @@ class Recipe(Declared):
             raise ValueError(
                 f"dims is {shown(self.dims)}; expected positive sizes in ascending order"
             )
-        sampled = self.validation == "reservoir" and self.method in VALIDATED
-        if self.history != "none" and sampled:
-            raise ValueError(
-                f"history is {self.history}; expected none with validation reservoir: of past "
-                "events it would tell their own labels"
-            )
         told = self.history != "none" or self.method in OPPONENTS
         if self.freshness != "batch" and not told:
             raise ValueError(
@@ -213,9 +207,6 @@ OPPONENTS: dict[str, dict[str, Any]] = {
     "logistic": {"optimizer": "adagrad", "learning_rate": 0.1},
     "fm": {"optimizer": "adagrad", "learning_rate": 0.01, "row_rate": 10.0, "init_std": 0.03},
 }
-
-#: Methods whose controller learns from past events, unless validated on new ones.
-VALIDATED = {"autoemb", "darts"}
 
 #: What each preset decides beside the defaults. docs/study.md tells how these were chosen; the
 #: paper names no optimiser. bench/results/controllers.json has the controllers that were tried: a

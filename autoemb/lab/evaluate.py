@@ -17,8 +17,8 @@ from autoemb.tasks import Task, task_for
 if TYPE_CHECKING:  # polars, which the rest of the package does without
     from autoemb.data import Dataset
 
-#: Events of one prediction.
-BATCH = 4096
+#: Events of one prediction, and where the model observes their labels before the next.
+BATCH, OBSERVED = 4096, 500
 
 
 class _Order(Record):
@@ -51,8 +51,10 @@ def _about(model: ServedModel) -> _About:
         ) from None
 
 
-def evaluate(model: ServedModel, dataset: Dataset, *, every: bool = False) -> dict[str, Any]:
-    """Score predictions of events that the model has not seen; nothing is learnt.
+def evaluate(
+    model: ServedModel, dataset: Dataset, *, every: bool = False, observe: bool = False
+) -> dict[str, Any]:
+    """Score predictions of events that the model has not seen; nothing is trained.
 
     Parameters
     ----------
@@ -62,6 +64,8 @@ def evaluate(model: ServedModel, dataset: Dataset, *, every: bool = False) -> di
     every : bool, default False
         Score all events, of whatever data. By default they must be the run's, and those after
         its position are scored.
+    observe : bool, default False
+        Let the model observe the labels of each batch of 500 once it is scored.
 
     Returns
     -------
@@ -73,10 +77,14 @@ def evaluate(model: ServedModel, dataset: Dataset, *, every: bool = False) -> di
     ------
     UserError
         If the data lack features of the model, if the events are not those of the run, or none are
-        left, or the model tells of no run.
+        left, or the model tells of no run; where it is to observe, also for labels of another scale
+        and a model without a history.
     """
     task = _task(model, dataset)
-    config = RunConfig(task=task.name, batch_size=BATCH, device="cpu")
+    if observe and dataset.schema.label != model.schema.label:
+        raise UserError(f"{dataset.name}: the labels are not such as the model can observe")
+    batch_size = OBSERVED if observe else BATCH
+    config = RunConfig(task=task.name, batch_size=batch_size, device="cpu")
     about = None if every else _about(model)
     if about is not None:
         config = config.but(**dict(about.config))
@@ -98,6 +106,8 @@ def evaluate(model: ServedModel, dataset: Dataset, *, every: bool = False) -> di
     for batch in stream:
         assert batch.label is not None  # of a data set
         metrics.add(model.logits(batch), task.target(batch.label), batch.weight)
+        if observe:
+            model.observe(batch)
     seconds = time.perf_counter() - start
     return {
         **metrics.compute(),

@@ -7,61 +7,9 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from autoemb.batch import Bag
+from autoemb.batch import Bag, Known
 from autoemb.schema import Bag as BagFeature
 from autoemb.schema import Sparse
-
-
-class Known(NamedTuple):
-    """What earlier labels say of the ids of a batch: constants, before the batch is learnt.
-
-    Attributes
-    ----------
-    mean : Tensor[B, C]
-        Of all labels that each event knows; C is the number of classes, or 1.
-    events : Tensor[B, F]
-        Of each feature's id, float32; of a bag, of all its ids.
-    sums : Tensor[B, F, C]
-        What their labels left over the mean and what was known of the other features.
-    strength : Tensor[F]
-        Events without a word that every id of a feature is taken to have had, as tells best.
-    told : Tensor[B, F, T]
-        What a network is told of each id, beside the number of events: sums, and sums that forget,
-        shrunk by several strengths; the product of its factors with those of the event's others.
-    """
-
-    mean: Tensor
-    events: Tensor
-    sums: Tensor
-    strength: Tensor
-    told: Tensor
-
-    def offsets(self, strength: float | Tensor | None = None) -> Tensor:
-        """Return the means [B, F, C] of what labels left, shrunk towards 0.
-
-        Parameters
-        ----------
-        strength : float or Tensor[F], optional
-            By default each feature's own.
-
-        Examples
-        --------
-        >>> import torch
-        >>> events, sums = torch.tensor([[3.0]]), torch.tensor([[[1.0]]])
-        >>> mean, told = torch.tensor([[0.5]]), torch.zeros(1, 1, 6)
-        >>> Known(mean, events, sums, torch.tensor([5.0]), told).offsets()
-        tensor([[[0.1250]]])
-        """
-        strength = self.strength if strength is None else strength
-        return self.sums / (self.events + strength).unsqueeze(2)
-
-    def part(self, start: int, stop: int) -> Known:
-        """Return what is known of the events from ``start`` up to ``stop``."""
-        own = {
-            name: getattr(self, name)[start:stop].clone()
-            for name in ("mean", "events", "sums", "told")
-        }
-        return self._replace(**own)
 
 
 class Inputs(NamedTuple):

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from autoemb.batch import Bag, Batch, Ids
+from autoemb.batch import Bag, Batch, Ids, Known
 
 Array = npt.NDArray[Any]
 #: Columns of a batch that are tensors, or None where it has no such column.
@@ -114,6 +114,8 @@ def _arrays(batch: Batch) -> dict[str, Array]:
         value = getattr(batch, name)
         if value is not None:
             found[f"tensor {name}"] = value.numpy()
+    for name, value in () if batch.known is None else batch.known._asdict().items():
+        found[f"known {name}"] = value.numpy()
     return found
 
 
@@ -138,16 +140,19 @@ def _batch(columns: Mapping[str, Array]) -> Batch:
     sparse: dict[str, Ids] = {}
     bags: dict[str, Bag] = {}
     tensors: dict[str, Any] = {}
+    known: dict[str, Any] = {}
     for key, values in columns.items():
         kind, _, name = key.partition(" ")
         if kind == "sparse":
             sparse[name] = _as_ids(values)
         elif kind == "tensor":
             tensors[name] = torch.from_numpy(values)
+        elif kind == "known":
+            known[name] = torch.from_numpy(values)
         elif kind == "bag":
             weights = columns.get(f"weights {name}")
             bags[name] = _joined(values, weights)
-    return Batch(sparse=sparse, bags=bags, **tensors)
+    return Batch(sparse, bags, **tensors, known=Known(**known) if known else None)
 
 
 def _joined(parts: Array, weights: Array | None) -> Bag:
@@ -165,7 +170,7 @@ def copy_of(batch: Batch) -> Batch:
     bags = {name: Bag(*map(_copied, bag)) for name, bag in batch.bags.items()}
     tensors = {name: getattr(batch, name) for name in _TENSORS}
     own = {name: None if value is None else value.clone() for name, value in tensors.items()}
-    return Batch(sparse, bags, **own)
+    return Batch(sparse, bags, **own, known=None if batch.known is None else batch.known.copy())
 
 
 def part_of(batch: Batch, start: int, stop: int) -> Batch:
@@ -185,7 +190,8 @@ def part_of(batch: Batch, start: int, stop: int) -> Batch:
         bags[name] = Bag(values[own], offsets[start : stop + 1] - offsets[start], shares)
     tensors = {name: getattr(batch, name) for name in _TENSORS}
     parts = {name: None if value is None else value[start:stop] for name, value in tensors.items()}
-    return Batch(sparse, bags, **parts)
+    known = None if batch.known is None else batch.known.part(start, stop)
+    return Batch(sparse, bags, **parts, known=known)
 
 
 def _copied(values: Any) -> Any:
@@ -198,6 +204,7 @@ def batch_state(batch: Batch) -> dict[str, Any]:
         "sparse": {name: _as_tensor(ids) for name, ids in batch.sparse.items()},
         "bags": {name: [*map(_as_tensor, bag)] for name, bag in batch.bags.items()},
         **{name: getattr(batch, name) for name in _TENSORS},
+        "known": None if batch.known is None else batch.known._asdict(),
     }
 
 
@@ -205,7 +212,8 @@ def batch_from_state(state: Mapping[str, Any]) -> Batch:
     """Return the batch whose :func:`batch_state` is given."""
     sparse = {name: _from_tensor(ids) for name, ids in state["sparse"].items()}
     bags = {name: Bag(*map(_from_tensor, parts)) for name, parts in state["bags"].items()}
-    return Batch(sparse, bags, **{name: state[name] for name in _TENSORS})
+    known = None if state["known"] is None else Known(**state["known"])
+    return Batch(sparse, bags, **{name: state[name] for name in _TENSORS}, known=known)
 
 
 def _as_tensor(values: Any) -> Any:

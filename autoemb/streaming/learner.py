@@ -6,6 +6,7 @@ import math
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from autoemb.nn.draws import id_keys
 from autoemb.nn.rows import begin, cut, grow
 from autoemb.ops import check_ids
 from autoemb.schema import Dense
-from autoemb.streaming.columns import batch_from_state
+from autoemb.streaming.columns import batch_from_state, batch_state, copy_of
 from autoemb.streaming.encoding import Encoder, distinct_ids
 from autoemb.streaming.grants import Grants
 from autoemb.streaming.graph import StepGraph
@@ -25,7 +26,7 @@ from autoemb.streaming.history import History
 from autoemb.streaming.memory import keep_freed_memory
 from autoemb.streaming.newcomers import new_ids, on_device, view_of_strangers
 from autoemb.streaming.packed import Layout, tensors_of, with_tensors
-from autoemb.streaming.queue import Clock, Seen, Waiting
+from autoemb.streaming.queue import Clock, Waiting
 from autoemb.streaming.reservoir import Reservoir
 from autoemb.streaming.restoring import checked_past, checked_rows
 from autoemb.streaming.statistics import Statistics, told
@@ -149,7 +150,7 @@ class StreamLearner:
         self._graphed = graph and self._cuda
         self.encoder = Encoder(trainer.reads, dense, task)
         self._rows = dict.fromkeys(trainer.tables, 0)  # that every table has
-        self._recent: list[Seen] = []  # the last two batches that were learnt, newest first
+        self._recent: list[Batch] = []  # the last two batches that were learnt, newest first
         self.waiting: Waiting | None = None
         if learn_chunk is not None or (clock is not None and clock.delay):
             self.waiting = Waiting(Clock() if clock is None else clock, learn_chunk)
@@ -255,28 +256,28 @@ class StreamLearner:
                     # By the ids alone: whoever is new owns rows when the batch is learnt.
                     plans = distinct_ids(self.trainer.reads, example)
                     self._undo.callback(self.grants.update(plans, self.num_ids(), len(batch)))
-            seen = Seen(batch, example.inputs.known)
+            batch = replace(batch, known=example.inputs.known)
             step = self._learn(example) if self.waiting is None else self._predicted(example)
             self._undo.pop_all()
             self._change.enter_context(self._lock)
             if self.statistics is not None and advance is not None:
                 self.statistics.commit(advance)
             if self.waiting is None:
-                self._remember(seen)
+                self._remember(batch)
             else:
-                self.waiting.add(seen)
+                self.waiting.add(batch)
         return step
 
     def _learn_due(self, now: float = math.inf) -> None:
         """Learn the chunks whose labels are known at a time: each wholly or, with an error, not."""
-        for seen in self.waiting.due(now) if self.waiting is not None else ():
+        for batch in self.waiting.due(now) if self.waiting is not None else ():
             with self._change, ExitStack() as self._undo:
                 self._undo.callback(torch.random.set_rng_state, torch.random.get_rng_state())
                 with self._lock:
-                    example = self._seen(seen)
+                    example = self._seen(batch)
                 self._learn(example)
                 self._undo.pop_all()
-                self._remember(seen)
+                self._remember(batch)
 
     def _predicted(self, example: Example) -> Step:
         """Return what is predicted for a batch that is learnt later."""
@@ -293,9 +294,8 @@ class StreamLearner:
             examples = [*(self._seen(one) for one in self._past()), example]
         return self._run(examples)
 
-    def _remember(self, seen: Seen) -> None:
+    def _remember(self, batch: Batch) -> None:
         """Keep what a batch that was learnt leaves, for dense features and for the controller."""
-        batch = seen.batch
         if self.encoder.dense is not None and batch.dense is not None:
             self._change.enter_context(self._lock)
             self.encoder.dense.update(batch.dense)
@@ -303,7 +303,7 @@ class StreamLearner:
             return
         if self.validation == "reservoir" and self.reservoir is not None:
             self.reservoir.add(batch)
-        self._recent = [seen.copy(), *self._recent[:1]]
+        self._recent = [copy_of(batch), *self._recent[:1]]
 
     def _inserted(self, batch: Batch) -> Example:
         """Return a batch with rows for its ids; new ones get the next rows of their tables."""
@@ -329,12 +329,12 @@ class StreamLearner:
             for table, rows in known.items():
                 self.encoder.id_tables[table].truncate(rows)
 
-    def _seen(self, seen: Seen) -> Example:
+    def _seen(self, batch: Batch) -> Example:
         """Return a batch of the past with the rows of its ids."""
-        example = self.encoder.example(seen.batch, self.encoder.numbers(seen.batch, insert=False))
-        return told(example, seen.known)
+        example = self.encoder.example(batch, self.encoder.numbers(batch, insert=False))
+        return told(example, batch.known)
 
-    def _past(self) -> list[Seen]:
+    def _past(self) -> list[Batch]:
         """Return the past batches that the controller needs, validation first, if there are."""
         if len(self._recent) < (2 if self.validation == "last-batch" else 1):
             return []
@@ -342,7 +342,7 @@ class StreamLearner:
             return self._recent
         if self.validation == "reservoir" and self.reservoir is not None:
             self._undo.callback(self.reservoir.rewind, self.reservoir.random_state())
-            return [Seen(self.reservoir.sample(self.batch_size), None), self._recent[0]]
+            return [self.reservoir.sample(self.batch_size), self._recent[0]]
         return [] if self.trainer.hypergradient == "first" else self._recent[:1]
 
     def _run(self, examples: list[Example]) -> Step:
@@ -428,7 +428,7 @@ class StreamLearner:
                 "waiting": None if self.waiting is None else self.waiting.state_dict(),
                 "reservoir": None if self.reservoir is None else self.reservoir.state_dict(),
                 "grants": None if self.grants is None else self.grants.state_dict(),
-                "recent": [seen.state() for seen in self._recent],
+                "recent": [batch_state(batch) for batch in self._recent],
                 "random": torch.random.get_rng_state(),
                 "cuda_random": torch.cuda.get_rng_state(self.device) if self._cuda else None,
             }
@@ -455,16 +455,16 @@ class StreamLearner:
                 self.statistics.load_state_dict(saved["statistics"], rows)
             if self.waiting is not None:
                 self.waiting.load_state_dict(saved["waiting"])
-                for seen in self.waiting:
-                    checked_past(self.encoder, self.statistics, seen)
+                for batch in self.waiting:
+                    checked_past(self.encoder, self.statistics, batch)
             if self.reservoir is not None and saved["reservoir"] is not None:
                 if events := saved["reservoir"]["events"]:
-                    checked_past(self.encoder, None, Seen(batch_from_state(events), None))
+                    checked_past(self.encoder, self.statistics, batch_from_state(events))
                 self.reservoir.load_state_dict(saved["reservoir"])
             if self.grants is not None:
                 self.grants.load_state_dict(saved["grants"])
             self._recent = [
-                checked_past(self.encoder, self.statistics, Seen.from_state(one))
+                checked_past(self.encoder, self.statistics, batch_from_state(one))
                 for one in saved["recent"]
             ]
             torch.random.set_rng_state(saved["random"])

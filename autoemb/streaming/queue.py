@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from autoemb.batch import Batch
 from autoemb.errors import UserError
-from autoemb.nn.inputs import Known
 from autoemb.streaming.columns import batch_from_state, batch_state, copy_of, part_of
 
 Array = npt.NDArray[Any]
@@ -82,39 +81,6 @@ class Clock:
         return known if self.by_event else np.full_like(known, known[0]), last
 
 
-class Seen(NamedTuple):
-    """A batch, and what was known of its ids when it came.
-
-    Attributes
-    ----------
-    batch : Batch
-    known : Known or None
-    """
-
-    batch: Batch
-    known: Known | None
-
-    def copy(self) -> Seen:
-        """Return it in memory of its own."""
-        return self._replace(batch=copy_of(self.batch))
-
-    def part(self, start: int, stop: int) -> Seen:
-        """Return the events from ``start`` up to ``stop``."""
-        known = None if self.known is None else self.known.part(start, stop)
-        return Seen(part_of(self.batch, start, stop), known)
-
-    def state(self) -> dict[str, Any]:
-        """Return everything, as nested dicts of tensors."""
-        known = None if self.known is None else self.known._asdict()
-        return {"batch": batch_state(self.batch), "known": known}
-
-    @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> Seen:
-        """Return what :meth:`state` was of."""
-        known = None if state["known"] is None else Known(**state["known"])
-        return cls(batch_from_state(state["batch"]), known)
-
-
 class Waiting:
     """Batches that were predicted, in chunks, until a network learns them.
 
@@ -128,27 +94,28 @@ class Waiting:
     def __init__(self, clock: Clock, chunk: int | None) -> None:
         self.clock, self.chunk = clock, chunk
         self._now = -np.inf
-        self._chunks: list[tuple[Seen, float]] = []  # and the time after which all labels are known
+        self._chunks: list[tuple[Batch, float]] = []  # and when all labels are known
 
     def __len__(self) -> int:
         """Return the number of chunks that wait."""
         return len(self._chunks)
 
-    def __iter__(self) -> Iterator[Seen]:
+    def __iter__(self) -> Iterator[Batch]:
         """Return the chunks that wait, in their order."""
-        return iter([seen for seen, _ in self._chunks])
+        return iter([batch for batch, _ in self._chunks])
 
-    def add(self, seen: Seen) -> None:
+    def add(self, batch: Batch) -> None:
         """Let a batch wait, in chunks of nearly equal length."""
-        events, time = len(seen.batch), seen.batch.timestamp
+        events, time = len(batch), batch.timestamp
         number = 1 if self.chunk is None else -(-events // self.chunk)
         cuts = [events * piece // number for piece in range(number + 1)]
         for start, stop in pairwise(cuts):
             if time is not None:
                 self._now = max(self._now, float(time[start:stop].max()))
-            self._chunks.append((seen.part(start, stop).copy(), self._now + self.clock.delay))
+            chunk = copy_of(part_of(batch, start, stop))
+            self._chunks.append((chunk, self._now + self.clock.delay))
 
-    def due(self, now: float = np.inf) -> Iterator[Seen]:
+    def due(self, now: float = np.inf) -> Iterator[Batch]:
         """Take out the chunks whose labels are known at a time, each once the next is asked for."""
         while self._chunks and self._chunks[0][1] < now:
             yield self._chunks[0][0]
@@ -158,12 +125,12 @@ class Waiting:
         """Return everything, as nested dicts of tensors."""
         return {
             "now": self._now,
-            "seen": [seen.state() for seen, _ in self._chunks],
+            "chunks": [batch_state(chunk) for chunk, _ in self._chunks],
             "ready": [ready for _, ready in self._chunks],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore :meth:`state_dict`."""
-        seen = [Seen.from_state(one) for one in state["seen"]]
-        self._chunks = [*zip(seen, map(float, state["ready"]), strict=True)]
+        chunks = [batch_from_state(chunk) for chunk in state["chunks"]]
+        self._chunks = [*zip(chunks, map(float, state["ready"]), strict=True)]
         self._now = float(state["now"])

@@ -15,7 +15,8 @@ from autoemb.streaming.columns import Columns
 class Reservoir:
     """Keep a uniform sample of past events in bounded memory (Vitter's algorithm R).
 
-    Events are kept as they came, with raw ids: they outlive whatever rows their ids own.
+    Events are kept as they came, with raw ids, and with what was known of these then: they outlive
+    whatever rows their ids own.
 
     Parameters
     ----------

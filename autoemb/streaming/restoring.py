@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+from autoemb.batch import Batch
 from autoemb.errors import UserError
 from autoemb.streaming.encoding import Encoder
-from autoemb.streaming.queue import Seen
 from autoemb.streaming.statistics import Statistics
 
 
@@ -25,12 +26,13 @@ def checked_rows(saved: Mapping[str, Any], tables: Sequence[str]) -> dict[str, i
     return rows
 
 
-def checked_past(encoder: Encoder, statistics: Statistics | None, seen: Seen) -> Seen:
+def checked_past(encoder: Encoder, statistics: Statistics | None, batch: Batch) -> Batch:
     """Return a batch of a saved past, if its ids are known and it was told what it needs."""
-    batch = encoder.checked(seen.batch, labelled=True)
+    known = batch.known
+    batch = encoder.checked(batch, labelled=True)
     if statistics is not None:
-        statistics.check_known(seen.known, len(batch))
+        statistics.check_known(known, len(batch))
     for name, rows in encoder.numbers(batch, insert=False).items():
         if bool((rows < 0).any()):
             raise UserError(f"a past event holds an id of {name} that its table does not know")
-    return seen._replace(batch=batch)
+    return replace(batch, known=known)

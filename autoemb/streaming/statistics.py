@@ -10,11 +10,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from autoemb.batch import Bag
+from autoemb.batch import Bag, Known
 from autoemb.bilevel import Example
 from autoemb.errors import UserError
 from autoemb.nn.draws import Keys, normal_rows, salted
-from autoemb.nn.inputs import Known
 from autoemb.runtime import advance_statistics, distinct
 from autoemb.schema import Bag as BagFeature
 from autoemb.schema import Sparse
@@ -251,7 +250,7 @@ class Statistics:
             "mean": (events, outputs),
             "events": (events, features),
             "sums": (events, features, outputs),
-            "strength": (features,),
+            "strength": (events, features),
             "told": (events, features, inputs_width(self.task)),
         }.items():
             _check(f"{name} of a past batch", getattr(known, name), torch.float32, shape)
@@ -353,7 +352,7 @@ class Statistics:
             torch.from_numpy(mean)[:, :outputs].contiguous(),
             events.squeeze(2).contiguous(),
             sums[:, :, :outputs].contiguous(),
-            torch.from_numpy(strength).to(torch.float32),
+            torch.from_numpy(strength).to(torch.float32).repeat(len(told), 1),
             torch.cat([*parts, SCALE * match], 2),
         )
 

@@ -167,7 +167,8 @@ def test_derivatives_where_no_id_has_a_row(make_sample, noted, training):
 
 
 def make_trainer(method, **options):
-    recipe = Recipe.of(method=method, dims=(2, 8), hidden=(16,), row_rate=1.0, **options)
+    own = {"dims": (2, 8), "hidden": (16,), "row_rate": 1.0, "history": "none"}
+    recipe = Recipe.of(method=method, **own | options)
     one = build_learner(SCHEMA, recipe=recipe, initial_rows=1)
     one._resize(dict(zip(TABLES, ROWS, strict=True)))
     return one.trainer, one.modules

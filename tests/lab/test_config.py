@@ -42,6 +42,8 @@ INVALID = [
     ("offline_fraction", 1.1, "at most 1"),
     ("offline_fraction", NAN, "at most 1"),
     *[(name, 2**63, f"at most {2**40}") for name in ("batch_size", "window", "reservoir", "limit")],
+    ("learn_chunk", 0, "at least 1"),
+    *[("label_delay", value, "at least 0|a finite number") for value in (-1, NAN, INF)],
     *[("budget", value, "above 0|at most 1") for value in (0, -0.1, 1.1, NAN)],
     *[(name, -0.1, "at least 0") for name in ("init_std", "row_weight_decay")],
     *[("init_std", value, "a finite number") for value in (NAN, INF)],
@@ -175,11 +177,12 @@ def test_changed_options_resolve_the_recipe_anew():
 
 
 DEFAULT = Recipe(
-    optimizer="adagrad", learning_rate=0.003, controller_learning_rate=0.01, row_rate=16,
+    optimizer="adagrad", learning_rate=0.005, controller_learning_rate=0.01, row_rate=7.5,
     norm="none", norm_eps=1, mix="sum", init_std=0.1, projection="identity",
     start="popularity", validation="new-events",
 )  # fmt: skip
 PAPER = Recipe(
+    history="none", hidden=(512, 512),
     controller="separate", controller_hidden=(512, 512),
     optimizer="adam", learning_rate=0.01, controller_learning_rate=0.001, row_rate=1,
     norm="batch", norm_eps=1e-5, mix="mean", init_std=1, projection="uniform",
@@ -243,7 +246,7 @@ def test_the_defaults_are_those_of_the_recipe():
     config = RunConfig()
     assert config.recipe == DEFAULT
     assert config.recipe.dims == (2, 16, 128)
-    assert (config.recipe.hidden, config.recipe.controller_hidden) == ((512, 512), (64,))
+    assert (config.recipe.hidden, config.recipe.controller_hidden) == ((128, 128), (64,))
     assert (config.batch_size, config.offline_fraction) == (500, 0.7)
     assert (config.task, config.order) == (None, "chronological")
     assert (config.recipe.method, config.recipe.hypergradient) == ("autoemb", "first")

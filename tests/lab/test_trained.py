@@ -157,7 +157,7 @@ def test_real_events_of_every_shape(autoemb, tmp_path, name, schema):
     loaded = load_model(model)
     assert loaded.schema == trained.schema
     # Past events hold no newcomers, whose rows a learner draws.
-    ((batch, _), *_) = trained.learner._recent
+    (batch, *_) = trained.learner._recent
     torch.testing.assert_close(
         loaded.logits(batch), trained.learner.predict(batch), rtol=1e-5, atol=2e-6
     )

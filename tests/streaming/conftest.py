@@ -36,7 +36,7 @@ CASES = [
     ("sam", {"task": "classification"}),
     *[(method, {"history": "full"}) for method in ("fse", "darts", "autoemb")],
     ("autoemb", {"history": "full", "task": "classification"}),
-    ("autoemb", {"history": "full", "hypergradient": "exact"}),
+    ("autoemb", {"history": "full", "hypergradient": "exact", "validation": "reservoir"}),
     ("darts", {"history": "full", "validation": "last-batch"}),
     ("sam", {"history": "counts", "freshness": "event"}),
     ("fse", {"learn_chunk": 4}),
@@ -89,6 +89,7 @@ def make_learner(monkeypatch):
     def make(method="autoemb", kind="pair", task="regression", **options):
         # Rates at which a step shows in float32 predictions at once.
         small = {"dims": (1, 2), "hidden": (8,), "controller_hidden": (8,), "reservoir": 20}
+        small["history"] = "none"
         rates = {"learning_rate": 0.01, "controller_learning_rate": 0.01}
         own = {"batch_size": BATCH, "seed": 0, "initial_rows": 4}
         for name in ("batch_size", "seed", "initial_rows", "device", "model"):

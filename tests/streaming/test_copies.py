@@ -109,8 +109,8 @@ WRONG_STATES = {
     "reservoir/events/sparse/user": [torch.arange(20) + 10**6, torch.arange(19)],
     "reservoir/events/label": [torch.full((20,), float("nan")), torch.zeros(3)],
     "reservoir/events/bags/words/1": [torch.arange(21), torch.zeros(21, dtype=torch.int64)],
-    "recent/0/batch/sparse/item": [torch.arange(6) + 10**6, torch.zeros(5, dtype=torch.int64)],
-    "recent/0/batch/label": [None, torch.zeros(6, 1)],
+    "recent/0/sparse/item": [torch.arange(6) + 10**6, torch.zeros(5, dtype=torch.int64)],
+    "recent/0/label": [None, torch.zeros(6, 1)],
     "trainer/model/module/embedding.tables.0.0": [torch.zeros(9, 1), HUGE],
 }  # fmt: skip
 
@@ -118,8 +118,8 @@ WRONG_STATES = {
 WRONG_STATES_OF_TOLD = {
     "recent/0/known": [None],
     "recent/0/known/told": [torch.zeros(6, 2, 3), torch.zeros(5, 2, 11)],
-    "waiting/seen/0/known/sums": [torch.zeros(6, 2, 3)],
-    "waiting/seen/0/batch/sparse/user": [torch.arange(2) + 10**6],
+    "waiting/chunks/0/known/sums": [torch.zeros(6, 2, 3)],
+    "waiting/chunks/0/sparse/user": [torch.arange(2) + 10**6],
     "statistics/tables/user": [torch.zeros(3, 14), torch.zeros(16, 9)],
     "statistics/waiting/rows/0": [torch.full((5,), 99)],
     "statistics/waiting/label": [torch.zeros(2, 2)],

@@ -17,7 +17,6 @@ from autoemb.recipe import OPPONENTS
 from autoemb.schema import Label
 from autoemb.streaming import History, Reservoir, checkpoint
 from autoemb.streaming.learner import VALIDATION_SOURCES, StreamLearner
-from autoemb.streaming.queue import Seen
 from autoemb.tasks import task_for
 
 #: Of five batches, those whose predictions depend on the seed; of other methods all. The weights of
@@ -290,7 +289,7 @@ def test_hard_prediction_takes_each_ids_largest_size(make_learner, make_batches,
         for parameter in controller.parameters():
             parameter.normal_()
     batch = make_batches(4)[3]
-    inputs = Inputs(learner._seen(Seen(batch, None)).inputs.ids)
+    inputs = Inputs(learner._seen(batch).inputs.ids)
     rows = {name: ids.unique() for name, ids in inputs.ids.items()}
     mix = controller(rows, learner.history.features(rows))
     every = {

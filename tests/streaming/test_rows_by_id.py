@@ -143,7 +143,7 @@ def test_what_is_kept_of_the_past_holds_raw_ids(
         learner.learn(batch)
     kept = learner.reservoir.all()
     assert raw_ids([kept]) == raw_ids(batches)
-    assert raw_ids([learner._recent[0].batch]) == raw_ids(batches[-1:])
+    assert raw_ids([learner._recent[0]]) == raw_ids(batches[-1:])
     assert torch.equal(kept.label, torch.cat([batch.label for batch in batches]))
     assert torch.equal(kept.weight, torch.cat([batch.weight for batch in batches]))
     dense = torch.cat([batch.dense for batch in batches])
@@ -157,7 +157,7 @@ def test_what_is_kept_of_the_past_holds_raw_ids(
     checkpoint.save(learner.state_dict(), tmp_path / "state")
     state = checkpoint.load(tmp_path / "state")
     of_reservoir, recent = state["reservoir"]["events"], state["recent"]
-    for saved, own in ((of_reservoir, batches), (recent[0]["batch"], batches[-1:])):
+    for saved, own in ((of_reservoir, batches), (recent[0], batches[-1:])):
         assert raw_ids([Batch(saved["sparse"])]) == {
             name: ids for name, ids in raw_ids(own).items() if name in saved["sparse"]
         }

@@ -308,27 +308,31 @@ def test_events_of_no_weight_say_nothing(make_batches, make_learner):
     torch.testing.assert_close(first.predict(other), second.predict(other))
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"method": "bias"}, "history is full; expected none with method bias"),
-        ({"validation": "reservoir"}, "history is full; expected none with validation reservoir"),
-    ],
-)
-def test_what_would_tell_labels_too_early_is_refused(options, message):
-    with pytest.raises(UserError, match=message):
-        Recipe.of(history="full", **options)
-
-
 def test_freshness_without_anything_fresh_is_refused():
     with pytest.raises(UserError, match="freshness is event; expected batch with history none"):
         Recipe.of(freshness="event")
     Recipe.of(freshness="event", method="bias")
 
 
-def test_a_module_that_was_made_already_is_not_told(told):
-    with pytest.raises(ValueError, match="history is full; expected none with a module"):
-        build_learner(VALUE, recipe=Recipe(history="full"), model=told.modules[0].model)
+@pytest.mark.parametrize("kind", ["pair", "shapes"])
+def test_past_events_are_told_what_was_known_when_they_came(
+    make_learner, make_batches, monkeypatch, kind
+):
+    """Not what their own labels, and later ones, have told since."""
+    learner = make_learner(kind=kind, validation="reservoir", reservoir=99, history="full")
+    came, advance = [], learner.statistics.advance
+
+    def noted(*args):
+        came.append(advance(*args))
+        return came[-1]
+
+    monkeypatch.setattr(learner.statistics, "advance", noted)
+    for batch in make_batches(5, kind=kind):
+        learner.learn(batch)
+    kept = learner.reservoir.all().known
+    for name, value in kept._asdict().items():
+        every = torch.cat([getattr(one.known, name) for one in came])
+        torch.testing.assert_close(value, every, rtol=0, atol=0)
 
 
 def test_factors_of_many_features_and_rare_clicks_do_not_diverge():

@@ -32,13 +32,13 @@ class Told(nn.Module):
     Examples
     --------
     >>> from autoemb import MLP, FixedEmbedding
-    >>> from autoemb.nn.inputs import Known
+    >>> from autoemb.batch import Known
     >>> from autoemb.schema import Label
     >>> from autoemb.tasks import Value
     >>> model = MLP(FixedEmbedding([9], 2, features=["user_id"]), num_dense=Told.inputs_of(1, 6))
     >>> model = Told(model, Value(Label(column="x", kind="value")).expecting)
     >>> ids = torch.tensor([[3.0]]), torch.tensor([[[4.0]]])  # events, sums
-    >>> known = Known(torch.tensor([[3.0]]), *ids, torch.tensor([5.0]), torch.zeros(1, 1, 6))
+    >>> known = Known(torch.tensor([[3.0]]), *ids, torch.tensor([[5.0]]), torch.zeros(1, 1, 6))
     >>> model(Inputs({"user_id": torch.tensor([7])}, None, known)).shape
     torch.Size([1, 1])
     """

@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from autoemb.batch import Known
 from autoemb.nn.fixed import FixedEmbedding
-from autoemb.nn.inputs import Inputs, Known
+from autoemb.nn.inputs import Inputs
 from autoemb.nn.layers import dense_of
 from autoemb.nn.models.deepfm import pairs_of
 from autoemb.nn.rows import RowModule
@@ -67,7 +68,7 @@ class Mean(Trivial):
     >>> from autoemb.schema import Label
     >>> from autoemb.tasks import Value
     >>> ids = torch.tensor([[0.0]]), torch.tensor([[[0.0]]])  # events, sums
-    >>> known = Known(torch.tensor([[3.0]]), *ids, torch.tensor([5.0]), torch.zeros(1, 1, 6))
+    >>> known = Known(torch.tensor([[3.0]]), *ids, torch.tensor([[5.0]]), torch.zeros(1, 1, 6))
     >>> Mean(["user_id"], Value(Label(column="x", kind="value")).expecting)(Inputs({}, None, known))
     tensor([[3.]])
     """
@@ -86,7 +87,7 @@ class Bias(Trivial):
     >>> from autoemb.schema import Label
     >>> from autoemb.tasks import Value
     >>> ids = torch.tensor([[3.0]]), torch.tensor([[[4.0]]])  # events, sums
-    >>> known = Known(torch.tensor([[3.0]]), *ids, torch.tensor([5.0]), torch.zeros(1, 1, 6))
+    >>> known = Known(torch.tensor([[3.0]]), *ids, torch.tensor([[5.0]]), torch.zeros(1, 1, 6))
     >>> Bias(["user_id"], Value(Label(column="x", kind="value")).expecting)(Inputs({}, None, known))
     tensor([[3.5000]])
     """
@@ -105,7 +106,7 @@ def told(known: Known) -> Tensor:
     Examples
     --------
     >>> ids = torch.tensor([[3.0]]), torch.tensor([[[1.0]]])  # events, sums
-    >>> told(Known(torch.zeros(1, 1), *ids, torch.tensor([5.0]), torch.full((1, 1, 6), 0.5)))
+    >>> told(Known(torch.zeros(1, 1), *ids, torch.tensor([[5.0]]), torch.full((1, 1, 6), 0.5)))
     tensor([[0.0000, 0.0000, 1.0000, 0.0000, 0.0000, 0.0000, 0.0000, 0.0000, 0.0000,
              0.0000, 0.0000, 0.0000, 0.5000, 0.5000, 0.5000, 0.5000, 0.5000, 0.5000]])
     """
@@ -150,7 +151,7 @@ class Logistic(Trivial):
     >>> from autoemb.schema import Label
     >>> from autoemb.tasks import Value
     >>> ids = torch.tensor([[3.0]]), torch.tensor([[[4.0]]])  # events, sums
-    >>> known = Known(torch.tensor([[3.0]]), *ids, torch.tensor([5.0]), torch.zeros(1, 1, 6))
+    >>> known = Known(torch.tensor([[3.0]]), *ids, torch.tensor([[5.0]]), torch.zeros(1, 1, 6))
     >>> model = Logistic(["user_id"], Value(Label(column="x", kind="value")).expecting, 6)
     >>> model(Inputs({}, None, known))  # what Bias says
     tensor([[3.5000]], grad_fn=<AddBackward0>)
@@ -215,7 +216,7 @@ class FM(Trivial):
     >>> from autoemb.schema import Label
     >>> from autoemb.tasks import Value
     >>> ids = torch.tensor([[3.0]]), torch.tensor([[[4.0]]])  # events, sums
-    >>> known = Known(torch.tensor([[3.0]]), *ids, torch.tensor([5.0]), torch.zeros(1, 1, 6))
+    >>> known = Known(torch.tensor([[3.0]]), *ids, torch.tensor([[5.0]]), torch.zeros(1, 1, 6))
     >>> embedding = FixedEmbedding([10], 8, features=["user_id"])
     >>> model = FM(embedding, Value(Label(column="x", kind="value")).expecting)
     >>> model(Inputs({"user_id": torch.tensor([7])}, None, known))  # one feature has no pairs
