@@ -206,13 +206,12 @@ def _model(
     make: MakeModel = MODELS[recipe.model] if model is None else model
     told, full = recipe.history != "none", recipe.history == "full"
     width = inputs_width(task) if full else 0
-    made = make(
-        build_embedding(schema, recipe),
-        outputs=task.outputs,
-        hidden=recipe.hidden,
-        num_dense=schema.num_dense + told * Told.inputs_of(len(schema.features), width),
-    )
-    return Told(made, task.expecting if full else None) if told else made
+    inputs = schema.num_dense + told * Told.inputs_of(len(schema.features), width)
+    embedding = build_embedding(schema, recipe)
+    made = make(embedding, outputs=task.outputs, hidden=recipe.hidden, num_dense=inputs)
+    if not told:
+        return made
+    return Told(made, inputs, task.outputs, task.expecting if full else None)
 
 
 def _opponent(name: str, schema: Schema, task: Task, recipe: Recipe) -> Trivial:

@@ -98,7 +98,7 @@ class Exporter:
         importances = {table: _importance(learner, table) for table in schema.tables}
         self.told = given if isinstance(given, Told) else None
         self.embeddings = mixed_embeddings(learner, embedding)
-        _check_finite(self.embeddings, model.hidden)
+        _check_finite(self.embeddings, model.hidden, self.told)
         self.fits: dict[str, list[Fitted]] = {}
         self.errors: dict[str, Tensor] = {}
         for table, metric in _metrics(model.hidden[0], schema, embedding.output_dim).items():
@@ -180,8 +180,9 @@ class Exporter:
         if self.told is None or statistics is None:
             return None
         orders = {t: np.concatenate(self._order(choice)) for t, choice in choices.items()}
-        full = self.told.expecting is not None
-        return ServedHistory(reordered(statistics, orders), self.learner.seed, full)
+        wide = copy.deepcopy(self.told.wide)
+        own = None if wide is None else wide.cpu()
+        return ServedHistory(reordered(statistics, orders), self.learner.seed, own)
 
 
 def _check_model(model: Any, learner: StreamLearner, schema: Schema) -> None:
@@ -211,8 +212,10 @@ def _importance(learner: StreamLearner, table: str) -> Tensor:
     return count.clamp_min(1).to(torch.float32).sqrt()
 
 
-def _check_finite(embeddings: Mapping[str, Tensor], hidden: nn.Module) -> None:
+def _check_finite(embeddings: Mapping[str, Tensor], hidden: nn.Module, told: Told | None) -> None:
     found = {f"an embedding of {table}": known for table, known in embeddings.items()}
+    if told is not None and told.wide is not None:
+        found |= {f"{name} of the linear part": own for name, own in told.wide.named_parameters()}
     found |= {f"{name} of the network": own for name, own in hidden.named_parameters()}
     for name, values in found.items():
         if not bool(torch.isfinite(values).all()):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 
 from autoemb.batch import Batch
 from autoemb.bilevel import Example
@@ -30,12 +31,15 @@ class ServedHistory:
         With a row for each id of the model's tables.
     seed : int
         With table and raw id it decides what the factors of a new id start with.
-    full : bool
-        Whether the network is told all of it, or how many events there were alone.
+    wide : torch.nn.Linear, optional
+        Of :class:`autoemb.nn.models.Told`; frozen here. Without it the network is told how many
+        events there were, and nothing else.
     """
 
-    def __init__(self, statistics: Statistics, seed: int, full: bool) -> None:
-        self.statistics, self.seed, self.full = statistics, seed, full
+    def __init__(self, statistics: Statistics, seed: int, wide: nn.Linear | None) -> None:
+        self.statistics, self.seed, self.wide = statistics, seed, wide
+        if wide is not None:
+            wide.requires_grad_(False)
         self._lock = threading.RLock()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -96,7 +100,7 @@ class ServedHistory:
             "totals": statistics.totals,
             "by_event": statistics.clock.by_event,
             "seed": self.seed,
-            "full": self.full,
+            "wide": None if self.wide is None else [self.wide.weight, self.wide.bias],
         }
 
 

@@ -14,7 +14,7 @@ from autoemb.errors import UserError
 from autoemb.nn.dense import DenseTransform
 from autoemb.nn.inputs import Inputs
 from autoemb.nn.models import Told
-from autoemb.nn.models.trivial import octaves, told
+from autoemb.nn.models.told import added, with_told
 from autoemb.nn.reading import taken
 from autoemb.schema import Schema
 from autoemb.serving.history import ServedHistory
@@ -129,6 +129,13 @@ class ServedModel:
                 f"the network has {found[0]} inputs and {found[1]} outputs; expected {wanted[0]} "
                 f"and {wanted[1]}"
             )
+        wide = None if self.history is None else self.history.wide
+        inputs = inputs_of(schema, 0, inputs_told(schema, self.task, self.history))
+        if wide is not None and (wide.in_features, wide.out_features) != (inputs, wanted[1]):
+            raise ValueError(
+                f"the linear part has {wide.in_features} inputs and {wide.out_features} outputs; "
+                f"expected {inputs} and {wanted[1]}"
+            )
 
     @property
     def dense(self) -> DenseTransform | None:
@@ -156,17 +163,14 @@ class ServedModel:
             kind, ids of another kind than those that the model knows, columns of unequal lengths.
         """
         inputs = self._inputs(batch)
-        parts = [self._embedded(inputs).flatten(1)]
+        wide = None if self.history is None else self.history.wide
+        if self.history is not None:
+            inputs = with_told(inputs, full=wide is not None)
+        embedded = self._embedded(inputs).flatten(1)
         if inputs.dense is not None:
-            parts.append(inputs.dense)
-        full = self.history is not None and self.history.full
-        if inputs.known is not None:
-            parts.append(told(inputs.known) if full else octaves(inputs.known.events).flatten(1))
+            embedded = torch.cat([embedded, inputs.dense], 1)
         with torch.no_grad():
-            logits: Tensor = self.hidden(torch.cat(parts, 1))
-        if inputs.known is not None and full:
-            logits = logits + self.task.expecting(inputs.known.mean, inputs.known.offsets())
-        return logits
+            return added(self.hidden(embedded), inputs, wide, self.task.expecting)
 
     def observe(self, events: Batch | Mapping[str, Any]) -> None:
         """Take in the labels of events: what is known of their ids is told from now on.
@@ -246,10 +250,12 @@ class ServedModel:
         """
         pairs = [table.tensors() for table in self.tables.values()]
         known = {} if self.dense is None else self.dense.state_dict()
+        linear = None if self.history is None else self.history.wide
+        wide = [] if linear is None else [linear.weight, linear.bias]
         parts = {
             "rows": [tensor for rows, _ in pairs for tensor in rows],
             "projections": [tensor for _, others in pairs for tensor in others],
-            "network": [*self.hidden.parameters(), *known.values()],
+            "network": [*self.hidden.parameters(), *wide, *known.values()],
         }
         sizes = {
             name: sum(t.numel() * t.element_size() for t in tensors)
@@ -304,5 +310,5 @@ def inputs_told(schema: Schema, task: Task, history: ServedHistory | None) -> in
     """Return how many inputs of a network say what is known of ids."""
     if history is None:
         return 0
-    width = inputs_width(task) if history.full else 0
+    width = 0 if history.wide is None else inputs_width(task)
     return Told.inputs_of(len(schema.features), width)

@@ -54,7 +54,7 @@ class _SavedHistory(_Saved):
     totals: dict[str, np.ndarray[Any, Any]]
     by_event: bool
     seed: int
-    full: bool
+    wide: tuple[Tensor, Tensor] | None
 
 
 class _SavedModel(_Saved):
@@ -152,7 +152,7 @@ def _history(
         for part, own in parts.items()
     }
     statistics.load_state_dict(state | {"waiting": None}, num_ids)
-    return ServedHistory(statistics, saved.seed, saved.full)
+    return ServedHistory(statistics, saved.seed, _linear("wide", saved.wide))
 
 
 def _transform(saved: _SavedDense | None, schema: Schema) -> DenseTransform | None:
@@ -174,6 +174,18 @@ def _transform(saved: _SavedDense | None, schema: Schema) -> DenseTransform | No
     transform = DenseTransform(schema.dense)
     transform.load_state_dict(vars(saved))
     return transform
+
+
+def _linear(name: str, saved: tuple[Tensor, Tensor] | None) -> nn.Linear | None:
+    if saved is None:
+        return None
+    weight, bias = saved
+    outputs, inputs = sizes_of(f"weight of {name}", weight, None, None)
+    sizes_of(f"bias of {name}", bias, outputs)
+    with torch.device("meta"):
+        layer = nn.Linear(inputs, outputs)
+    layer.load_state_dict({"weight": weight, "bias": bias}, assign=True)
+    return layer
 
 
 def _network(layers: Sequence[tuple[Tensor, Tensor]], inputs: int, outputs: int) -> nn.Sequential:

@@ -310,7 +310,7 @@ def test_events_of_no_weight_say_nothing(make_batches, make_learner):
 
 def test_freshness_without_anything_fresh_is_refused():
     with pytest.raises(UserError, match="freshness is event; expected batch with history none"):
-        Recipe.of(freshness="event")
+        Recipe.of(freshness="event", history="none")
     Recipe.of(freshness="event", method="bias")
 
 
