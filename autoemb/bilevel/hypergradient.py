@@ -37,8 +37,8 @@ def gradients(
     [{'w': tensor(6.)}, {}]
     """
     leaves = [value for group in groups for value in group.values()]
-    if not leaves:
-        return [{} for _ in groups]
+    if not loss.requires_grad:  # a module without parameters, or none that it depends on
+        return [{n: torch.zeros_like(value) for n, value in group.items()} for group in groups]
     values = iter(
         torch.autograd.grad(loss, leaves, create_graph=create_graph, materialize_grads=True)
     )

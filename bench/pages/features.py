@@ -14,7 +14,7 @@ from bench.pages.words import listed, percent, signed
 
 #: What the names of a set's streams end with: by the columns that are read.
 FEW, ALL = ", user and item", ", all features"
-PARTS = ("features", "trust")
+PARTS = ("features",)
 
 
 class Columns(NamedTuple):
@@ -73,18 +73,7 @@ def comparison(study: Study) -> str:
     return table([*headers, "AUC, user and item", "all features", "normalised entropy"], body)
 
 
-def ratings(study: Study) -> str:
-    """Return a table of the losses of rating streams."""
-    body = []
-    for stream in study.streams:
-        for method in study.methods:
-            losses = study.values(stream, method, online)
-            right = [float(r["online"]["accuracy"]) for r in study.runs(stream, method)]
-            body.append([stream.data, method, str(mean_cell(losses)), str(mean_cell(right))])
-    return table(["data", "method", "squared error", "accuracy"], body)
-
-
-def page(study: Study, trust: Study) -> str:
+def page(study: Study) -> str:
     """Return the page."""
     changes = {c.name: c.change(study, study.ours) for c in sets_of(study)}
     lower = [f"{name} {percent(value, 1)}" for name, value in changes.items() if value < 0]
@@ -101,6 +90,5 @@ def page(study: Study, trust: Study) -> str:
         lower=listed(lower),
         higher=listed(higher) if higher else "",
         comparison=comparison(study),
-        ratings=ratings(trust),
         versions=study.record["versions"],
     )

@@ -1,65 +1,122 @@
-"""docs/history.md: what it is worth to tell a model what earlier labels say of ids."""
+"""docs/history.md: what it is worth to tell a model what is known of ids, and the opponents."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+
+from autoemb.lab.report.tables import mean_cell
+from autoemb.lab.report.wording import TRIVIAL
+from autoemb.learners import FACTORS as FM_FACTORS
+from autoemb.nn.models.told import WIDE
+from autoemb.recipe import OPPONENTS
 from autoemb.schema import STARS, Sparse
-from autoemb.streaming.sums import Sums
-from autoemb.streaming.traces import DECAY, FACTORS, RECENT_STRENGTHS, SUM_STRENGTHS
+from autoemb.streaming.statistics import (
+    DECAY,
+    FACTORS,
+    RECENT_STRENGTHS,
+    SUM_STRENGTHS,
+    Statistics,
+)
 from autoemb.tasks import task_for
-from bench.pages.opponents import losses, skills, streams_of, trivial
-from bench.pages.records import Study, above, online
+from bench.pages.names import Stream, row_name
+from bench.pages.records import Record, Study, Value, above, early, online
 from bench.pages.rendering import render
+from bench.pages.tables import table
+from bench.pages.words import signed
 
 PARTS = ("history", "history-clicks")
 
-#: Studies that have the trivial opponents on the same streams.
-OPPONENTS = ("opponents", "features")
+#: Methods of the studies that the page speaks of.
+UNTOLD, FIXED, FIXED_UNTOLD = "AutoEmb-untold", "FSE-146", "FSE-146-untold"
 
-#: A method and the same that is told.
-PLAIN, TOLD, FIXED = "AutoEmb", "AutoEmb-told", "FSE-146-told"
+#: What is recorded apart (bench/boosting.py).
+TREES = "LightGBM"
 
 
-def floats() -> int:
+def bytes_of_an_id() -> int:
     """Return what is kept of one id of a rating, predicted as positive or not."""
-    sums = Sums({"id": Sparse(column="id")}, task_for("regression", STARS), traced=True)
-    sums.grow({"id": 1})
-    state = sums.state_dict()
-    kept = [state["tables"], state["traces"]["recent"], state["traces"]["factors"]]
-    return sum(values["id"].numel() for values in kept)
+    task = task_for("regression", STARS)
+    (own,) = Statistics({"id": Sparse(column="id")}, task).tables.values()
+    return int(own.shape[1] * np.dtype(own.dtype).itemsize)
 
 
-def page(studies: list[Study], others: list[Study]) -> str:
-    """Return the page, with the opponents of other studies on the same streams."""
-    every = [(study, stream) for study in studies for stream in streams_of(study)]
-    changes = [
-        above(study.mean(stream, TOLD, online), study.mean(stream, PLAIN, online))
-        for study, stream in every
-    ]
-    beside = [
-        above(study.mean(stream, TOLD, online), study.mean(stream, FIXED, online))
-        for study, stream in every
-    ]
-    best = {
-        stream: study.mean(stream, study.lowest(stream, trivial(study)), online)
-        for study in others
-        for stream in streams_of(study)
-    }
-    behind = sum(best[stream] < study.mean(stream, TOLD, online) for study, stream in every)
+def trivial(study: Study) -> list[str]:
+    """Return the opponents among a study's methods."""
+    return study.of_kind(*OPPONENTS)
+
+
+def losses(studies: list[Study], value: Value, trees: dict[Stream, float] | None = None) -> str:
+    """Return a table of a loss of all methods, the lowest of a stream in bold."""
+    methods = [*studies[0].methods]
+    body = []
+    for study in studies:
+        for stream in study.streams:
+            found = {m: mean_cell(study.values(stream, m, value)) for m in methods}
+            means = {method: cell.mean for method, cell in found.items()}
+            if trees is not None:
+                means[TREES] = trees[stream]
+            lowest = min(means, key=lambda method: means[method])
+            body.append([row_name(stream), *(
+                f"**{mean:.4f}**" if method == lowest else f"{mean:.4f}"
+                for method, mean in means.items()
+            )])  # fmt: skip
+    return table(["stream", *methods, *([] if trees is None else [TREES])], body)
+
+
+def skills(studies: list[Study], methods: list[str]) -> str:
+    """Return a table of the share of the trivial opponent's loss that methods save."""
+    body = []
+    for study in studies:
+        for stream in study.streams:
+            base = study.mean(stream, TRIVIAL, online)
+            saved = [-above(study.mean(stream, method, online), base) for method in methods]
+            body.append([row_name(stream), *(signed(value, 1) for value in saved)])
+    return table(["stream", *methods], body)
+
+
+def boosted(record: Record) -> dict[Stream, float]:
+    """Return the online loss of gradient-boosted trees by stream."""
+    return {Stream(r["data"], r["task"]): float(r["online"]) for r in record["results"]}
+
+
+def page(studies: list[Study], record: Record) -> str:
+    """Return the page."""
+    first, trees = studies[0], boosted(record)
+    ours = first.ours
+    every = [(study, stream) for study in studies for stream in study.streams]
+
+    def beside(other: str, value: Value = online) -> list[float]:
+        return [above(s.mean(x, ours, value), s.mean(x, other, value)) for s, x in every]
+
+    best = [(s, x, min(s.mean(x, m, early) for m in trivial(s))) for s, x in every]
+    numbers: dict[str, Any] = {
+        "behind": {
+            name: sum(change > 0 for change in beside(name)) for name in trivial(first)
+        }
+        | {TREES: sum(trees[x] < s.mean(x, ours, online) for s, x in every)},
+        "untold": beside(UNTOLD),
+        "fixed": beside(FIXED),
+        "fixed_untold": beside(FIXED_UNTOLD),
+        "early": [above(s.mean(x, ours, early), low) for s, x, low in best],
+    }  # fmt: skip
     return render(
         "history",
+        ours=ours,
         factors=FACTORS,
+        fm_factors=FM_FACTORS,
         kept=f"{DECAY:g}",
-        floats=floats(),
+        wide=f"{WIDE:g}",
+        bytes=bytes_of_an_id(),
         strengths=[f"{k:g}" for k in SUM_STRENGTHS],
         recent=[f"{k:g}" for k in RECENT_STRENGTHS],
         streams=len(every),
-        below=sum(change < 0 for change in changes),
-        changes=changes,
-        beside=beside,
-        behind=behind,
-        opponents=[f"`{method}`" for method in trivial(others[0])],
-        losses=losses(studies),
-        skills=skills(studies),
-        seeds=studies[0].seeds,
-        versions=studies[0].record["versions"],
+        numbers=numbers,
+        losses=losses(studies, online, trees),
+        early=losses(studies, early),
+        skills=skills(studies, [m for m in first.methods if m not in (TRIVIAL, "mean")]),
+        seeds=first.seeds,
+        versions=first.record["versions"],
+        trees=record,
     )

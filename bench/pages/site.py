@@ -12,8 +12,8 @@ from bench.pages import (
     export,
     features,
     figures,
+    freshness,
     history,
-    opponents,
     readme,
     study,
 )  # fmt: skip
@@ -35,6 +35,8 @@ def every(
     recorded = {name: Study.read(name, studies) for name in study.PARTS}
     changed = json.loads((results / "ablations.json").read_text())
     frozen = json.loads((results / "export.json").read_text())
+    trees = json.loads((results / "boosting.json").read_text())
+    told = [Study.read(name, studies) for name in history.PARTS]
     changes, exported = ablations.Ablations(changed), export.Export(frozen)
     text = readme.README.read_text() if readme_text is None else readme_text
     made = {
@@ -45,15 +47,8 @@ def every(
         DOCS / "features.md": features.page(
             *(Study.read(name, studies) for name in features.PARTS)
         ),
-        DOCS / "opponents.md": opponents.page(
-            [Study.read(name, studies) for name in opponents.PARTS]
-        ),
-        DOCS / "history.md": history.page(
-            *(
-                [Study.read(name, studies) for name in names]
-                for names in (history.PARTS, history.OPPONENTS)
-            )
-        ),
+        DOCS / "history.md": history.page(told, trees),
+        DOCS / "freshness.md": freshness.page(Study.read("freshness", studies), told[0]),
         readme.README: readme.page(text, readme.block(recorded, changes, exported)),
     }
     svgs = figures.drawn(recorded["widths"], recorded["budget"], exported)

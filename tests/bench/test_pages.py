@@ -14,7 +14,7 @@ from bench.pages.ablations import page as ablations_page
 from bench.pages.records import DOCS, FIGURES, STUDIES, Study
 
 PAGES = [DOCS / f"{name}.md" for name in (
-    "study", "export", "ablations", "benchmarks", "features", "opponents", "history",
+    "study", "export", "ablations", "benchmarks", "features", "history", "freshness",
 )]  # fmt: skip
 
 
