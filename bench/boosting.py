@@ -39,9 +39,9 @@ PARTS = ("history", "history-clicks")
 #: Events of a batch, the share of the stream before the online stage, and events between two fits.
 BATCH, OFFLINE, REFIT = 500, 0.7, 0.03
 
-#: Rounds, and leaves of a tree. 50 to 400 rounds of 7 to 31 leaves were compared by the last fifth of
-#: the offline stage: these are the best on trivago (.1430; the others to .1458), and 0.1 % above the
-#: best on MovieLens 100K (.2107; the others .2106 to .2130).
+#: Rounds, and leaves of a tree. 50 to 400 rounds of 7 to 31 leaves were compared by the last fifth
+#: of the offline stage: these are the best on trivago (.1430; the others to .1458), and 0.1 % above
+#: the best on MovieLens 100K (.2107; the others .2106 to .2130).
 ROUNDS = 100
 OPTIONS = {
     "learning_rate": 0.05, "num_leaves": 31, "min_data_in_leaf": 50, "seed": 0, "verbosity": -1,

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import nn
 
 from autoemb.batch import Batch
@@ -82,7 +81,7 @@ class ServedHistory:
         short = {t: len(ids) for t, ids in encoder.id_tables.items() if len(ids) > len(tables[t])}
         self.statistics.grow({table: 2 * rows for table, rows in short.items()})
         for table, ids in new_ids(encoder.reads, batch, numbers, known).items():
-            rows = torch.arange(known[table], len(encoder.id_tables[table]))
+            rows = slice(known[table], len(encoder.id_tables[table]))
             self.statistics.begin(table, rows, id_keys(ids, self.seed, table))
         advance = self.statistics.advance(encoder.example(batch, numbers), batch.timestamp)
         self.statistics.commit(advance)

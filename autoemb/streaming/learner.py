@@ -320,7 +320,7 @@ class StreamLearner:
             for part in filter(None, (self.trainer.model, self.trainer.controller)):
                 begin(part.function.rows, table, rows, keys)
             if self.statistics is not None:
-                self.statistics.begin(table, rows, keys)
+                self.statistics.begin(table, slice(known[table], used[table]), keys)
         return self.encoder.example(batch, numbers)
 
     def _forget(self, known: Mapping[str, int]) -> None:

@@ -184,14 +184,14 @@ class Statistics:
                 room = np.zeros((missing, own.shape[1]), np.float32)
                 self.tables[table] = np.concatenate([own, room])
 
-    def begin(self, table: str, rows: Tensor, keys: Keys) -> None:
-        """Start rows [U] of ids that are new: nothing is known, and factors are drawn."""
+    def begin(self, table: str, rows: slice, keys: Keys) -> None:
+        """Start rows of ids that are new: nothing is known, and factors are drawn."""
         own, first = self.tables[table], 2 + 2 * self.channels
-        own[rows.cpu().numpy(), :first] = 0
+        own[rows, :first] = 0
         if own.shape[1] > first:
             like = torch.empty(0)
             drawn = normal_rows(salted(keys, "factors"), FACTORS, FACTOR_STD, like)
-            own[rows.cpu().numpy(), first:] = drawn.numpy()
+            own[rows, first:] = drawn.numpy()
 
     def known(self, example: Example, last: Mapping[str, int] | None = None) -> Known:
         """Return what is known of a batch's ids.

@@ -48,7 +48,11 @@ def every(
             *(Study.read(name, studies) for name in features.PARTS)
         ),
         DOCS / "history.md": history.page(told, trees),
-        DOCS / "freshness.md": freshness.page(Study.read("freshness", studies), told[0]),
+        DOCS / "freshness.md": freshness.page(
+            Study.read(freshness.PARTS, studies),
+            {size: Study.read(name, studies) for size, name in freshness.SMALLER.items()},
+            told[0],
+        ),
         readme.README: readme.page(text, readme.block(recorded, changes, exported)),
     }
     svgs = figures.drawn(recorded["widths"], recorded["budget"], exported)

@@ -18,7 +18,7 @@ from autoemb.errors import UserError
 from autoemb.lab.config import OPTIONS, RunConfig, TaskName
 from autoemb.lab.records import NAME
 from autoemb.lab.study.source import Source, SourceEntry
-from autoemb.recipe import Recipe
+from autoemb.recipe import OPPONENTS, Recipe
 
 #: Options that the study sets itself.
 _OURS = {"task", "order", "seed", "limit"}
@@ -55,6 +55,9 @@ class StudyFile(Declared):
         Options of each method, and perhaps ``tuning`` of its own.
     tuning : mapping of str to list
         Values to try, and how many ``candidates`` of their combinations.
+    opponents : bool, default True
+        Whether those of ``mean``, ``bias``, ``logistic`` and ``fm`` that are not among the methods
+        run, too, untuned.
     """
 
     data: Annotated[tuple[str | SourceEntry, ...], Field(min_length=1)]
@@ -66,6 +69,7 @@ class StudyFile(Declared):
     options: dict[str, Any] = Field(default_factory=dict)
     methods: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
     tuning: dict[str, Any] = Field(default_factory=dict)
+    opponents: bool = True
 
 
 class _Tuning(Declared):
@@ -159,7 +163,7 @@ def _study(file: StudyFile, root: Path, beside: Path) -> Study:
             f"data is {shown(names)}; expected different names, which tables tell them by"
         )
     shared = _options("options", file.options)
-    methods = []
+    methods = _opponents(file, shared) if file.opponents else []
     for name, content in file.methods.items():
         if not NAME.fullmatch(name):
             raise UserError(
@@ -167,6 +171,13 @@ def _study(file: StudyFile, root: Path, beside: Path) -> Study:
             )
         methods.append(_method(name, dict(content), shared, file.tuning))
     return Study(data, file.tasks, file.orders, file.seeds, tuple(methods))
+
+
+def _opponents(file: StudyFile, shared: Options) -> list[Method]:
+    """Return the opponents that no method is yet."""
+    kinds = {content.get("method") for content in file.methods.values()}
+    new = [name for name in OPPONENTS if name not in kinds and name not in file.methods]
+    return [Method(name, {**shared, "method": name}, ({},)) for name in new]
 
 
 def _method(name: str, content: dict[str, Any], shared: Options, tuning: Options) -> Method:

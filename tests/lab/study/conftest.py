@@ -7,6 +7,7 @@ from autoemb.data import synthetic
 SMALL = """
 data = ["ratings.csv"]
 seeds = [0, 1]
+opponents = false
 [options]
 batch_size = 50
 window = 50

@@ -24,6 +24,17 @@ def test_methods_share_options_and_add_their_own(write):
     assert narrow.candidates == ({},)
 
 
+def test_opponents_run_beside_the_methods_unless_they_are_not_wanted(write):
+    text = SMALL.replace("opponents = false\n", "") + "[tuning]\nrow_rate = [1, 2]\n"
+    found = {method.name: method for method in read_study(write(text)).methods}
+    assert [*found] == ["mean", "bias", "logistic", "fm", "narrow", "soft"]
+    assert found["bias"].options["window"] == 50
+    assert (len(found["fm"].candidates), len(found["soft"].candidates)) == (1, 2)
+    own = text.replace("[methods.soft]", '[methods.offsets]\nmethod = "bias"\n[methods.soft]')
+    names = [method.name for method in read_study(write(own)).methods]
+    assert names == ["mean", "logistic", "fm", "narrow", "offsets", "soft"]
+
+
 def test_data_lie_beside_the_file_or_where_one_says(write, tmp_path):
     assert [one.path for one in read_study(write()).data] == [tmp_path / "ratings.csv"]
     other = tmp_path / "other"
