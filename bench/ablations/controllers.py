@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from autoemb import Batch, Controller, History, StreamLearner
+from autoemb.batch import Known
+from autoemb.bilevel.outcome import Update
 from autoemb.streaming import Step
 from autoemb.streaming.history import POPULARITY_WIDTH
 
@@ -131,21 +133,27 @@ class HeldOut(StreamLearner):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._random = torch.Generator().manual_seed(0)
-        self._target: Tensor | None = None
+        self._weights_learn = False
         self._held = torch.empty(0, dtype=torch.bool)
-        loss = self.trainer.loss
+        loss, compute = self.trainer.loss, self.trainer.compute
 
         def masked(logits: Tensor, target: Tensor) -> Tensor:
             losses = loss(logits, target)
-            if target is not self._target:
+            if not self._weights_learn:
                 return losses
             return torch.where(self._held, losses.detach(), losses)
 
-        self.trainer.loss = masked
+        def computed(*examples: Any, **options: Any) -> Update:
+            self._weights_learn = True
+            try:
+                return compute(*examples, **options)
+            finally:
+                self._weights_learn = False
+
+        self.trainer.loss, self.trainer.compute = masked, computed  # type: ignore[method-assign]
 
     def learn(self, batch: Batch) -> Step:
         self._held = torch.rand(len(batch), generator=self._random) < SHARE_HELD_OUT
-        self._target = batch.label
         return super().learn(batch)
 
     def _past(self) -> list[Batch]:
@@ -155,5 +163,8 @@ class HeldOut(StreamLearner):
         held = self._held.numpy()
         sparse = {name: ids[held] for name, ids in batch.sparse.items()}  # type: ignore[call-overload]
         label = None if batch.label is None else batch.label[self._held]
-        super()._remember(Batch(sparse, label=label))
+        known = batch.known
+        if known is not None:
+            known = Known(*(own[self._held] for own in known))
+        super()._remember(Batch(sparse, label=label, known=known))
         self._recent = [batch]

@@ -66,6 +66,16 @@ VARIANTS = [
         ("weights by popularity, no controller", {"controller_learning_rate": 1e-30}, {}),
     ),
     *_group(
+        "what a model is told (default: history full, networks of 128, 128)",
+        ("how often ids were seen", {"history": "counts"}, {}),
+        ("nothing", {"history": "none"}, {}),
+        ("nothing, networks of 512, 512, rates 0.003 and 0.048",
+         {"history": "none", "hidden": (512, 512), "learning_rate": 0.003, "row_rate": 16.0}, {}),
+        ("all, networks of 512, 512", {"hidden": (512, 512)}, {}),
+        ("all, networks of 64, 64", {"hidden": (64, 64)}, {}),
+        ("all, learnt in chunks of 100", {"learn_chunk": 100}, {}),
+    ),
+    *_group(
         "normalisation (default: none)",
         ("the batch's, eps 1e-5 (paper)", {"norm": "batch", "norm_eps": 1e-5}, {}),
         ("the batch's, eps 1", {"norm": "batch"}, {}),

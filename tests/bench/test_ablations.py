@@ -33,7 +33,7 @@ def events(batches, size=20, seed=0):
     found = []
     for _ in range(batches):
         ids = {"user_id": random.integers(0, 30, size), "item_id": random.integers(0, 40, size)}
-        found.append(Batch(ids, label=torch.from_numpy(random.integers(0, 2, size)).float()))
+        found.append(Batch(ids, label=torch.from_numpy(random.integers(0, 2, size) * 5).float()))
     return found
 
 
@@ -47,7 +47,8 @@ def learner(kind=StreamLearner, embedding=SoftEmbedding, controller=Controller, 
         model, mixer, loss=task_for("regression", STARS).loss, features=history.features,
         optimizer="adam", learning_rate=0.01, controller_learning_rate=0.01,
     )  # fmt: skip
-    return kind(trainer, history, Reservoir(100), validation="reservoir", batch_size=20)
+    task = task_for("regression", STARS)  # which makes targets of labels
+    return kind(trainer, history, Reservoir(100), validation="reservoir", batch_size=20, task=task)
 
 
 class Plain(embeddings.PlainEmbedding):
@@ -165,7 +166,7 @@ def play(kind, batches, flipped=None):
     one = learner(kind)  # which seeds the random numbers that new rows are drawn with
     for number, batch in enumerate(batches):
         if flipped is not None and number == len(batches) - 1:
-            batch = replace(batch, label=torch.where(flipped, 1 - batch.label, batch.label))
+            batch = replace(batch, label=torch.where(flipped, 5 - batch.label, batch.label))
         step = one.learn(batch)
     return one, step
 
