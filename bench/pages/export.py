@@ -176,9 +176,25 @@ def memory(found: Export) -> str:
     return table(["model", "tensors and ids", "file", "resident memory"], body)
 
 
-def rates(found: Export) -> str:
-    """Return in words the row rates of the fixed widths."""
-    return listed(f"{found.methods[name]['row_rate']:g} ({name})" for name in found.fixed)
+def observing(found: Export) -> str:
+    """Return a table of losses frozen, observing labels, and of the run that went on learning."""
+    least, ours = found.budgets[-1], found.ours
+    body = []
+    for stream in found.streams:
+        cells = []
+        for budget in (1.0, least):
+            rows = found.rows(stream, method=ours, budget=budget)
+            cells += [str(mean_cell([r[key] for r in rows])) for key in ("loss", "observing")]
+        live = [r["live"] for r in found.rows(stream, method=ours, budget=1.0)]
+        body.append([row_name(stream), *cells, str(mean_cell(live))])
+    headers = [f"{how}, B = {b:g}" for b in (1.0, least) for how in ("frozen", "observing")]
+    return table(["stream", *headers, "live"], body)
+
+
+def beside_live(found: Export, key: str, budget: float) -> list[float]:
+    """Return by how many percent a loss of ours is above the live run's, on every stream."""
+    every = [found.rows(stream, method=found.ours, budget=budget) for stream in found.streams]
+    return [above(fmean(r[key] for r in rows), fmean(r["live"] for r in rows)) for rows in every]
 
 
 def page(record: Record, widths: Study, figures: str) -> str:
@@ -205,7 +221,14 @@ def page(record: Record, widths: Study, figures: str) -> str:
         trained=[found.fewest(s, found.fixed, [1.0]) for s in found.near],
         narrow_wide=[s for s in far if found.fewest(s, [wide], found.narrow) < math.inf],
         seeds=len({row["seed"] for row in found.results}),
-        rates=rates(found),
+        observing=observing(found),
+        frozen_live=beside_live(found, "loss", 1.0),
+        observing_live=beside_live(found, "observing", 1.0),
+        least_live=beside_live(found, "observing", least),
+        history=fmean(
+            r["history_bytes"] / (r["row_bytes"] / 4 / r["floats_per_id"])
+            for r in found.rows(method=found.ours, budget=least)
+        ),
         largest=largest(found),
         shrinking={name: shrinking(found, name) for name in found.shrunk},
         frozen=frozen(found),
