@@ -106,8 +106,12 @@ def compare_command(
     source: Callable[[], Any],
     out: Annotated[Path, typer.Option(help="Folder for the runs, compare.json and report.html.")],
     methods: Annotated[
-        str, typer.Option(help="Methods to run; the last is compared with each other one.")
-    ] = "mean,bias,logistic,fm,fse,sam,darts,autoemb",
+        str | None,
+        typer.Option(
+            help="Methods to run; the last is compared with each other one. Default: all, those "
+            "that are one computation once."
+        ),
+    ] = None,
     seeds: Annotated[str, typer.Option(help="Seeds to run every method with.")] = "0,1,2",
     resume: ResumeOption = False,
     keep: Annotated[
@@ -116,12 +120,15 @@ def compare_command(
     **options: Any,
 ) -> None:
     """Run methods x seeds on the same events and draw the paper's comparison."""
-    from autoemb.lab.compare import compare
+    from autoemb.lab.compare import compare, default_methods
     from autoemb.lab.progress import ProgressDisplay
     from autoemb.lab.records import Comparison
     from autoemb.lab.report import draw, wording
 
-    config, wanted, chosen = config_of(options), _names(methods), integers("--seeds", seeds)
+    config, chosen = config_of(options), integers("--seeds", seeds)
+    wanted = [*default_methods(config)] if methods is None else _names(methods)
+    if methods is None and "sam" not in wanted:
+        typer.echo("SAM is not run: by these options it is AutoEmb, to the last bit")
     dataset = source()
     runs = len(wanted) * len(chosen)
     with ProgressDisplay() as display:

@@ -59,6 +59,21 @@ METHODS = {
     )
 }
 
+
+def twin(recipe: Recipe) -> str | None:
+    """Return the method that computes the same as a recipe's, to the last bit, if there is one.
+
+    Where the controller learns from new events, first order, AutoEmb is joint training: SAM.
+
+    Examples
+    --------
+    >>> twin(Recipe(method="sam")), twin(Recipe.of("paper", method="sam"))
+    ('autoemb', None)
+    """
+    joint = (recipe.validation, recipe.hypergradient) == ("new-events", "first")
+    return "autoemb" if recipe.method == "sam" and joint else None
+
+
 #: Factors of an id in the method "fm".
 FACTORS = 8
 
@@ -148,7 +163,7 @@ def build_learner(
     ... )
     >>> learner = build_learner(schema, recipe=Recipe(method="darts"))
     >>> [type(module).__name__ for module in learner.modules]
-    ['MLP', 'PerIdLogits']
+    ['Told', 'PerIdLogits']
     """
     recipe = Recipe() if recipe is None else recipe
     if task is None or isinstance(task, str):

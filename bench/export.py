@@ -1,7 +1,7 @@
 """Loss against bytes of exported models, recorded.
 
 ``AUTOEMB_DATA=folder python -m bench.export [--runs DIR]`` makes the runs (into DIR, where they
-stay), exports each at every budget, scores the events that follow, frozen and observing their labels,
+stay), exports each at every budget, scores the events that follow, frozen and observing labels,
 and writes ``bench/results/export.json``; ``python -m bench.pages`` makes the page of it.
 """
 

@@ -292,7 +292,7 @@ def test_help_tells_kinds_choices_and_defaults_as_they_are_declared(autoemb):
         "--seed <int> Of all random numbers. [default: 0]",
         "--limit <int> Use only the first events of the ordered stream. --",
         "--dims N,N,... Embedding sizes; fse takes one as wide as their sum. [default: 2,16,128]",
-        "[default: 16; adam: 300; ",
+        "[default: 7.5; adam: 300; ",
         "--budget <float> Share",
     ):
         assert line in said

@@ -13,14 +13,23 @@ from autoemb.lab.differences import differences, read_windows
 from autoemb.lab.recorder import STAGES
 from autoemb.lab.run import Progress, run
 from autoemb.lab.summary import versions_of
-from autoemb.learners import METHODS
+from autoemb.learners import METHODS, twin
 
 if TYPE_CHECKING:  # polars, which the rest of the package does without
     from autoemb.data import Dataset
 
 
-#: Every comparison shows what anybody computes in an afternoon beside the methods.
-DEFAULT_METHODS = tuple(METHODS)
+def default_methods(config: RunConfig) -> tuple[str, ...]:
+    """Return all methods but those that another one computes to the last bit: they run once.
+
+    Every comparison shows what anybody computes in an afternoon beside the methods.
+
+    Examples
+    --------
+    >>> {*default_methods(RunConfig(validation="reservoir"))} - {*default_methods(RunConfig())}
+    {'sam'}
+    """
+    return tuple(name for name in METHODS if twin(config.but(method=name).recipe) is None)
 
 
 def compare(
@@ -28,7 +37,7 @@ def compare(
     data: Dataset,
     out: Path,
     *,
-    methods: Sequence[str] = DEFAULT_METHODS,
+    methods: Sequence[str] | None = None,
     seeds: Sequence[int] = (0, 1, 2),
     resume: bool = False,
     keep: bool = False,
@@ -44,7 +53,8 @@ def compare(
     out : Path
         Gets a folder for every run, and ``compare.json`` when all are complete.
     methods, seeds : sequence
-        The last method is compared with each other one.
+        The last method is compared with each other one. By default all methods, those that are one
+        computation once (:func:`default_methods`).
     resume : bool, default False
         Keep complete runs and continue incomplete ones.
     keep : bool, default False
@@ -71,6 +81,7 @@ def compare(
     >>> [(row["method"], row["seed"]) for row in result["results"]]
     [('fse', 0), ('darts', 0)]
     """
+    methods = default_methods(config) if methods is None else methods
     _check_names(methods, seeds)
     configs = [config.but(method=m, seed=s) for m in methods for s in seeds]
     with sole_writer(out):

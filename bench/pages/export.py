@@ -16,7 +16,7 @@ from bench.pages.names import Stream, plural, row_name
 from bench.pages.records import Record, Study, above
 from bench.pages.rendering import render
 from bench.pages.tables import table
-from bench.pages.words import listed, signed
+from bench.pages.words import signed
 
 #: Percent above the best fixed width that counts as close to it.
 CLOSE = 0.2

@@ -144,8 +144,8 @@ def read_study(file: Path, root: Path | None = None) -> Study:
     ... dims = [2]
     ... ''')
     >>> study = read_study(file)
-    >>> study.seeds, study.methods[0].name, study.data[0].name
-    ((0,), 'narrow', 'ratings.csv')
+    >>> study.seeds, [method.name for method in study.methods], study.data[0].name
+    ((0,), ['mean', 'bias', 'logistic', 'fm', 'narrow'], 'ratings.csv')
     """
     found = StudyFile.parse(read_toml(file), str(file))
     try:
