@@ -7,6 +7,7 @@ Same names, same answers and the same errors as the compiled :mod:`autoemb._runt
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -31,6 +32,11 @@ class _IdTable:
 
     def reserve(self, rows: int) -> None:
         """Do nothing: a dict cannot be told its size."""
+
+    def nbytes(self) -> int:
+        """Return the bytes that ids and rows take."""
+        whole = dict(self._row_of)  # as large as its ids need: however they came
+        return sys.getsizeof(whole) + sum(map(sys.getsizeof, whole))
 
     def _rows(self, ids: Iterable[Any], insert: bool) -> Int64Array:
         row_of = self._row_of
@@ -133,7 +139,12 @@ class StatisticsPass:
         return math.log(bounded / (1 - bounded))
 
     def _unlinked(self, sum: float) -> float:
-        return 1 / (1 + math.exp(-sum)) if self.rules["odds"] else sum
+        if not self.rules["odds"]:
+            return sum
+        try:
+            return 1 / (1 + math.exp(-sum))
+        except OverflowError:  # a hundred features may agree that there is no chance
+            return 0.0
 
     def _part(self, channel: int, sum: float, strength: float, count: float) -> float:
         """Return what an id with such a sum adds to what is expected."""

@@ -298,6 +298,9 @@ def _print_run(summary: dict[str, Any]) -> None:
     _print_table(as_comparison(record))
     if record.embeddings is not None:
         typer.echo(_embeddings_line(record.embeddings))
+    if record.owned:
+        parts = ", ".join(f"{part} {size:,}" for part, size in record.owned.items())
+        typer.echo(f"what ids own in all: {parts} bytes")
 
 
 def _print_table(comparison: Comparison) -> None:

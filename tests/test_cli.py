@@ -101,6 +101,7 @@ def test_a_run_tells_the_bytes_of_its_embeddings(autoemb, tmp_path):
         f"embeddings: {found['bytes']:,} bytes; mean width: user {widths['user_id']:.1f}, "
         f"item {widths['item_id']:.1f}"
     ) in said.replace("\n", " ")
+    assert "what ids own in all: rows " in said
 
 
 @pytest.mark.parametrize(

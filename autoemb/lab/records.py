@@ -202,6 +202,7 @@ class Summary(Result):
     versions: Free
     by_popularity: Popularity
     embeddings: Embeddings | None = None
+    owned: dict[str, Count] = Field(default_factory=dict)
 
     @property
     def dims(self) -> list[int] | None:

@@ -17,7 +17,7 @@ from autoemb.lab.predictions import Predictions
 from autoemb.lab.recorder import STAGES, Recorder
 from autoemb.lab.saved import SavedRun, check_alike, read_saved
 from autoemb.lab.stopping import Interrupted, stop_requests
-from autoemb.lab.summary import embeddings_of, versions
+from autoemb.lab.summary import embeddings_of, owned_by_ids, versions
 from autoemb.lab.trained import (
     NO_SUCH_STATE,
     check_goes_on,
@@ -296,6 +296,7 @@ class _Run:
             "config": self.identity["config"],
             "versions": versions() | {"kernels": self.config.kernels},
             "embeddings": embeddings_of(self.learner),
+            "owned": owned_by_ids(self.learner),
             "by_popularity": {stage: self.recorder.by_popularity(stage) for stage in STAGES},
         } | ({} if self.began is None else {"from": self.began})
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 
 import autoemb
+from autoemb.bilevel.part import Part
 from autoemb.lab.ranks import rank_correlation
 from autoemb.nn.granted import GrantedEmbedding
 from autoemb.streaming import StreamLearner
@@ -44,6 +45,60 @@ def embeddings_of(learner: StreamLearner) -> dict[str, Any]:
             for t, count, width in zip(tables, counts, widths, strict=True)
         },
     }
+
+
+def owned_by_ids(learner: StreamLearner) -> dict[str, int]:
+    """Return the bytes of everything that the ids own at the end, part by part.
+
+    Returns
+    -------
+    dict
+        ``rows``: of model and controller, and who owns which sizes. ``optimizer``: what it keeps
+        of these. ``history``: counts, losses and mixes. ``statistics``: what labels say of the ids.
+        ``grants``: their traffic. ``ids``: raw ids, and what finds their rows.
+    """
+    num_ids, grants = learner.num_ids(), learner.grants
+    rows, kept = 0, 0.0
+    for part in filter(None, (learner.trainer.model, learner.trainer.controller)):
+        own = sum(
+            num_ids[row.table] * row.owner.table(row.name)[:1].nbytes
+            for row in part.function.rows.values()
+            if not isinstance(row.owner, GrantedEmbedding)
+        )
+        own += sum(4 * m.floats for m in part.function.module.modules()
+                   if isinstance(m, GrantedEmbedding))  # fmt: skip
+        rows, kept = rows + own, kept + own * _kept_by_byte(part)
+    tables = learner.history.tables
+    found = {
+        "rows": rows,
+        "optimizer": round(kept),
+        "history": _bytes_of(num_ids, {t: [*vars(own).values()] for t, own in tables.items()}),
+        "ids": sum(ids.nbytes() for ids in learner.encoder.id_tables.values()),
+    }
+    if learner.statistics is not None:
+        own_tables = {t: [table] for t, table in learner.statistics.tables.items()}
+        found["statistics"] = _bytes_of(num_ids, own_tables)
+    if grants is not None:
+        found["rows"] += 4 * sum(num_ids.values()) * len(grants.embedding.embedding_dims)
+        found["grants"] = sum(own.nbytes for own in (*grants.traffic, *grants.last))
+    return found
+
+
+def _kept_by_byte(part: Part) -> float:
+    """Return the bytes that a row optimiser keeps of a byte of a row."""
+    if part.row_optimizer is None:
+        return 0.0
+    states = part.row_optimizer.state
+    rows: int = sum(parameter[:1].nbytes for parameter in states)
+    kept: int = sum(v[:1].nbytes for state in states.values() for v in state.values())
+    return kept / max(1, rows)
+
+
+def _bytes_of(num_ids: Mapping[str, int], tables: Mapping[str, Sequence[Any]]) -> int:
+    """Return the bytes that so many ids have in some columns of each table."""
+    return sum(
+        num_ids[table] * column[:1].nbytes for table, own in tables.items() for column in own
+    )
 
 
 def versions() -> dict[str, str]:

@@ -89,6 +89,10 @@ class IdTable:
                 return "strings"
         return None
 
+    def nbytes(self) -> int:
+        """Return the bytes of memory that ids and what finds them take."""
+        return 0 if self._table is None else self._table.nbytes()
+
     def truncate(self, rows: int) -> None:
         """Forget the ids that were inserted last, down to so many; as slow as a new table."""
         if rows < len(self):

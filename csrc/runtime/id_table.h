@@ -28,6 +28,7 @@ class RowIndex {
   // Make room for `rows` rows in all. Afterwards `add` cannot fail until there are that many.
   void reserve(size_t rows);
   void add(uint64_t hash, int64_t row) noexcept;
+  size_t nbytes() const { return slots_.size() * sizeof(Slot); }
 
  private:
   struct Slot {
@@ -48,6 +49,7 @@ class Int64IdTable {
   int64_t row(int64_t id, bool insert);
   void reserve(size_t rows);
   const std::vector<int64_t>& ids() const { return ids_; }  // in row order
+  size_t nbytes() const { return index_.nbytes() + ids_.size() * sizeof(int64_t); }
 
  private:
   uint64_t secret_;
@@ -62,6 +64,7 @@ class StringIdTable {
   void reserve(size_t rows);
   size_t size() const { return ends_.size(); }
   std::string_view id(size_t row) const;
+  size_t nbytes() const { return index_.nbytes() + bytes_.size() + ends_.size() * sizeof(size_t); }
 
  private:
   RowIndex index_;

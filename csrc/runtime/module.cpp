@@ -267,6 +267,7 @@ PYBIND11_MODULE(_runtime, m) {
       .def("rows", &integer_rows, py::arg("ids"), py::arg("insert") = true)
       .def("ids", [](const Int64IdTable& table) { return to_array(table.ids()); })
       .def("reserve", &Int64IdTable::reserve, py::arg("rows"))
+      .def("nbytes", &Int64IdTable::nbytes)
       .def("__len__", [](const Int64IdTable& table) { return table.ids().size(); });
 
   py::class_<StringIdTable>(m, "StringIdTable")
@@ -274,6 +275,7 @@ PYBIND11_MODULE(_runtime, m) {
       .def("rows", &string_rows, py::arg("ids"), py::arg("insert") = true)
       .def("ids", &string_ids)
       .def("reserve", &StringIdTable::reserve, py::arg("rows"))
+      .def("nbytes", &StringIdTable::nbytes)
       .def("__len__", &StringIdTable::size);
 
   m.def("record", &record_checked, py::arg("rows"), py::arg("loss"), py::arg("decay"),

@@ -95,6 +95,12 @@ def test_a_run_within_a_budget_continues_to_the_last_bit(
     owned = expected["embeddings"]
     assert 0 < owned["bytes"] - 4 * 2 * ids <= 0.3 * 4 * 3 * ids  # slots, and floats of sizes 1, 2
     assert owned["capacity_bytes"] >= owned["bytes"]
+    assert expected["owned"]["rows"] == owned["bytes"]
+    assert expected["owned"]["optimizer"] == owned["bytes"] - 4 * 2 * ids  # a sum a float
+    assert expected["owned"]["statistics"] == 4 * ids * (2 + 2 * 2 + 8)  # of ratings: S, R, factors
+    assert expected["owned"]["history"] == ids * (8 + 4 + 4 + 4 * 2)  # count, losses, mix
+    assert expected["owned"]["grants"] >= 16 * ids
+    assert expected["owned"]["ids"] >= 24 * ids
     assert owned["mean_width"].keys() == owned["rank_correlation"].keys() == {"user_id", "item_id"}
 
 

@@ -97,6 +97,26 @@ def test_whatever_comes_later_changes_nothing_that_was_told(runtime, queue, cut)
             np.testing.assert_array_equal(first.mean[event], second.mean[event])
 
 
+def test_a_thousand_features_that_agree_do_not_overflow(runtime):
+    """Each says the least chance: the sum of their log-odds is -9,190 where the mean is near 1."""
+    features = 1000
+    table = np.zeros((1, 4), np.float32)
+    table[0, :2] = 1e6, -1e6
+    totals = {
+        "total": np.array([0.99]), "events": np.ones(1), "squares": np.ones(1),
+        "losses": np.zeros((features, len(STRENGTHS))),
+    }  # fmt: skip
+    told = np.tile(np.float32([1e6, -1e6, 0, 0, 0]), (1, features))
+    runtime.advance_statistics(
+        [table] * features, [np.zeros(1, np.int64)] * features, [None] * features,
+        [False] * features, [False] * features, [1.0] * features, np.ones((1, 1), np.float32),
+        np.ones(1, np.float32), np.zeros(0, np.int64), 1, totals, told,
+        np.full((1, 1), 0.99, np.float32), **RULES | {"odds": True},
+    )  # fmt: skip
+    assert totals["squares"].tolist() == [2]
+    assert np.isfinite(totals["losses"]).all()
+
+
 def test_a_label_is_split_between_an_events_ids(runtime):
     case = Case([(0, 1, (2, 3), (1.0, 0.0), 1.0)], [0]).run(runtime)
     pair, words = case.tables[0], case.tables[2]
