@@ -9,7 +9,7 @@ import numpy as np
 from autoemb.lab.report.tables import mean_cell
 from autoemb.lab.report.wording import TRIVIAL
 from autoemb.learners import FACTORS as FM_FACTORS
-from autoemb.nn.models.told import WIDE
+from autoemb.nn.models.told import START, WIDE
 from autoemb.recipe import OPPONENTS
 from autoemb.schema import STARS, Sparse
 from autoemb.streaming.statistics import (
@@ -108,6 +108,7 @@ def page(studies: list[Study], record: Record) -> str:
         fm_factors=FM_FACTORS,
         kept=f"{DECAY:g}",
         wide=f"{WIDE:g}",
+        start=f"{START:g}",
         bytes=bytes_of_an_id(),
         strengths=[f"{k:g}" for k in SUM_STRENGTHS],
         recent=[f"{k:g}" for k in RECENT_STRENGTHS],
