@@ -21,7 +21,7 @@ from autoemb.lab import RunConfig, run
 from autoemb.lab.differences import block_bootstrap, read_windows
 from autoemb.lab.study.run import first_tenth
 from autoemb.lab.study.source import Source
-from bench.ablations.variants import DEFAULT, VARIANTS, Variant
+from bench.ablations.variants import BASE, DEFAULT, VARIANTS, Variant
 from bench.harness import RESULTS, environment
 
 RECORD = RESULTS / "ablations.json"
@@ -56,7 +56,7 @@ def execute(job: Job) -> dict[str, Any]:
     options: dict[str, Any] = {
         "method": "autoemb", "task": job.task, "order": job.order, "seed": job.seed,
         "limit": job.limit, "device": "cpu",
-    } | dict(variant.options)  # fmt: skip
+    } | BASE | dict(variant.options)  # fmt: skip
     folder = job.folder / folder_name(job)
     with ExitStack() as stack:
         for name, part in variant.parts.items():

@@ -24,7 +24,7 @@ from bench.pages.names import Stream, row_name
 from bench.pages.records import Record, Study, Value, above, early, online
 from bench.pages.rendering import render
 from bench.pages.tables import table
-from bench.pages.words import signed
+from bench.pages.words import against, signed
 
 PARTS = ("history", "history-clicks")
 
@@ -79,6 +79,25 @@ def skills(studies: list[Study], methods: list[str]) -> str:
 def boosted(record: Record) -> dict[Stream, float]:
     """Return the online loss of gradient-boosted trees by stream."""
     return {Stream(r["data"], r["task"]): float(r["online"]) for r in record["results"]}
+
+
+def readme_table(studies: list[Study], record: Record) -> str:
+    """Return a table of where our loss lies beside others, and on how many streams it is lower."""
+    trees, ours = boosted(record), studies[0].ours
+    every = [(study, stream) for study in studies for stream in study.streams]
+    found = {
+        f"`{name}`" if name in OPPONENTS else name: [s.mean(x, name, online) for s, x in every]
+        for name in studies[0].methods
+        if name != ours
+    }
+    found[TREES] = [trees[x] for _, x in every]
+    own = [s.mean(x, ours, online) for s, x in every]
+    body = []
+    for name, losses_of in found.items():
+        changes = [above(mine, other) for mine, other in zip(own, losses_of, strict=True)]
+        lower = sum(change < 0 for change in changes)
+        body.append([name, against(changes, 1), str(lower), str(len(changes) - lower)])
+    return table(["against", ours, "lower on", "not lower on"], body)
 
 
 def page(studies: list[Study], record: Record) -> str:

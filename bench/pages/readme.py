@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from bench.pages import ablations, export, study
-from bench.pages.records import DOCS, Study, above, online
+from bench.pages import ablations, export, history, study
+from bench.pages.records import DOCS, Record, Study, above, online
 from bench.pages.rendering import render
 from bench.pages.tables import table
 from bench.pages.words import against
@@ -12,7 +12,13 @@ README = DOCS.parent / "README.md"
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 
 
-def block(studies: dict[str, Study], changes: ablations.Ablations, exported: export.Export) -> str:
+def block(
+    studies: dict[str, Study],
+    changes: ablations.Ablations,
+    exported: export.Export,
+    told: list[Study],
+    trees: Record,
+) -> str:
     """Return what stands between the marks."""
     fixed, budget = studies["widths"], studies["budget"]
     facts = study.facts(studies, changes)
@@ -26,6 +32,9 @@ def block(studies: dict[str, Study], changes: ablations.Ablations, exported: exp
     return render(
         "readme",
         readme_table=table(headers, body),
+        told_table=history.readme_table(told, trees),
+        told_streams=sum(len(one.streams) for one in told),
+        refit=100 * trees["options"]["refit"],
         exported=exported,
         exported_apart=[exported.apart(s, least) for s in exported.streams],
         least=least,

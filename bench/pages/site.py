@@ -53,7 +53,7 @@ def every(
             {size: Study.read(name, studies) for size, name in freshness.SMALLER.items()},
             told[0],
         ),
-        readme.README: readme.page(text, readme.block(recorded, changes, exported)),
+        readme.README: readme.page(text, readme.block(recorded, changes, exported, told, trees)),
     }
     svgs = figures.drawn(recorded["widths"], recorded["budget"], exported)
     return made | {FIGURES / f"{name}.svg": svg for name, svg in svgs.items()}

@@ -8,7 +8,7 @@ import pytest
 
 from autoemb.files import write_text
 from bench.harness import RESULTS
-from bench.pages import __main__, benchmarks, export, figures, readme, site, study
+from bench.pages import __main__, benchmarks, export, figures, history, readme, site, study
 from bench.pages.ablations import Ablations
 from bench.pages.ablations import page as ablations_page
 from bench.pages.records import DOCS, FIGURES, STUDIES, Study
@@ -31,13 +31,19 @@ def recorded():
     return {name: json.loads(path.read_text()) for name, path in found.items()}
 
 
+def told():
+    """Return the studies of what is known of ids, and the record of boosted trees."""
+    trees = json.loads((RESULTS / "boosting.json").read_text())
+    return [Study.read(name) for name in history.PARTS], trees
+
+
 def pages_of(records):
     """Return study, README's block, export and ablations of some records."""
     studies = {name: Study(records[name]) for name in study.PARTS}
     changes, exported = Ablations(records["ablations"]), export.Export(records["export"])
     return {
         "study": study.page(studies, changes, exported),
-        "readme": readme.block(studies, changes, exported),
+        "readme": readme.block(studies, changes, exported, *told()),
         "export": export.page(records["export"], studies["widths"], figures.frozen(exported)),
         "ablations": ablations_page(records["ablations"]),
     }
