@@ -12,7 +12,7 @@ record : function
     IndexError for a row outside the counters, and then changes nothing.
 advance_statistics : function
     What labels say of ids, event by event: see :mod:`autoemb.streaming.statistics`, and
-    :class:`autoemb._runtime_python.StatisticsPass` for the rule.
+    :class:`autoemb._statistics_python.StatisticsPass` for the rule.
 distinct : function
     ``distinct(rows [B]) -> (values [U], inverse [B], counts [U])``, as ``numpy.unique``, sooner.
 COMPILED : bool

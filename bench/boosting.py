@@ -39,6 +39,9 @@ PARTS = ("history", "history-clicks")
 #: Events of a batch, the share of the stream before the online stage, and events between two fits.
 BATCH, OFFLINE, REFIT = 500, 0.7, 0.03
 
+#: Five classes of 488,000 events take an hour.
+LEFT_OUT = {("ml-1m-users-1-2999", "classification")}
+
 #: Rounds, and leaves of a tree. 50 to 400 rounds of 7 to 31 leaves were compared by the last fifth
 #: of the offline stage: these are the best on trivago (.1430; the others to .1458), and 0.1 % above
 #: the best on MovieLens 100K (.2107; the others .2106 to .2130).
@@ -163,7 +166,8 @@ def record(processes: int = 2) -> None:
     jobs = []
     for name in PARTS:
         study = read_study(STUDIES / f"{name}.toml", Path(os.environ["AUTOEMB_DATA"]))
-        jobs += [(name, source.name, task) for source in study.data for task in study.tasks]
+        every = [(name, source.name, task) for source in study.data for task in study.tasks]
+        jobs += [job for job in every if job[1:] not in LEFT_OUT]
     with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
         results = [*pool.map(score, *zip(*jobs, strict=True))]
     import lightgbm

@@ -13,7 +13,15 @@ PACKAGE = Path(__file__).parents[1] / "autoemb"
 #: the top of the package are rooms of their own.
 ROOMS = (
     ("errors",),
-    ("files", "declared", "runtime", "_runtime", "_runtime_python"),
+    (
+        "files",
+        "declared",
+        "runtime",
+        "_runtime",
+        "_runtime_python",
+        "_statistics_python",
+        "_arrays",
+    ),
     ("schema", "batch"),
     ("tasks", "ops"),
     ("build", "metrics"),

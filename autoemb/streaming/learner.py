@@ -18,7 +18,7 @@ from autoemb.nn.draws import id_keys
 from autoemb.nn.rows import begin, cut, grow
 from autoemb.ops import check_ids
 from autoemb.schema import Dense
-from autoemb.streaming.columns import batch_from_state, batch_state, copy_of
+from autoemb.streaming.columns import copy_of
 from autoemb.streaming.encoding import Encoder, distinct_ids
 from autoemb.streaming.grants import Grants
 from autoemb.streaming.graph import StepGraph
@@ -28,7 +28,7 @@ from autoemb.streaming.newcomers import new_ids, on_device, view_of_strangers
 from autoemb.streaming.packed import Layout, tensors_of, with_tensors
 from autoemb.streaming.queue import Clock, Waiting
 from autoemb.streaming.reservoir import Reservoir
-from autoemb.streaming.restoring import checked_past, checked_rows
+from autoemb.streaming.restoring import restore, state_of
 from autoemb.streaming.statistics import Statistics, told
 from autoemb.streaming.step import Step
 from autoemb.streaming.transfer import Upload
@@ -418,20 +418,7 @@ class StreamLearner:
         ``torch.save`` wrote of it with ``weights_only=True``. Later steps change the tensors.
         """
         with self._stepping:
-            return {
-                "seed": self.seed,
-                "rows": self._rows,
-                "encoder": self.encoder.state_dict(),
-                "trainer": self.trainer.state_dict(),
-                "history": self.history.state_dict(),
-                "statistics": None if self.statistics is None else self.statistics.state_dict(),
-                "waiting": None if self.waiting is None else self.waiting.state_dict(),
-                "reservoir": None if self.reservoir is None else self.reservoir.state_dict(),
-                "grants": None if self.grants is None else self.grants.state_dict(),
-                "recent": [batch_state(batch) for batch in self._recent],
-                "random": torch.random.get_rng_state(),
-                "cuda_random": torch.cuda.get_rng_state(self.device) if self._cuda else None,
-            }
+            return state_of(self)
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Restore :meth:`state_dict` into a learner built with the same options.
@@ -445,31 +432,7 @@ class StreamLearner:
             have some parts of it and is of no further use.
         """
         with self._stepping, self._lock:
-            rows = checked_rows(saved, self.trainer.tables)
-            self.seed = int(saved["seed"])
-            self._resize(rows)
-            self.encoder.load_state_dict(saved["encoder"])
-            self.trainer.load_state_dict(saved["trainer"])
-            self.history.load_state_dict(saved["history"])
-            if self.statistics is not None:
-                self.statistics.load_state_dict(saved["statistics"], rows)
-            if self.waiting is not None:
-                self.waiting.load_state_dict(saved["waiting"])
-                for batch in self.waiting:
-                    checked_past(self.encoder, self.statistics, batch)
-            if self.reservoir is not None and saved["reservoir"] is not None:
-                if events := saved["reservoir"]["events"]:
-                    checked_past(self.encoder, self.statistics, batch_from_state(events))
-                self.reservoir.load_state_dict(saved["reservoir"])
-            if self.grants is not None:
-                self.grants.load_state_dict(saved["grants"])
-            self._recent = [
-                checked_past(self.encoder, self.statistics, batch_from_state(one))
-                for one in saved["recent"]
-            ]
-            torch.random.set_rng_state(saved["random"])
-            if self._cuda and saved["cuda_random"] is not None:
-                torch.cuda.set_rng_state(saved["cuda_random"], self.device)
+            restore(self, saved)
 
 
 def _doubled(used: int, have: int) -> int:

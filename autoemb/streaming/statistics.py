@@ -17,7 +17,7 @@ from autoemb.nn.draws import Keys, normal_rows, salted
 from autoemb.runtime import advance_statistics, distinct
 from autoemb.schema import Bag as BagFeature
 from autoemb.schema import Sparse
-from autoemb.streaming.queue import Clock
+from autoemb.streaming.queue import Clock, Queue
 from autoemb.tasks import RAREST, Task
 
 Array = npt.NDArray[Any]
@@ -40,60 +40,6 @@ LARGEST = 3.0
 
 #: Inputs are in units of a third of what labels leave, so that a network need not grow first.
 SCALE = 3.0
-
-
-class Queue(NamedTuple):
-    """Labelled events in their order, as arrays.
-
-    Attributes
-    ----------
-    rows : list of F array
-        Of a feature's ids, one event after the other.
-    offsets : list of F array [N + 1], or None for a feature of one id an event
-    label : array [N, C], float32
-    weight : array [N], float32
-    told : array [N, F (3 + 2 C)], float32
-        What each event was told, or room for it.
-    mean : array [N, C], float32
-        The same, of the mean of all labels.
-    time : array [N], int64, or None
-        Seconds.
-    """
-
-    rows: list[Array]
-    offsets: list[Array | None]
-    label: Array
-    weight: Array
-    told: Array
-    mean: Array
-    time: Array | None
-
-    def then(self, other: Queue) -> Queue:
-        """Return these events and then others."""
-        offsets = [
-            None if own is None or new is None else np.concatenate([own, own[-1] + new[1:]])
-            for own, new in zip(self.offsets, other.offsets, strict=True)
-        ]
-        time = None
-        if self.time is not None and other.time is not None:
-            time = np.concatenate([self.time, other.time])
-        rows = [np.concatenate(pair) for pair in zip(self.rows, other.rows, strict=True)]
-        both = {n: np.concatenate([getattr(self, n), getattr(other, n)]) for n in _BY_EVENT}
-        return Queue(rows, offsets, **both, time=time)
-
-    def after(self, first: int) -> Queue:
-        """Return the events from a number on, in memory of their own."""
-        starts = [first if own is None else own[first] for own in self.offsets]
-        return Queue(
-            [rows[start:].copy() for rows, start in zip(self.rows, starts, strict=True)],
-            [None if own is None else own[first:] - own[first] for own in self.offsets],
-            **{name: getattr(self, name)[first:].copy() for name in _BY_EVENT},
-            time=None if self.time is None else self.time[first:].copy(),
-        )
-
-
-#: Columns of a queue that have a row an event.
-_BY_EVENT = ("label", "weight", "told", "mean")
 
 
 class Advance(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -55,13 +56,15 @@ def losses(studies: list[Study], value: Value, trees: dict[Stream, float] | None
         for stream in study.streams:
             found = {m: mean_cell(study.values(stream, m, value)) for m in methods}
             means = {method: cell.mean for method, cell in found.items()}
-            if trees is not None:
+            if trees is not None and stream in trees:
                 means[TREES] = trees[stream]
             lowest = min(means, key=lambda method: means[method])
-            body.append([row_name(stream), *(
+            shown = [
                 f"**{mean:.4f}**" if method == lowest else f"{mean:.4f}"
                 for method, mean in means.items()
-            )])  # fmt: skip
+            ]
+            left_out = ["-"] if trees is not None and stream not in trees else []
+            body.append([row_name(stream), *shown, *left_out])
     return table(["stream", *methods, *([] if trees is None else [TREES])], body)
 
 
@@ -90,11 +93,13 @@ def readme_table(studies: list[Study], record: Record) -> str:
         for name in studies[0].methods
         if name != ours
     }
-    found[TREES] = [trees[x] for _, x in every]
+    found[TREES] = [trees.get(x, math.nan) for _, x in every]
     own = [s.mean(x, ours, online) for s, x in every]
     body = []
     for name, losses_of in found.items():
-        changes = [above(mine, other) for mine, other in zip(own, losses_of, strict=True)]
+        changes = [
+            above(mine, x) for mine, x in zip(own, losses_of, strict=True) if not math.isnan(x)
+        ]
         lower = sum(change < 0 for change in changes)
         body.append([name, against(changes, 1), str(lower), str(len(changes) - lower)])
     return table(["against", ours, "lower on", "not lower on"], body)
@@ -114,7 +119,7 @@ def page(studies: list[Study], record: Record) -> str:
         "behind": {
             name: sum(change > 0 for change in beside(name)) for name in trivial(first)
         }
-        | {TREES: sum(trees[x] < s.mean(x, ours, online) for s, x in every)},
+        | {TREES: sum(x in trees and trees[x] < s.mean(x, ours, online) for s, x in every)},
         "untold": beside(UNTOLD),
         "fixed": beside(FIXED),
         "fixed_untold": beside(FIXED_UNTOLD),

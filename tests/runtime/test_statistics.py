@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoemb import _runtime_python
-from autoemb._runtime_python import MOST_EVENTS
+from autoemb._statistics_python import MOST_EVENTS
 
 STRENGTHS = [1.0, 5.0, math.inf]
 RULES = {
