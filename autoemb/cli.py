@@ -127,8 +127,6 @@ def compare_command(
 
     config, chosen = config_of(options), integers("--seeds", seeds)
     wanted = [*default_methods(config)] if methods is None else _names(methods)
-    if methods is None and "sam" not in wanted:
-        typer.echo("SAM is not run: by these options it is AutoEmb, to the last bit")
     dataset = source()
     runs = len(wanted) * len(chosen)
     with ProgressDisplay() as display:
@@ -145,6 +143,8 @@ def compare_command(
             ),
         )
     _print_table(Comparison.parse(comparison, "compare.json"))
+    if methods is None and "sam" not in wanted:
+        typer.echo("SAM was not run: by these options it is AutoEmb, to the last bit")
     try:
         typer.echo(f"report: {draw(out)}")
     except UserError as error:

@@ -159,7 +159,7 @@ def score(study: str, data: str, task_name: str) -> dict[str, Any]:
     weight = torch.cat(weights)
     online = float((torch.cat(losses) * weight).sum() / weight.sum())
     print(study, data, task_name, online, flush=True)  # noqa: T201
-    return {"data": data, "task": task_name, "online": online, "fits": len(losses)}
+    return {"data": data, "task": task_name, "online": online}
 
 
 def record(processes: int = 2) -> None:

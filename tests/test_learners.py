@@ -28,6 +28,8 @@ from autoemb.data import synthetic
 from autoemb.data.dataset import Dataset
 from autoemb.lab import RunConfig, run
 from autoemb.learners import METHODS
+from autoemb.nn.models import Told
+from autoemb.nn.models.trivial import OCTAVES
 from autoemb.recipe import PRESETS
 from autoemb.schema import Bag, Dense
 
@@ -113,7 +115,9 @@ def test_defaults_are_the_recipe_and_the_task_that_suits_the_label():
     learner = build_learner(SCHEMA)
     recipe = Recipe()
     assert learner.trainer.loss.__self__ == task_for("click", SCHEMA.label)
-    model, controller = learner.modules
+    told, controller = learner.modules
+    assert type(told) is Told
+    model = told.model
     assert type(model) is MLP
     widths = [layer.out_features for layer in model.hidden if hasattr(layer, "out_features")]
     assert widths == [*recipe.hidden, 1]
@@ -144,15 +148,20 @@ class Dot(nn.Module):
         return self.out(embedded[:, 0] * embedded[:, 1])
 
 
-def test_a_callable_makes_a_model_of_the_recipes_embedding():
+@pytest.mark.parametrize("history", ["none", "full"])
+def test_a_callable_makes_a_model_of_the_recipes_embedding(history):
+    told = len(SCHEMA.features) * (OCTAVES + 6)
     made = []
 
     def make(embedding, *, outputs, hidden, num_dense):
         made.append((embedding, outputs, hidden, num_dense))
         return Dot(embedding)
 
-    learner = build_learner(SCHEMA, recipe=Recipe(method="fse", **SMALL), model=make)
-    assert made == [(learner.modules[0].embedding, 1, (8,), 2)]
+    recipe = Recipe(method="fse", history=history, **SMALL)
+    learner = build_learner(SCHEMA, recipe=recipe, model=make)
+    model = learner.modules[0] if history == "none" else learner.modules[0].model
+    # A dense feature and its indicator; and, where it is told, an octave and six numbers a feature.
+    assert made == [(model.embedding, 1, (8,), 2 if history == "none" else 2 + told)]
     assert type(made[0][0]) is FixedEmbedding
     data = shop()
     for batch in Stream(data.events(), 40):

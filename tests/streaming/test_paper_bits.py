@@ -1,7 +1,7 @@
 """With rows drawn as they once were, the recorded numbers to the last bit.
 
 The records hold what the package gave when PyTorch's random numbers filled whole tables as they
-grew: by the paper's recipe, and by defaults that had a large controller for each table.
+grew: by the paper's recipe, and by defaults of then, untold and with a large controller a table.
 """
 
 import json
@@ -25,6 +25,10 @@ NEAR = 1e-4
 RECIPES = {
     "paper": {"preset": "paper"},
     "default": {
+        "history": "none",
+        "hidden": (512, 512),
+        "learning_rate": 0.003,
+        "row_rate": 16.0,
         "controller": "separate",
         "controller_hidden": (512, 512),
         "controller_learning_rate": 0.002,

@@ -108,7 +108,7 @@ def test_rows_of_ids_to_come_are_not_touched():
     learner = build_learner(SCHEMA, "click", recipe(MODELS["deepfm"]))
     for seed in range(3):
         learner.learn(batch(seed))
-    first = learner.modules[0].first
+    first = learner.modules[0].model.first
     for name, table in first.row_tables.items():
         weights, known = first.get_parameter(name), learner.num_ids()[table]
         assert len(weights) > known
