@@ -9,6 +9,7 @@ from itertools import product
 from statistics import fmean
 from typing import Any
 
+from autoemb.lab.evaluate import OBSERVED
 from autoemb.lab.report.figures import loss_by_bytes
 from autoemb.lab.report.tables import mean_cell
 from autoemb.lab.report.wording import loss_name
@@ -112,7 +113,9 @@ def shrinking(found: Export, method: str) -> str:
     body = []
     for stream in found.streams:
         cells = [mean_cell(found.costs(stream, method, b)) for b in found.narrow]
-        body.append([row_name(stream), *(f"{signed(c.mean)}±{c.spread:.2f}" for c in cells)])
+        spreads = ("" if math.isnan(c.spread) else f"±{c.spread:.2f}" for c in cells)
+        shown = [f"{signed(c.mean)}{spread}" for c, spread in zip(cells, spreads, strict=True)]
+        body.append([row_name(stream), *shown])
     return table(["stream", *(f"B = {b:g}" for b in found.narrow)], body)
 
 
@@ -222,6 +225,7 @@ def page(record: Record, widths: Study, figures: str) -> str:
         narrow_wide=[s for s in far if found.fewest(s, [wide], found.narrow) < math.inf],
         seeds=len({row["seed"] for row in found.results}),
         observing=observing(found),
+        observed=OBSERVED,
         frozen_live=beside_live(found, "loss", 1.0),
         observing_live=beside_live(found, "observing", 1.0),
         least_live=beside_live(found, "observing", least),
