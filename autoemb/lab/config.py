@@ -105,6 +105,11 @@ class RunConfig(Declared):
             raise ValueError(
                 f"batch_size is {self.batch_size}; expected at least 2 with norm batch"
             )
+        if recipe.label_delay and self.order == "shuffled":
+            raise ValueError(
+                f"label_delay is {recipe.label_delay:g}; expected 0 with order shuffled, in which "
+                "time does not pass"
+            )
         if recipe.budget is not None and device != "cpu":
             raise ValueError(f"budget is {recipe.budget}; expected device cpu with it")
         if device == "cuda" and not torch.cuda.is_available():

@@ -212,6 +212,9 @@ class StreamLearner:
     def learn(self, batch: Batch) -> Step:
         """Predict, record and learn one batch: all of it or, where an error is raised, nothing.
 
+        Where labels come late, or the network learns in chunks, that holds of each chunk: one that
+        cannot be learnt waits for the next call.
+
         Parameters
         ----------
         batch : Batch

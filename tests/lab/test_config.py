@@ -127,6 +127,11 @@ def test_batch_statistics_need_two_events():
     assert RunConfig(batch_size=1, preset="paper", norm="running").batch_size == 1
 
 
+def test_labels_come_late_where_time_passes():
+    with pytest.raises(UserError, match=r"label_delay is 60; expected 0 with order shuffled"):
+        RunConfig(label_delay=60.0, order="shuffled")
+
+
 def test_a_budget_is_for_methods_that_have_sizes():
     with pytest.raises(UserError, match=r"budget is 0.5; expected none with method fse"):
         RunConfig(method="fse", budget=0.5)
