@@ -267,7 +267,8 @@ def test_the_history_of_no_id_takes_in_an_event_whose_id_is_bad(noted, bad, with
 @every_bad
 @pytest.mark.parametrize("method", TRAINED)
 def test_a_learner_learns_nothing_of_a_bad_row(noted, monkeypatch, method, bad):
-    recipe = Recipe.of(method=method, dims=(2, 8), hidden=(16,), validation="last-batch")
+    own = {"dims": (2, 8), "hidden": (16,), "validation": "last-batch", "history": "none"}
+    recipe = Recipe.of(method=method, **own)
     one = build_learner(SCHEMA, recipe=recipe, initial_rows=31)
     one._resize(dict.fromkeys(TABLES, 31))
     inner, wrong = one.encoder.example, []

@@ -104,7 +104,8 @@ def test_a_learner_gets_the_numbers_of_the_cpu(on_kernels, method, options):
 def test_a_trainer_tells_of_an_id_out_of_range_at_the_next_call(
     on_kernels, method, hypergradient, bad
 ):
-    recipe = Recipe.of(method=method, dims=(2, 8), hypergradient=hypergradient)
+    own = {"dims": (2, 8), "hypergradient": hypergradient, "history": "none"}
+    recipe = Recipe.of(method=method, **own)
     learner = build_learner(SCHEMA, recipe=recipe)
     trainer = learner.trainer
     sizes = trainer.num_rows()  # 1,024 and 1,024
