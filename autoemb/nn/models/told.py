@@ -43,7 +43,7 @@ class Told(nn.Module):
 
     Notes
     -----
-    The linear function and the model's last layer start at zero: at first nothing is added.
+    The linear function and the model's last layer start at zero: at first they add nothing.
 
     Examples
     --------
