@@ -6,7 +6,6 @@ Same names, same answers and the same errors as the compiled :mod:`autoemb._runt
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -27,25 +26,40 @@ class _IdTable:
 
     def __init__(self) -> None:
         self._row_of: dict[Any, int] = {}
+        self._ids: list[Any] = []
 
     def __len__(self) -> int:
-        return len(self._row_of)
+        return len(self._ids)
 
     def reserve(self, rows: int) -> None:
         """Do nothing: a dict cannot be told its size."""
 
     def nbytes(self) -> int:
-        """Return the bytes that ids and rows take."""
-        whole = dict(self._row_of)  # as large as its ids need: however they came
-        return sys.getsizeof(whole) + sum(map(sys.getsizeof, whole))
+        """Return the bytes that the compiled table would take: budgets must not depend on which."""
+        ids = len(self)
+        slots = 16 if ids else 0
+        while ids > slots // 5 * 4:
+            slots += slots // 2
+        return 4 * slots + self._bytes_of_ids()
+
+    def _bytes_of_ids(self) -> int:
+        raise NotImplementedError
 
     def _rows(self, ids: Iterable[Any], insert: bool) -> Int64Array:
-        row_of = self._row_of
-        if insert:
-            rows = [row_of.setdefault(id, len(row_of)) for id in ids]
-        else:
-            rows = [row_of.get(id, -1) for id in ids]
+        if not insert:
+            return np.array([self._row_of.get(id, -1) for id in ids], dtype=np.int64)
+        rows = []
+        for id in ids:
+            row = self._row_of.setdefault(id, len(self._ids))
+            if row == len(self._ids):
+                self._ids.append(id)
+            rows.append(row)
         return np.array(rows, dtype=np.int64)
+
+    def _at(self, rows: Int64Array) -> list[Any]:
+        check_vector("rows", rows, np.int64)
+        check_rows(rows, len(self))
+        return [self._ids[row] for row in rows.tolist()]
 
 
 class Int64IdTable(_IdTable):
@@ -58,11 +72,22 @@ class Int64IdTable(_IdTable):
 
     def ids(self) -> Int64Array:
         """Return the ids in row order."""
-        return np.fromiter(self._row_of, dtype=np.int64, count=len(self))
+        return np.array(self._ids, dtype=np.int64)
+
+    def at(self, rows: Int64Array) -> Int64Array:
+        """Return the ids of rows [B]."""
+        return np.array(self._at(rows), dtype=np.int64)
+
+    def _bytes_of_ids(self) -> int:
+        return 8 * _room(len(self))
 
 
 class StringIdTable(_IdTable):
     """Rows of string ids."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._characters = 0  # bytes of all ids
 
     def rows(self, ids: list[str], insert: bool = True) -> Int64Array:
         """Return the row of each id [B]; an unknown one gets the next if ``insert``, else -1."""
@@ -70,11 +95,30 @@ class StringIdTable(_IdTable):
             if not isinstance(id, str):
                 raise TypeError(f"ids[{position}] must be a str, not {type(id).__name__}")
             id.encode()  # what has no UTF-8 form cannot be stored
-        return self._rows(ids, insert)
+        known = len(self)
+        rows = self._rows(ids, insert)
+        self._characters += sum(len(id.encode()) for id in self._ids[known:])
+        return rows
 
     def ids(self) -> list[str]:
         """Return the ids in row order."""
-        return list(self._row_of)
+        return list(self._ids)
+
+    def at(self, rows: Int64Array) -> list[str]:
+        """Return the ids of rows [B]."""
+        return self._at(rows)
+
+    def _bytes_of_ids(self) -> int:
+        blocks = -(-len(self) // 64)
+        return _room(self._characters) + 4 * _room(len(self)) + 8 * _room(blocks)
+
+
+def _room(size: int) -> int:
+    """Return for how many values there is room, which grows by a quarter."""
+    room = 0
+    while room < size:
+        room += room // 4 + 16
+    return room
 
 
 def record(

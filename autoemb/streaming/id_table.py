@@ -104,6 +104,18 @@ class IdTable:
         """Return the ids in row order: an int64 array [V], or a list of V strings."""
         return np.empty(0, dtype=np.int64) if self._table is None else self._table.ids()
 
+    def at(self, rows: Int64Array) -> Int64Array | list[str]:
+        """Return the ids of rows [U] that are known.
+
+        Raises
+        ------
+        IndexError
+            For a row that no id has.
+        """
+        if self._table is None:
+            raise IndexError("the table knows no id")
+        return self._table.at(rows)
+
     def state(self) -> dict[str, npt.NDArray[Any]]:
         """Return the ids as plain arrays, for a checkpoint.
 

@@ -84,9 +84,18 @@ py::array_t<int64_t> integer_rows(Int64IdTable& table, const py::array& array, b
   return rows;
 }
 
+// Python's own hash of bytes: SipHash with a secret of the process.
+uint64_t keyed_hash(std::string_view id) {
+#if PY_VERSION_HEX >= 0x030e0000
+  return static_cast<uint64_t>(Py_HashBuffer(id.data(), static_cast<Py_ssize_t>(id.size())));
+#else
+  return static_cast<uint64_t>(_Py_HashBytes(id.data(), static_cast<Py_ssize_t>(id.size())));
+#endif
+}
+
 py::array_t<int64_t> string_rows(StringIdTable& table, const py::list& list, bool insert) {
   // All checks come before the first insertion: a bad id leaves the table as it was.
-  std::vector<std::pair<std::string_view, uint64_t>> ids;
+  std::vector<std::string_view> ids;
   ids.reserve(list.size());
   for (const py::handle id : list) {
     if (!PyUnicode_Check(id.ptr())) {
@@ -96,14 +105,32 @@ py::array_t<int64_t> string_rows(StringIdTable& table, const py::list& list, boo
     py::ssize_t size = 0;
     const char* utf8 = PyUnicode_AsUTF8AndSize(id.ptr(), &size);  // cached in the str itself
     if (utf8 == nullptr) throw py::error_already_set();
-    // Python's own hash: SipHash with a secret, computed once in the life of a str.
-    const auto hash = static_cast<uint64_t>(PyObject_Hash(id.ptr()));
-    ids.emplace_back(std::string_view(utf8, static_cast<size_t>(size)), hash);
+    ids.emplace_back(utf8, static_cast<size_t>(size));
   }
   auto rows = empty_array(ids.size());
   int64_t* out = rows.mutable_data();
-  for (const auto& [id, hash] : ids) *out++ = table.row(id, hash, insert);
+  for (const std::string_view id : ids) *out++ = table.row(id, insert);
   return rows;
+}
+
+py::array_t<int64_t> integers_at(const Int64IdTable& table, const py::array& array) {
+  const auto rows = vector<const int64_t>(array, "rows");
+  check_rows(rows, table.ids().size());
+  auto ids = empty_array(rows.size);
+  int64_t* out = ids.mutable_data();
+  for (size_t i = 0; i < rows.size; ++i) out[i] = table.ids()[rows.data[i]];
+  return ids;
+}
+
+py::list strings_at(const StringIdTable& table, const py::array& array) {
+  const auto rows = vector<const int64_t>(array, "rows");
+  check_rows(rows, table.size());
+  py::list ids(rows.size);
+  for (size_t i = 0; i < rows.size; ++i) {
+    const std::string_view id = table.id(rows.data[i]);
+    ids[i] = py::str(id.data(), id.size());
+  }
+  return ids;
 }
 
 py::list string_ids(const StringIdTable& table) {
@@ -266,14 +293,16 @@ PYBIND11_MODULE(_runtime, m) {
       .def(py::init<>())
       .def("rows", &integer_rows, py::arg("ids"), py::arg("insert") = true)
       .def("ids", [](const Int64IdTable& table) { return to_array(table.ids()); })
+      .def("at", &integers_at, py::arg("rows"))
       .def("reserve", &Int64IdTable::reserve, py::arg("rows"))
       .def("nbytes", &Int64IdTable::nbytes)
       .def("__len__", [](const Int64IdTable& table) { return table.ids().size(); });
 
   py::class_<StringIdTable>(m, "StringIdTable")
-      .def(py::init<>())
+      .def(py::init([] { return StringIdTable(&keyed_hash); }))
       .def("rows", &string_rows, py::arg("ids"), py::arg("insert") = true)
       .def("ids", &string_ids)
+      .def("at", &strings_at, py::arg("rows"))
       .def("reserve", &StringIdTable::reserve, py::arg("rows"))
       .def("nbytes", &StringIdTable::nbytes)
       .def("__len__", &StringIdTable::size);
