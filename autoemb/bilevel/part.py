@@ -93,7 +93,7 @@ class Part:
     @torch.no_grad()
     def keep(self, buffers: Mapping[str, Tensor]) -> None:
         """Take over buffers as a pass left them."""
-        for name, buffer in self.function.module.named_buffers() if buffers else ():
+        for name, buffer in self.function.buffers.items() if buffers else ():
             buffer.copy_(buffers[name])
 
     def apply(self, change: Change) -> None:

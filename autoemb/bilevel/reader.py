@@ -13,7 +13,7 @@ from autoemb.bilevel.lock import Lock
 from autoemb.bilevel.working_set import View
 from autoemb.nn.controller import select_hard
 from autoemb.nn.places import InPlay
-from autoemb.nn.rows import RowModule, in_play, row_parameters
+from autoemb.nn.rows import RowModule, in_play, row_modules, row_parameters
 
 
 class _Replica:
@@ -31,6 +31,7 @@ class _Replica:
         shared = set(memo)  # deepcopy writes into it all that it copies
         self.module = copy.deepcopy(module, memo).eval()
         self.rows = row_parameters(self.module)
+        self._inside = row_modules(self.module)
         self._pairs = [
             (own, other)
             for (_, own), (_, other) in zip(
@@ -52,7 +53,7 @@ class _Replica:
         for parameters, name, values in parts:
             parameters[name] = values  # type: ignore[assignment]
         try:
-            with in_play(self.module, play):
+            with in_play(self._inside, play):
                 return self.module(*args)
         finally:
             for (parameters, name, _), value in zip(parts, empty, strict=True):

@@ -18,6 +18,7 @@ from autoemb.bilevel.wiring import check_wiring
 from autoemb.bilevel.working_set import Example, Features, View, views_of
 from autoemb.nn.controller import select_hard
 from autoemb.nn.inputs import Inputs
+from autoemb.nn.places import InPlay
 from autoemb.ops.lookup import NO_ROW
 from autoemb.optim import OPTIMIZERS
 
@@ -172,6 +173,16 @@ class BilevelTrainer:
                     f"expected {len(rows)} rows, one a distinct id"
                 )
         return dict(mix), buffers
+
+    @torch.no_grad()
+    def mix(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+        """Return the mix [U, N] that the controller gives rows [U] of every table now."""
+        if self.controller is None:
+            return None
+        function = self.controller.function
+        features = {} if self.features is None else self.features(rows)
+        mix, _ = function(function.gather(rows), InPlay(rows), rows, features)
+        return dict(mix)
 
     def _losses(self, logits: Tensor, example: Example) -> Tensor:
         losses = self.loss(logits, example.label)

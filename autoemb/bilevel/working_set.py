@@ -18,7 +18,7 @@ from autoemb.bilevel.lock import Lock
 from autoemb.nn.inputs import Inputs
 from autoemb.nn.places import InPlay, find_rows
 from autoemb.nn.reading import check_named
-from autoemb.nn.rows import RowModule, gather, in_play, row_parameters
+from autoemb.nn.rows import RowModule, gather, in_play, row_modules, row_parameters
 from autoemb.ops import Plan, distinct, distinct_columns
 from autoemb.ops.lookup import NO_ROW
 from autoemb.schema import Bag as BagFeature
@@ -77,9 +77,19 @@ class _Probe(nn.Module):
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
         self.inner = inner
+        # Found once: looking for them took a twentieth of a step.
+        self._owners = [(path, *_owner(inner, path)) for path, _ in inner.named_buffers()]
+
+    def buffers_now(self) -> dict[str, Any]:
+        return {path: owner._buffers[name] for path, owner, name in self._owners}
 
     def forward(self, *args: Any) -> tuple[Any, dict[str, Tensor]]:
-        return self.inner(*args), dict(self.inner.named_buffers())
+        return self.inner(*args), self.buffers_now()
+
+
+def _owner(module: nn.Module, path: str) -> tuple[nn.Module, str]:
+    *parents, name = path.split(".")
+    return module.get_submodule(".".join(parents)), name
 
 
 class Functional:
@@ -113,12 +123,17 @@ class Functional:
     def __init__(self, module: nn.Module, lock: Lock | None = None) -> None:
         self.module, self._probe = module, _Probe(module)
         self.lock = Lock() if lock is None else lock
-        self.rows = row_parameters(module)
+        self.rows, self._inside = row_parameters(module), row_modules(module)
         for name, row in self.rows.items():
             if not all(stored.requires_grad for stored in row.owner.stored(row.name)):
                 raise ValueError(f"table {name} is frozen; a RowModule's tables are trained")
         kept = {id(p) for p in self.stored} | {id(module.get_parameter(n)) for n in self.rows}
         self._dense = {n: p for n, p in module.named_parameters() if id(p) not in kept}
+
+    @property
+    def buffers(self) -> dict[str, Tensor]:
+        """The module's buffers by name."""
+        return self._probe.buffers_now()
 
     @property
     def stored(self) -> list[nn.Parameter]:
@@ -150,8 +165,8 @@ class Functional:
         dict of str to Tensor
             The buffers after the call; those of the module stay as they are.
         """
-        with self.lock, in_play(self.module, play):
-            replaced = {name: buffer.clone() for name, buffer in self.module.named_buffers()}
+        with self.lock, in_play(self._inside, play):
+            replaced = {name: buffer.clone() for name, buffer in self.buffers.items()}
             replaced |= parameters
             named = {f"inner.{name}": value for name, value in replaced.items()}
             result: tuple[Any, dict[str, Tensor]] = functional_call(self._probe, named, args)

@@ -4,6 +4,7 @@ from autoemb.nn.controller import Controller, PerIdLogits, select_hard
 from autoemb.nn.fixed import FixedEmbedding
 from autoemb.nn.inputs import Inputs
 from autoemb.nn.models import DCN, MLP, MODELS, DeepFM
+from autoemb.nn.nested import NestedEmbedding
 from autoemb.nn.rows import RowModule
 from autoemb.nn.soft import SoftEmbedding
 
@@ -15,6 +16,7 @@ __all__ = [
     "DeepFM",
     "FixedEmbedding",
     "Inputs",
+    "NestedEmbedding",
     "PerIdLogits",
     "RowModule",
     "SoftEmbedding",

@@ -53,10 +53,13 @@ class FixedEmbedding(RowModule):
         super().__init__(features)
         self.reading = Reading(self.features, len(num_embeddings))
         self.output_dim, self.init_std = embedding_dim, init_std
-        for f, (table, rows) in enumerate(zip(self.reading.tables, num_embeddings, strict=True)):
-            values = torch.empty(rows, embedding_dim, device=device, dtype=dtype)
-            self.register_rows(f"table_{f}", table, values)
+        self.register_tables(num_embeddings, device=device, dtype=dtype)
         self._parameter = {table: name for name, table in self.row_tables.items()}
+
+    def register_tables(self, num_embeddings: Sequence[int], **options: Any) -> None:
+        """Make a parameter [V_f, width] for each table."""
+        for f, (table, rows) in enumerate(zip(self.reading.tables, num_embeddings, strict=True)):
+            self.register_rows(f"table_{f}", table, torch.empty(rows, self.output_dim, **options))
 
     @property
     def num_features(self) -> int:
@@ -89,18 +92,30 @@ class FixedEmbedding(RowModule):
         """
         if isinstance(ids, Tensor):
             check_id_columns(ids, len(self.row_tables), self.features)
-            columns = zip(self.row_tables, ids.unbind(1), strict=True)
-            return torch.stack([self.lookup(name, column) for name, column in columns], 1)
+            columns = zip(self.reading.tables, ids.unbind(1), strict=True)
+            return torch.stack([self._rows(table, part, weights) for table, part in columns], 1)
         parts = check_named(by_name(ids, self.features), self.features)
         pairs = zip(self.features, parts, strict=True)
-        return torch.stack([self._embedded(feature, part) for feature, part in pairs], 1)
+        return torch.stack([self._embedded(feature, part, weights) for feature, part in pairs], 1)
 
-    def _embedded(self, feature: Sparse, part: Tensor | Bag) -> Tensor:
-        name = self._parameter[feature.table]
+    def scaled(self, table: str, values: Tensor, weights: Any, rows: Tensor | None) -> Tensor:
+        """Return what values [U, width] of rows [U] count: themselves; None: of those in play."""
+        return values
+
+    def _rows(self, table: str, ids: Tensor, weights: Any) -> Tensor:
+        """Return what each of some ids is embedded as [M, width]."""
+        rows, values = self.positions(table, ids), self.table(self._parameter[table])
+        if self._in_play is not None:  # once for each distinct id
+            return look_up(self.scaled(table, values, weights, None), rows)
+        return self.scaled(table, look_up(values, rows), weights, rows)
+
+    def _embedded(self, feature: Sparse, part: Tensor | Bag, weights: Any) -> Tensor:
         if not isinstance(part, Bag):
-            return self.lookup(name, part)
-        rows, distinct = self.positions(feature.table, part.values), self.table(name)
+            return self._rows(feature.table, part, weights)
         if self._in_play is None:  # copy no whole table for its gradient
-            own = torch.arange(len(rows), device=rows.device)
-            return taken(feature, part, look_up(distinct, rows), own)
-        return taken(feature, part, distinct, rows)
+            values = self._rows(feature.table, part.values, weights)
+            own = torch.arange(len(values), device=values.device)
+            return taken(feature, part, values, own)
+        values = self.table(self._parameter[feature.table])
+        values = self.scaled(feature.table, values, weights, None)
+        return taken(feature, part, values, self.positions(feature.table, part.values))

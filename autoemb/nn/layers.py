@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -76,6 +76,21 @@ class Cross(nn.Module):
         """
         crossed: Tensor = self.outer(product(x, self.inner))
         return torch.addcmul(x, start, crossed)
+
+
+def crossed(start: Tensor, crosses: Iterable[nn.Module]) -> Tensor:
+    """Return the inputs of a network [B, C] crossed with each other, layer by layer.
+
+    Examples
+    --------
+    >>> x = torch.randn(3, 8)
+    >>> torch.equal(crossed(x, []), x)
+    True
+    """
+    found = start
+    for cross in crosses:
+        found = cross(start, found)
+    return found
 
 
 def dense_of(inputs: Inputs, num_dense: int) -> Tensor:

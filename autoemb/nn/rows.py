@@ -222,10 +222,14 @@ def replace_table(parameter: nn.Parameter, table: Tensor) -> None:
         parameter.grad = torch.cat([grad, grad.new_zeros(len(table) - len(grad), *grad.shape[1:])])
 
 
+def row_modules(module: nn.Module) -> list[RowModule]:
+    """Return every :class:`RowModule` in a module."""
+    return [child for child in module.modules() if isinstance(child, RowModule)]
+
+
 @contextmanager
-def in_play(module: nn.Module, play: InPlay) -> Iterator[None]:
-    """Let every :class:`RowModule` in ``module`` find ids in tables cut down to rows in play."""
-    inside = [child for child in module.modules() if isinstance(child, RowModule)]
+def in_play(inside: Sequence[RowModule], play: InPlay) -> Iterator[None]:
+    """Let row modules find ids in tables cut down to rows in play."""
     for child in inside:
         child._in_play = play
     try:

@@ -6,7 +6,7 @@ from autoemb.ops.native import chosen_backend
 from autoemb.ops.plan import Plan, distinct, distinct_columns, fill_padding
 from autoemb.ops.pool import pool
 from autoemb.ops.product import Linear, product
-from autoemb.ops.record import record
+from autoemb.ops.record import count_events, record
 from autoemb.ops.soft_embedding import SoftEmbeddingOutput, soft_embedding
 from autoemb.ops.tanh import Tanh, tanh
 
@@ -17,6 +17,7 @@ __all__ = [
     "Tanh",
     "check_ids",
     "chosen_backend",
+    "count_events",
     "distinct",
     "distinct_columns",
     "fill_padding",

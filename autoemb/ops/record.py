@@ -55,6 +55,37 @@ def record(
         record_in_order(ids.numpy(), losses.numpy(), decay, *(c.numpy() for c in counters))
 
 
+def count_events(plan: Plan, count: Tensor) -> None:
+    """Add the events of a batch to the counters of one field's ids, up to the largest int32.
+
+    Parameters
+    ----------
+    plan : Plan
+        The batch's ids of this field.
+    count : Tensor[V], int32
+
+    Raises
+    ------
+    IndexError
+        On the CPU, for a row outside the counters; nothing has changed then.
+
+    Examples
+    --------
+    >>> from autoemb.ops import distinct
+    >>> count = torch.zeros(4, dtype=torch.int32)
+    >>> count_events(distinct(torch.tensor([3, 1, 3])), count)
+    >>> count.tolist()
+    [0, 1, 0, 2]
+    """
+    if not is_padded(count.device):
+        outside = plan.rows[(plan.rows < 0) | (plan.rows >= len(count))]
+        if len(outside):
+            raise IndexError(f"row {int(outside[0])} is not in [0, {len(count) - 1}]")
+    past = count.index_select(0, plan.rows).long()
+    events = fill_padding(plan.rows, plan.counts)
+    count.index_copy_(0, plan.rows, (past + events).clamp_max(2**31 - 1).to(torch.int32))
+
+
 def _record_padded(
     plan: Plan, losses: Tensor, decay: float, count: Tensor, last_loss: Tensor, mean_loss: Tensor
 ) -> None:

@@ -163,6 +163,31 @@ class RowOptimizer(torch.optim.Optimizer):
         for name, value in self.init_state(table, len(rows)).items():
             state[name][rows] = value
 
+    @torch.no_grad()
+    def kept(self, table: Tensor, rows: Tensor) -> dict[str, Tensor]:
+        """Return copies of what is kept of rows [U] of a parameter."""
+        return {name: value[rows] for name, value in self._state_of(table).items()}
+
+    @torch.no_grad()
+    def carry(self, table: Tensor, rows: Tensor, kept: dict[str, Tensor]) -> None:
+        """Keep of rows [U] what :meth:`kept` tells of rows of another width, as far as both reach.
+
+        Examples
+        --------
+        >>> from autoemb.optim import RowAdagrad
+        >>> narrow, wide = (torch.nn.Parameter(torch.zeros(4, width)) for width in (1, 2))
+        >>> optimizer = RowAdagrad([narrow, wide])
+        >>> optimizer.update(narrow, torch.tensor([2]), torch.tensor([[3.0]]))
+        >>> kept = optimizer.kept(narrow, torch.tensor([2]))
+        >>> optimizer.carry(wide, torch.tensor([0]), kept)
+        >>> optimizer.state[wide]["sum"][0]
+        tensor([9., 0.])
+        """
+        state = self._state_of(table)
+        for name, value in kept.items():
+            width = min(state[name].shape[1], value.shape[1])
+            state[name][rows, :width] = value[:, :width]
+
     def before(self, table: Tensor, rows: Tensor) -> Callable[[], None]:
         """Return what puts back all that is kept of rows [U] of a parameter now.
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from autoemb import MLP, BilevelTrainer, Controller, PerIdLogits, SoftEmbedding
-from autoemb.nn.granted import GrantedEmbedding
+from autoemb.nn.granted_sizes import GrantedEmbedding
 from tests.bilevel.conftest import squared_error
 from tests.bilevel.small import TABLES
+from tests.nn.small import let_own
 
 ROWS = (40, 30)
 
@@ -25,7 +26,7 @@ def make(kind):
     soft = GrantedEmbedding if kind == "granted" else SoftEmbedding
     embedding = soft(ROWS, (1, 2), features=TABLES, norm="running")
     if kind == "granted":
-        embedding.grant(0, torch.arange(40), 1)
+        let_own(embedding, 0, torch.arange(40), 1)
     controller = PerIdLogits(TABLES, ROWS, 2)
     if kind == "network":
         controller = Controller(TABLES, sizes=2, num_features=2)

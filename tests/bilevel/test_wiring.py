@@ -16,7 +16,7 @@ from autoemb import (
     SoftEmbedding,
     build_learner,
 )
-from autoemb.nn.granted import GrantedEmbedding
+from autoemb.nn.granted_sizes import GrantedEmbedding
 from autoemb.schema import Label, Schema, Sparse
 from tests.bilevel.small import TABLES, example_of
 

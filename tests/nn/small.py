@@ -24,3 +24,11 @@ def draw_weights(batch, sizes=2, fields=2, dtype=torch.float32, seed=0):
     generator = torch.Generator().manual_seed(seed)
     weights = torch.randn(batch, fields, sizes, generator=generator, dtype=torch.float64)
     return weights.softmax(2).to(dtype)
+
+
+def let_own(module, number, ids, size, *, whether=True):
+    """Let ids own a size of a granted embedding, or not, and return their rows of its arena."""
+    wanted = module.owned(number, ids)
+    wanted[:, size] = whether
+    module.assign(number, ids, wanted)
+    return module.places(number, size)[ids].long()

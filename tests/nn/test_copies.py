@@ -10,9 +10,9 @@ from torch import nn
 
 from autoemb import MLP, Bag, Controller, FixedEmbedding, PerIdLogits, SoftEmbedding
 from autoemb.nn import Inputs
-from autoemb.nn.granted import GrantedEmbedding
+from autoemb.nn.granted_sizes import GrantedEmbedding
 from autoemb.schema import Bag as BagFeature
-from tests.nn.small import PAPER
+from tests.nn.small import PAPER, let_own
 
 FEATURES = ["user_id", BagFeature(column="tags")]
 IDS = {
@@ -26,9 +26,9 @@ HISTORY = {"user_id": torch.rand(2, 6), "tags": torch.rand(3, 6)}
 def granted():
     module = GrantedEmbedding([4, 5], (1, 2), features=FEATURES, norm="running")
     for table, ids, size in ((0, [3, 1], 1), (1, [1, 4], 0)):
-        rows = module.grant(table, torch.tensor(ids), size)
+        rows = let_own(module, table, torch.tensor(ids), size)
         with torch.no_grad():
-            module.arena(table, size)[rows] = 1.0
+            module.arena(table, size).rows[rows] = 1.0
     return module
 
 
@@ -91,7 +91,7 @@ def test_a_copy_is_equal_and_apart(kind, way):
         if hasattr(part, "grow"):
             part.grow({"user_id": 9, "tags": 9})
         if isinstance(part, GrantedEmbedding):
-            part.grant(0, torch.tensor([0, 8]), 1)
+            let_own(part, 0, torch.tensor([0, 8]), 1)
     assert torch.equal(results(module), expected)
     assert all(torch.equal(value, state[key]) for key, value in module.state_dict().items())
 

@@ -5,11 +5,11 @@ import torch
 
 from autoemb import Bag, FixedEmbedding, SoftEmbedding
 from autoemb.nn import Inputs
-from autoemb.nn.granted import GrantedEmbedding
+from autoemb.nn.granted_sizes import GrantedEmbedding
 from autoemb.ops.sizes import size_slices
 from autoemb.schema import Bag as BagFeature
 from autoemb.schema import Sparse
-from tests.nn.small import PAPER
+from tests.nn.small import PAPER, let_own
 
 DIMS = (1, 3)
 ROWS = {"user_id": 6, "item_id": 9, "tags": 4}
@@ -258,9 +258,9 @@ def test_granted_rows_are_read_by_name_with_the_mix_shared_out(norm, training, a
     for t, rows in enumerate((9, 4, 6)):
         for size in range(2):  # the even ids own the wide size, those from 2 on the narrow one
             ids = torch.arange(rows)
-            own = granted.grant(t, ids[ids % 2 == 0] if size else ids[2:], size)
+            own = let_own(granted, t, ids[ids % 2 == 0] if size else ids[2:], size)
             with torch.no_grad():
-                granted.arena(t, size)[own] = torch.randn(len(own), DIMS[size]).double()
+                granted.arena(t, size).rows[own] = torch.randn(len(own), DIMS[size]).double()
     module = soft(norm=norm)
     state = {k: v for k, v in granted.state_dict().items() if k.startswith(("proj", "norms"))}
     mix, shared_out = draw_mix(), {}

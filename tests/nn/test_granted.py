@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from autoemb import SoftEmbedding
 from autoemb.bilevel.working_set import Functional
-from autoemb.nn.granted import GrantedEmbedding
+from autoemb.nn.granted_sizes import GrantedEmbedding
 from autoemb.ops.sizes import size_slices
-from tests.nn.small import PAPER
+from tests.nn.small import PAPER, let_own
 
 DIMS = (1, 2, 4)
 IDS = 12
@@ -27,9 +27,9 @@ def embedding():
     for number in range(2):
         for size in range(3):
             ids = torch.arange(8)
-            rows = module.grant(number, ids[(ids >> size & 1) == 1], size)
+            rows = let_own(module, number, ids[(ids >> size & 1) == 1], size)
             with torch.no_grad():
-                module.arena(number, size)[rows] = torch.randn(len(rows), DIMS[size])
+                module.arena(number, size).rows[rows] = torch.randn(len(rows), DIMS[size])
     return module
 
 
@@ -86,7 +86,7 @@ def test_gradients_reach_the_rows_that_are_owned(embedding):
     ids, weights = batch()
     embedding(ids, weights).square().sum().backward()
     for size in range(3):
-        moved = embedding.arena(0, size).grad.abs().sum(1) > 0
+        moved = embedding.arena(0, size).rows.grad.abs().sum(1) > 0
         seen = ids[owned(ids[:, :1])[:, 0, size], 0].unique()
         assert set(embedding.slots(0)[seen, size].tolist()) <= {
             *moved.nonzero().flatten().tolist(), 0
@@ -105,14 +105,16 @@ def test_an_update_changes_the_rows_of_its_ids_alone_and_never_the_shared_one(em
     embedding.update_rows("table_0", rows, grad, add)
     changed = {0: (1, grad[0, :1]), 1: (6, grad[1, 1:3]), 2: (6, grad[1, 3:])}
     for size, (id, by) in changed.items():
-        name = f"arena_0_{size}"
+        name = f"arenas.{size}.rows"
         difference = embedding.get_parameter(name).detach() - before[name]
         row = int(embedding.slots(0)[id, size])
         assert row > 0
         torch.testing.assert_close(difference[row], by)
         difference[row] = 0
         assert not difference.any()
-    assert all(torch.equal(before[f"arena_1_{n}"], embedding.arena(1, n)) for n in range(3))
+    assert all(
+        torch.equal(before[f"arenas.{3 + n}.rows"], embedding.arena(1, n).rows) for n in range(3)
+    )
 
 
 def test_a_trainer_sees_arenas_as_tables(embedding):
@@ -129,14 +131,14 @@ def test_a_trainer_sees_arenas_as_tables(embedding):
 
 def test_rows_granted_start_as_zeros_in_the_lowest_free_place():
     module = make()
-    assert module.grant(0, torch.tensor([5, 2, 7]), 1).tolist() == [1, 2, 3]
+    assert let_own(module, 0, torch.tensor([5, 2, 7]), 1).tolist() == [1, 2, 3]
     with torch.no_grad():
-        module.arena(0, 1)[1:4] = 3
-    module.revoke(0, torch.tensor([7, 5]), 1)
+        module.arena(0, 1).rows[1:4] = 3
+    let_own(module, 0, torch.tensor([7, 5]), 1, whether=False)
     assert module.slots(0)[:, 1].tolist() == [0, 0, 2, *[0] * 9]
-    assert module.grant(0, torch.tensor([0, 1, 3]), 1).tolist() == [1, 3, 4]
-    assert module.arena(0, 1)[[1, 3, 4]].tolist() == [[0, 0]] * 3
-    assert module.arena(0, 1)[2].tolist() == [3, 3]
+    assert let_own(module, 0, torch.tensor([0, 1, 3]), 1).tolist() == [1, 3, 4]
+    assert module.arena(0, 1).rows[[1, 3, 4]].tolist() == [[0, 0]] * 3
+    assert module.arena(0, 1).rows[2].tolist() == [3, 3]
 
 
 def test_growing_makes_room_for_ids_that_own_nothing(embedding):
@@ -145,16 +147,6 @@ def test_growing_makes_room_for_ids_that_own_nothing(embedding):
     assert (embedding.num_rows("0"), embedding.num_rows("1"), embedding.floats) == (20, 15, floats)
     assert torch.equal(embedding.slots(0)[:IDS], slots)
     assert not embedding.slots(0)[IDS:].any()
-
-
-def test_what_cannot_be_granted_or_taken_is_refused_and_changes_nothing(embedding):
-    before = embedding.state_dict()
-    with pytest.raises(ValueError, match="an id of table '1' has a row of size 2 already"):
-        embedding.grant(1, torch.tensor([8, 5]), 2)
-    with pytest.raises(ValueError, match="an id of table '0' has no row of size 1"):
-        embedding.revoke(0, torch.tensor([2, 9]), 1)
-    after = embedding.state_dict()
-    assert all(torch.equal(before[key], after[key]) for key in before)
 
 
 some_ids = st.sets(st.integers(0, IDS - 1))
@@ -169,15 +161,15 @@ def test_no_row_is_owned_twice_lost_or_counted_wrong(actions):
     for grant, number, size, ids in actions:
         has = module.slots(number)[:, size] > 0
         chosen = torch.tensor([i for i in sorted(ids) if bool(has[i]) != grant], dtype=torch.int64)
-        (module.grant if grant else module.revoke)(number, chosen, size)
+        let_own(module, number, chosen, size, whether=grant)
         for f in range(2):
             for n in range(3):
                 own = module.slots(f)[:, n]
                 own = own[own > 0].tolist()
-                assert len({*own}) == len(own) == module.num_granted(f, n)
-                free = module._free[f][n]
-                assert {*own} | {*free} | {0} == {*range(len(module.arena(f, n)))}
-                assert len(own) + len(free) + 1 == len(module.arena(f, n))
+                assert len({*own}) == len(own) == module.arena(f, n).num_owned
+                free = module.arena(f, n)._free
+                assert {*own} | {*free} | {0} == {*range(len(module.arena(f, n).rows))}
+                assert len(own) + len(free) + 1 == len(module.arena(f, n).rows)
     assert module.floats == sum(
         int((module.slots(f) > 0).sum(0) @ torch.tensor(DIMS)) for f in (0, 1)
     )
@@ -187,20 +179,20 @@ def test_arenas_grow_when_they_are_full():
     module = GrantedEmbedding([1000], DIMS, norm="running")
     ids = torch.arange(1000)
     for start in range(0, 1000, 130):
-        rows = module.grant(0, ids[start : start + 130], 2)
+        rows = let_own(module, 0, ids[start : start + 130], 2)
         with torch.no_grad():
-            module.arena(0, 2)[rows] = ids[start : start + 130].float().unsqueeze(1)
+            module.arena(0, 2).rows[rows] = ids[start : start + 130].float().unsqueeze(1)
     assert torch.equal(module.rows_of_table("table_0", ids)[:, 3], ids.float())
-    assert module.num_granted(0, 2) == 1000
+    assert module.arena(0, 2).num_owned == 1000
     assert module.capacity < 1.6 * 1000 * 4 + 64 * 7
 
 
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        (10**6, "table '1': slots of size 2 exceed its 64 rows"),
-        (-1, "table '1': slots of size 2 exceed its 64 rows"),
-        (1, "table '1': two ids own one row of size 2"),
+        (10**6, "table '1', size 2: slots exceed 64 rows"),
+        (-1, "table '1', size 2: slots exceed 64 rows"),
+        (1, "table '1', size 2: two ids own one row"),
     ],
 )
 def test_slots_that_cannot_be_are_refused(embedding, row, message):
@@ -213,21 +205,21 @@ def test_slots_that_cannot_be_are_refused(embedding, row, message):
 def test_an_arena_without_its_shared_row_is_refused(embedding):
     state = embedding.state_dict()
     state["arenas.0.1"] = state["arenas.0.1"][:0]
-    with pytest.raises(ValueError, match="table '0': slots of size 1 exceed its 0 rows"):
+    with pytest.raises(ValueError, match="table '0', size 1: slots exceed 0 rows"):
         make().load_state_dict(state)
 
 
 def test_the_state_is_restored_into_a_new_module(embedding):
-    embedding.revoke(0, torch.tensor([3, 5]), 0)
+    let_own(embedding, 0, torch.tensor([3, 5]), 0, whether=False)
     state = embedding.state_dict()
     assert not [key for key in state if "table" in key]
     other = make()
-    other.grant(1, torch.arange(10), 1)
+    let_own(other, 1, torch.arange(10), 1)
     other.load_state_dict(state)
-    assert other._free == [[sorted(free) for free in number] for number in embedding._free]
+    assert [a._free for a in other.arenas] == [sorted(a._free) for a in embedding.arenas]
     ids, weights = batch()
     assert torch.equal(other.eval()(ids, weights), embedding.eval()(ids, weights))
-    new = [module.grant(0, torch.tensor([8, 9]), 0) for module in (embedding, other)]
+    new = [let_own(module, 0, torch.tensor([8, 9]), 0) for module in (embedding, other)]
     assert torch.equal(*new)
 
 

@@ -12,7 +12,7 @@ from autoemb import MLP, FixedEmbedding, PerIdLogits, RowAdam, RowModule, SoftEm
 from autoemb.nn import Inputs
 from autoemb.nn.draws import id_keys, salted
 from autoemb.nn.places import InPlay
-from autoemb.nn.rows import begin, gather, grow, in_play, row_parameters
+from autoemb.nn.rows import begin, gather, grow, in_play, row_modules, row_parameters
 from autoemb.ops import distinct_columns
 from tests.nn.small import make
 
@@ -248,7 +248,7 @@ def test_a_call_on_the_rows_in_play_equals_the_call_on_the_tables(kind, named):
     leaves = gather(row_parameters(model), rows)
     for leaf in leaves.values():
         leaf.requires_grad_()
-    with in_play(model, InPlay(rows)):
+    with in_play(row_modules(model), InPlay(rows)):
         output = functional_call(model, leaves, (inputs, weights))
     assert torch.equal(output, expected)
     output.square().sum().backward()
@@ -264,7 +264,7 @@ def test_per_id_logits_find_ids_among_the_rows_in_play():
     ids = {"user_id": torch.tensor([30, 7]), "item_id": torch.tensor([49, 2, 11])}
     rows = {"user_id": torch.tensor([7, 8, 30]), "item_id": torch.tensor([2, 11, 49])}
     leaves = gather(row_parameters(controller), rows)
-    with in_play(controller, InPlay(rows)):
+    with in_play(row_modules(controller), InPlay(rows)):
         mix = functional_call(controller, leaves, (ids, {}))
     for table, expected in controller(ids, {}).items():
         assert torch.equal(mix[table], expected)
@@ -276,7 +276,9 @@ def test_tables_are_whole_again_after_an_error_in_play():
     expected = module(ids)
 
     def fail():
-        with in_play(module, InPlay({"0": torch.tensor([30]), "1": torch.tensor([2])})):
+        with in_play(
+            row_modules(module), InPlay({"0": torch.tensor([30]), "1": torch.tensor([2])})
+        ):
             raise RuntimeError("stopped")
 
     with pytest.raises(RuntimeError, match="stopped"):

@@ -532,3 +532,92 @@ def test_the_state_of_another_optimiser_is_refused():
             optimizer, _ = used(one.rows)
             with pytest.raises(ValueError, match="state"):
                 used(other.rows)[0].load_state_dict(copy.deepcopy(optimizer.state_dict()))
+
+
+# Rows that become wider or narrower
+
+
+def tables_of(*widths):
+    return [nn.Parameter(torch.zeros(ROWS, width, dtype=torch.float64)) for width in widths]
+
+
+@every
+@few
+@given(schedule=schedules, seed=st.integers(0, 2**32 - 1))
+def test_what_is_kept_is_a_copy_of_the_rows_state(kind, schedule, seed):
+    table = new_table()
+    optimizer = kind([table], lr=0.1)
+    for rows, grad in draw_steps(schedule, seed=seed):
+        optimizer.update(table, rows, grad)
+    rows = torch.tensor([4, 0, 5])
+    kept = optimizer.kept(table, rows)
+    state = {name: value.clone() for name, value in optimizer.state[table].items()}
+    assert kept.keys() == optimizer.init_state(table, 1).keys()
+    assert all(torch.equal(value, state[name][rows]) for name, value in kept.items())
+    for value in kept.values():
+        value.fill_(7)
+    assert all(torch.equal(value, state[name]) for name, value in optimizer.state[table].items())
+
+
+@every
+def test_of_rows_never_updated_nothing_is_kept(kind):
+    table = new_table()
+    optimizer = kind([table])
+    kept = optimizer.kept(table, torch.tensor([1, 2]))
+    assert_equal_states(kept, optimizer.init_state(table, 2))
+
+
+@every
+@pytest.mark.parametrize(("before", "after"), [(2, 5), (5, 2), (3, 3), (1, 4)])
+def test_what_is_carried_is_as_wide_as_both_and_the_rest_as_it_was(kind, before, after):
+    old, new = tables_of(before, after)
+    optimizer = kind([old, new], lr=0.1)
+    generator = torch.Generator().manual_seed(0)
+    for table in (old, new):
+        for _ in range(3):
+            grad = torch.randn(ROWS, table.shape[1], generator=generator, dtype=torch.float64)
+            optimizer.update(table, torch.arange(ROWS), grad)
+    was = {name: value.clone() for name, value in optimizer.state[new].items()}
+    source = {name: value.clone() for name, value in optimizer.state[old].items()}
+    to = torch.tensor([3, 1])
+    optimizer.reset(new, to)
+    optimizer.carry(new, to, optimizer.kept(old, torch.tensor([0, 5])))
+    for name, value in optimizer.state[new].items():
+        others = torch.tensor([0, 2, 4, 5])
+        assert torch.equal(value[others], was[name][others])
+        width = min(value.shape[1], source[name].shape[1])
+        assert torch.equal(value[to, :width], source[name][[0, 5], :width])
+        assert not value[to, width:].any()
+        assert torch.equal(optimizer.state[old][name], source[name])
+
+
+@every
+@few
+@given(seed=st.integers(0, 2**32 - 1))
+def test_a_row_that_is_carried_goes_on_as_if_it_had_stayed(kind, seed):
+    generator = torch.Generator().manual_seed(seed)
+    stays, old, new = tables_of(WIDTH, WIDTH, WIDTH)
+    optimizer = kind([stays, old, new], lr=0.1)
+    grads = torch.randn(8, 1, WIDTH, generator=generator, dtype=torch.float64)
+    for grad in grads[:4]:
+        optimizer.update(stays, torch.tensor([2]), grad)
+        optimizer.update(old, torch.tensor([2]), grad)
+    with torch.no_grad():
+        new[5] = old[2]
+    optimizer.carry(new, torch.tensor([5]), optimizer.kept(old, torch.tensor([2])))
+    for grad in grads[4:]:
+        optimizer.update(stays, torch.tensor([2]), grad)
+        optimizer.update(new, torch.tensor([5]), grad)
+    assert torch.equal(new[5], stays[2])
+    assert_equal_states(
+        optimizer.kept(new, torch.tensor([5])), optimizer.kept(stays, torch.tensor([2]))
+    )
+
+
+@every
+def test_what_is_kept_of_no_rows_can_be_carried(kind):
+    old, new = tables_of(2, 4)
+    optimizer = kind([old, new])
+    none = torch.zeros(0, dtype=torch.int64)
+    optimizer.carry(new, none, optimizer.kept(old, none))
+    assert not any(value.any() for value in optimizer.state[new].values())

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from autoemb.nn.fixed import FixedEmbedding
 from autoemb.nn.inputs import Inputs
-from autoemb.nn.layers import Cross, mlp, side_by_side
+from autoemb.nn.layers import Cross, crossed, mlp, side_by_side
 from autoemb.nn.soft import Mix, SoftEmbedding
 
 
@@ -30,8 +30,9 @@ class DCN(nn.Module):
         Widths of the hidden layers.
     num_dense : int, default 0
         C, the number of dense inputs.
-    crosses : int, default 2
-        Number of cross layers.
+    crosses : int, default 1
+        Number of cross layers. With 2 the losses are .1752 instead of .1754 on MovieTweetings,
+        .1478 instead of .1480 on trivago, .5877 instead of .5880 on globo (seed 0).
     rank : int, default 64
         Of the matrices W: a quarter of the width of two features of 128. Thirty features would
         take thirteen million numbers a layer at full rank.
@@ -56,7 +57,7 @@ class DCN(nn.Module):
         outputs: int = 1,
         hidden: Sequence[int] = (512, 512),
         num_dense: int = 0,
-        crosses: int = 2,
+        crosses: int = 1,
         rank: int = 64,
     ) -> None:
         super().__init__()
@@ -79,8 +80,6 @@ class DCN(nn.Module):
         ValueError
             For a batch with other dense inputs than the model reads.
         """
-        start = crossed = side_by_side(self.embedding(inputs, mix), inputs, self.num_dense)
-        for cross in self.crosses:
-            crossed = cross(start, crossed)
-        logits: Tensor = self.hidden(crossed)
+        start = side_by_side(self.embedding(inputs, mix), inputs, self.num_dense)
+        logits: Tensor = self.hidden(crossed(start, self.crosses))
         return logits

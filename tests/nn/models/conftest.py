@@ -5,8 +5,9 @@ import torch
 
 from autoemb import Bag, FixedEmbedding, SoftEmbedding, Sparse
 from autoemb.nn import Inputs
-from autoemb.nn.granted import GrantedEmbedding
+from autoemb.nn.granted_sizes import GrantedEmbedding
 from autoemb.schema import Bag as BagFeature
+from tests.nn.small import let_own
 
 FEATURES = [
     Sparse(column="user_id"),
@@ -27,8 +28,8 @@ def granted():
     embedding = GrantedEmbedding(ROWS, (2, WIDTH), features=FEATURES)
     for table, rows in enumerate(ROWS):
         for size in range(2):
-            own = embedding.grant(table, torch.arange(rows), size)
-            torch.nn.init.normal_(embedding.arena(table, size)[own])
+            own = let_own(embedding, table, torch.arange(rows), size)
+            torch.nn.init.normal_(embedding.arena(table, size).rows[own])
     return embedding
 
 
