@@ -15,7 +15,6 @@ from autoemb.bilevel import Example
 from autoemb.errors import UserError
 from autoemb.nn.dense import DenseTransform
 from autoemb.nn.inputs import Inputs
-from autoemb.ops import Plan, distinct
 from autoemb.schema import Bag as BagFeature
 from autoemb.schema import Dense, Sparse
 from autoemb.streaming.id_table import IdTable, canonical
@@ -178,16 +177,6 @@ class Encoder:
         self.id_tables = id_tables
         if self.dense is not None:
             self.dense.load_state_dict(state["dense"])
-
-
-def distinct_ids(reads: Mapping[str, Sparse], example: Example) -> dict[str, Plan]:
-    """Return the distinct rows of each table that a batch holds."""
-    found: dict[str, list[Tensor]] = {}
-    for name, feature in reads.items():
-        column = example.inputs.ids[name]
-        values = column.values if isinstance(column, Bag) else column
-        found.setdefault(feature.table, []).append(values)
-    return {table: distinct(torch.cat(parts)) for table, parts in found.items()}
 
 
 def _shape(value: Any) -> str:

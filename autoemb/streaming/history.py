@@ -1,4 +1,4 @@
-"""What is known of each id: how often it was seen, which mix it was given, how well it went."""
+"""What the controller is told of each id: how often it was seen; how well it went, and its mix."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from autoemb.batch import Bag
 from autoemb.bilevel import BilevelTrainer, Example, Outcome
 from autoemb.errors import UserError
-from autoemb.ops import Plan, distinct, fill_padding, record
+from autoemb.ops import Plan, count_events, distinct, fill_padding, record
 from autoemb.schema import Sparse
 
 #: Octaves of popularity that the encoding tells apart; 2^31 events fill the last.
@@ -61,19 +61,26 @@ class TableHistory:
 
     Attributes
     ----------
-    count : Tensor[V], int64
+    count : Tensor[V], int32, or int64 beside losses
         Events of the id.
     last_loss, mean_loss : Tensor[V], float32
-        Of its last event, and a moving average.
+        Of its last event, and a moving average; with ``losses`` alone.
     mix : Tensor[V, N], float32
-        Last given to it.
+        Last given to it; with ``losses`` alone.
     """
 
-    def __init__(self, sizes: int, device: torch.device) -> None:
-        self.count = torch.zeros(0, dtype=torch.int64, device=device)
-        self.last_loss = torch.zeros(0, dtype=torch.float32, device=device)
-        self.mean_loss = torch.zeros(0, dtype=torch.float32, device=device)
-        self.mix = torch.zeros(0, sizes, dtype=torch.float32, device=device)
+    def __init__(self, sizes: int, device: torch.device, losses: bool) -> None:
+        kind = torch.int64 if losses else torch.int32
+        self.count = torch.zeros(0, dtype=kind, device=device)
+        if losses:
+            self.last_loss = torch.zeros(0, dtype=torch.float32, device=device)
+            self.mean_loss = torch.zeros(0, dtype=torch.float32, device=device)
+            self.mix = torch.zeros(0, sizes, dtype=torch.float32, device=device)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one id."""
+        return sum(value[:1].nbytes for value in vars(self).values())
 
     def grow(self, rows: int) -> None:
         """Make room for so many ids."""
@@ -94,6 +101,8 @@ class History:
     tables : sequence of str
     sizes : int
         N, the number of embedding sizes.
+    losses : bool, default True
+        Keep losses and mixes, too, as the paper does: 24 bytes an id more with three sizes.
     device : torch.device or str, default "cpu"
         Where the history is kept. Only :meth:`grow` and :meth:`load_state_dict` put it elsewhere
         in memory, so that a CUDA graph can hold the rest.
@@ -116,10 +125,17 @@ class History:
     """
 
     def __init__(
-        self, tables: Sequence[str], sizes: int, device: torch.device | str = "cpu"
+        self,
+        tables: Sequence[str],
+        sizes: int,
+        device: torch.device | str = "cpu",
+        *,
+        losses: bool = True,
     ) -> None:
-        self.tables = {table: TableHistory(sizes, torch.device(device)) for table in tables}
-        self.num_features = POPULARITY_WIDTH + sizes + 3
+        where = torch.device(device)
+        self.tables = {table: TableHistory(sizes, where, losses) for table in tables}
+        self.sizes, self.losses = sizes, losses
+        self.num_features = POPULARITY_WIDTH + (sizes + 3 if losses else 0)
 
     def grow(self, num_rows: Mapping[str, int]) -> None:
         """Make room for so many ids of each table."""
@@ -141,37 +157,37 @@ class History:
         if trainer.controller is None:
             return
         sizes = getattr(trainer.controller.function.module, "sizes", None)
-        for table in trainer.tables:
-            width = self.tables[table].mix.shape[1]
-            if sizes not in (None, width):
-                raise ValueError(
-                    f"the history of table {table!r} keeps a mix of {width} sizes; the controller "
-                    f"gives {sizes}"
-                )
+        if sizes not in (None, self.sizes):
+            raise ValueError(
+                f"the history keeps a mix of {self.sizes} sizes; the controller gives {sizes}"
+            )
 
     def count(self, table: str, rows: Tensor) -> Tensor:
         """Return the popularity [U] of rows: how many of their events were recorded."""
-        return self.tables[table].count.index_select(0, rows)
+        return self.tables[table].count.index_select(0, rows).long()
 
     def features(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the controller's input [U, 32 + N + 3] of rows [U] by table.
+        """Return the controller's input [U, C] of rows [U] by table.
 
-        Popularity encoding (32), the mix last given (N), the last loss, log(1 + count) and the
-        moving-average loss.
+        Popularity encoding (32); with losses the mix last given (N), the last loss, log(1 + count)
+        and the moving-average loss, too.
         """
         found = [
             [value.index_select(0, own) for value in vars(self.tables[table]).values()]
             for table, own in rows.items()
         ]
         # Encoded together: thirty tables cost little more than one.
-        count, last_loss, mean_loss, mix = (torch.cat(parts) for parts in zip(*found, strict=True))
-        scalars = torch.stack([last_loss, torch.log1p(count.to(torch.float32)), mean_loss], 1)
-        features = torch.cat([encode_popularity(count), mix, scalars], 1)
+        count, *others = (torch.cat(parts) for parts in zip(*found, strict=True))
+        features = encode_popularity(count)
+        if self.losses:
+            last_loss, mean_loss, mix = others
+            scalars = torch.stack([last_loss, torch.log1p(count.to(torch.float32)), mean_loss], 1)
+            features = torch.cat([features, mix, scalars], 1)
         parts = features.split_with_sizes([len(own) for own in rows.values()])
         return dict(zip(rows, parts, strict=True))
 
     def popularity_prior(self) -> Tensor:
-        """Return logits [32 + N + 3, N] by feature: the widest size's rises with popularity.
+        """Return logits [C, N] by feature: the widest size's rises with popularity.
 
         What :class:`autoemb.Controller` takes as ``prior``. As the encoding of popularity is
         piecewise linear, so is the logit, in log2(1 + count).
@@ -189,7 +205,7 @@ class History:
                 [0.0000, 2.2000]])
         """
         octaves = torch.arange(POPULARITY_WIDTH)
-        prior = torch.zeros(self.num_features, self.num_features - POPULARITY_WIDTH - 3)
+        prior = torch.zeros(self.num_features, self.sizes)
         prior[:POPULARITY_WIDTH, -1] = (PRIOR_LOGIT + PRIOR_SLOPE * octaves).clamp_max(
             PRIOR_LARGEST
         )
@@ -204,7 +220,7 @@ class History:
         plan : Plan
             Ids of the table that the events hold.
         losses : Tensor[B]
-            Of each event.
+            Of each event; not read where no losses are kept.
 
         Raises
         ------
@@ -212,6 +228,9 @@ class History:
             For an id never grown to, before anything is recorded; on a GPU a later call raises it.
         """
         own = self.tables[table]
+        if not self.losses:
+            count_events(plan, own.count)
+            return
         losses = losses.to(torch.float32)
         record(plan, losses, LOSS_DECAY, own.count, own.last_loss, own.mean_loss)
 
@@ -253,7 +272,7 @@ class History:
             elif columns:
                 ids, events = _by_event(columns)
                 self.record(table, distinct(ids), outcome.losses.index_select(0, events))
-            if outcome.mix is not None and table in outcome.mix:
+            if self.losses and outcome.mix is not None and table in outcome.mix:
                 self.give(table, plan, outcome.mix[table])
 
     def state_dict(self) -> dict[str, Any]:

@@ -14,17 +14,18 @@ from torch import Tensor
 
 from autoemb.batch import Batch
 from autoemb.bilevel import BilevelTrainer, Example
-from autoemb.nn.draws import id_keys
+from autoemb.nn.draws import Keys, id_keys
 from autoemb.nn.rows import begin, cut, grow
 from autoemb.ops import check_ids
 from autoemb.schema import Dense
 from autoemb.streaming.columns import copy_of
-from autoemb.streaming.encoding import Encoder, distinct_ids
+from autoemb.streaming.encoding import Encoder
 from autoemb.streaming.grants import Grants
 from autoemb.streaming.graph import StepGraph
 from autoemb.streaming.history import History
 from autoemb.streaming.memory import keep_freed_memory
 from autoemb.streaming.newcomers import new_ids, on_device, view_of_strangers
+from autoemb.streaming.owned import owned
 from autoemb.streaming.packed import Layout, tensors_of, with_tensors
 from autoemb.streaming.queue import Clock, Waiting
 from autoemb.streaming.reservoir import Reservoir
@@ -78,7 +79,7 @@ class StreamLearner:
         Of model, controller and history. On a CUDA device the host never waits in :meth:`learn`: it
         prepares the next batch meanwhile.
     grants : Grants, optional
-        Which ids own rows of which sizes; on the CPU, with soft selection.
+        Which ids own rows of which sizes, decided anew once a batch is learnt; on the CPU.
     graph : bool, default True
         On a CUDA device, replay the whole step as one CUDA graph. The numbers are the same
         without. Modules and optimisers must then change by this class alone: whatever else moves
@@ -190,7 +191,7 @@ class StreamLearner:
         return {table: len(ids) for table, ids in self.encoder.id_tables.items()}
 
     def _check_selection(self, hard: bool) -> None:
-        if hard and self.grants is not None:
+        if hard and self.grants is not None and not self.grants.embedding.nested:
             raise ValueError("hard selection with grants: an id may not own its largest size")
 
     def _grow(self, num_rows: Mapping[str, int]) -> None:
@@ -254,22 +255,31 @@ class StreamLearner:
                 if self.statistics is not None:
                     advance = self.statistics.advance(example, batch.timestamp)
                     example = told(example, advance.known)
-                if self.grants is not None:
-                    self._change.enter_context(self._lock)
-                    # By the ids alone: whoever is new owns rows when the batch is learnt.
-                    plans = distinct_ids(self.trainer.reads, example)
-                    self._undo.callback(self.grants.update(plans, self.num_ids(), len(batch)))
             batch = replace(batch, known=example.inputs.known)
             step = self._learn(example) if self.waiting is None else self._predicted(example)
             self._undo.pop_all()
             self._change.enter_context(self._lock)
             if self.statistics is not None and advance is not None:
                 self.statistics.commit(advance)
+            if self.grants is not None:
+                # Of the next batch: a prediction is by what was known before its batch came.
+                plans, own = step.outcome.plans, (self._beside(), self._keys_of)
+                self.grants.update(plans, self.num_ids(), len(batch), *own)
             if self.waiting is None:
                 self._remember(batch)
             else:
                 self.waiting.add(batch)
         return step
+
+    def _keys_of(self, table: str, rows: Tensor) -> Keys:
+        """Return the keys [U] of the ids of rows [U] of a table."""
+        ids = self.encoder.id_tables[table].at(rows.numpy())
+        return id_keys(ids, self.seed, table)
+
+    def _beside(self) -> int:
+        """Return the bytes that ids own beside what they are granted."""
+        every = sum(owned(self).values())
+        return every if self.grants is None else every - sum(self.grants.bytes())
 
     def _learn_due(self, now: float = math.inf) -> None:
         """Learn the chunks whose labels are known at a time: each wholly or, with an error, not."""
@@ -411,7 +421,7 @@ class StreamLearner:
         with self._lock:
             snapshot = view_of_strangers(self, batch)
             if self.grants is not None:  # whose slots are read where they are
-                return self.trainer.reader.logits(snapshot)
+                return self.trainer.reader.logits(snapshot, hard=hard)
         return self.trainer.reader.logits(snapshot, hard=hard)
 
     def state_dict(self) -> dict[str, Any]:

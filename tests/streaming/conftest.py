@@ -23,6 +23,19 @@ from autoemb.streaming import Step
 from autoemb.streaming.graph import StepGraph
 
 BATCH = 6
+
+#: What learners are made of where a case does not say otherwise: a row a size and the fused op.
+SIZES = {
+    "rows": "sizes", "budget": 0, "model": "mlp", "optimizer": "adagrad",
+    "controller_history": "full", "history": "none",
+}  # fmt: skip
+
+#: What the default recipe has in its place; so narrow that a table of ids leaves little for rows.
+NESTED = {
+    "rows": "nested", "budget": 0.055, "model": "dcn", "optimizer": "rowwise-adagrad",
+    "controller_history": "counts", "history": "full",
+}  # fmt: skip
+
 CASES = [
     *[(method, {}) for method in METHODS],
     *[("autoemb", {"hypergradient": kind}) for kind in KINDS[1:]],
@@ -43,6 +56,13 @@ CASES = [
     ("autoemb", {"history": "full", "learn_chunk": 4, "freshness": "event"}),
     ("autoemb", {"history": "full", "label_delay": 7.0, "freshness": "event"}),
     ("autoemb", {"validation": "reservoir", "label_delay": 4.0, "learn_chunk": 2}),
+    *[(method, NESTED) for method in ("autoemb", "darts")],
+    ("autoemb", NESTED | {"budget": 0}),
+    ("autoemb", NESTED | {"budget": 0.0625, "worth": "both", "freshness": "event"}),
+    ("autoemb", NESTED | {"label_delay": 7.0, "learn_chunk": 4}),
+    ("autoemb", NESTED | {"validation": "reservoir", "hypergradient": "exact"}),
+    ("autoemb", {"budget": 0.07, "worth": "controller"}),
+    ("sam", {"budget": 0.07, "history": "full"}),
 ]  # fmt: skip
 
 STARS = Label(column="rating", kind="rating", scale=(0, 5))
@@ -89,12 +109,14 @@ def make_learner(monkeypatch):
     def make(method="autoemb", kind="pair", task="regression", **options):
         # Rates at which a step shows in float32 predictions at once.
         small = {"dims": (1, 2), "hidden": (8,), "controller_hidden": (8,), "reservoir": 20}
-        small["history"] = "none"
+        small |= SIZES
         rates = {"learning_rate": 0.01, "controller_learning_rate": 0.01}
         own = {"batch_size": BATCH, "seed": 0, "initial_rows": 4}
-        for name in ("batch_size", "seed", "initial_rows", "device", "model"):
+        for name in ("batch_size", "seed", "initial_rows", "device"):
             if name in options:
                 own[name] = options.pop(name)
+        if not isinstance(options.get("model", ""), str):  # a module of one's own
+            own["model"] = options.pop("model")
         recipe = Recipe.of(method=method, **small | rates | options)
         return build_learner(SCHEMAS[kind], task, recipe, **own)
 
@@ -343,15 +365,14 @@ def knowledge():
             for table, own in state["statistics"]["tables"].items():
                 found["statistics"]["tables"][table] = own[: len(rows[table])]
         if (grants := learner.grants) is not None:
-            for name in ("traffic", "last"):
-                values = zip(getattr(grants, name), rows.values(), strict=True)
-                state["grants"][name] = [value[: len(own)] for value, own in values]
+            values = zip(grants.traffic, rows.values(), strict=True)
+            state["grants"]["traffic"] = [value[: len(own)] for value, own in values]
             found["grants"] = state["grants"]
             sizes = range(len(grants.embedding.embedding_dims))
             tables = enumerate(rows.values())
             found["slots"] = [grants.embedding.slots(field)[own] for field, own in tables]
             found["owned"] = [
-                grants.embedding.num_granted(f, n) for f in range(len(rows)) for n in sizes
+                grants.embedding.arena(f, n).num_owned for f in range(len(rows)) for n in sizes
             ]
         return copy.deepcopy(found)
 

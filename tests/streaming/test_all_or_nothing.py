@@ -9,13 +9,15 @@ from torch import nn
 
 from autoemb import Batch, UserError
 from autoemb.learners import METHODS
+from tests.streaming.conftest import NESTED
 
 OPTIONS = {
     "new-events": {},
     "reservoir": {"validation": "reservoir", "hypergradient": "exact"},
     "last-batch": {"validation": "last-batch", "optimizer": "adam"},
     "running": {"norm": "running", "optimizer": "adam", "validation": "reservoir"},
-    "budget": {"budget": 0.3},
+    "budget": {"budget": 0.06},
+    "nested": NESTED,
     "told": {"history": "full", "freshness": "event"},
 }
 GOOD = 5  # batches that are learnt before
@@ -308,7 +310,7 @@ def test_a_controllers_update_is_taken_back_when_the_batch_fails(
 def test_two_failures_and_many_batches_later_it_is_as_if_there_were_none(
     make_learner, make_batches, knowledge, changes
 ):
-    learner, never = (make_learner(kind="shapes", budget=0.3) for _ in range(2))
+    learner, never = (make_learner(kind="shapes", budget=0.06) for _ in range(2))
     for number, batch in enumerate(make_batches(14, kind="shapes")):
         if number % 3 == 1:
             refused(learner, replace(batch, label=batch.label[:2]), UserError, "label is")

@@ -11,12 +11,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from autoemb import IdTable, UserError
 from autoemb.learners import METHODS
+from tests.streaming.conftest import NESTED
 
 OPTIONS = {
     "default": {},
     "reservoir": {"validation": "reservoir", "hypergradient": "exact", "norm": "running"},
     "adam": {"optimizer": "adam"},
-    "budget": {"budget": 0.3},
+    "budget": {"budget": 0.06},
+    "nested": NESTED,
 }
 
 
@@ -154,6 +156,29 @@ def test_a_state_whose_parts_do_not_fit_is_refused(make_learner, make_batches, p
             fresh.load_state_dict(spoiled(state, path, value))
         assert fresh._rows["user"] <= 64  # nothing was allocated for it
     make_learner(**options).load_state_dict(copy.deepcopy(state))  # which was right
+
+
+WRONG_STATES_OF_GRANTED = {
+    "history/item/count": [torch.zeros(16, dtype=torch.int64), torch.zeros(3, dtype=torch.int32)],
+    "statistics/tables/user": [torch.zeros(16, 21), torch.zeros(16, 9, dtype=torch.uint8)],
+    "trainer/model/module/model.embedding.slots.0": [
+        torch.full((16,), 999, dtype=torch.int32), torch.full((16,), 2, dtype=torch.int32),
+        torch.full((16,), -2, dtype=torch.int32), torch.zeros(3, dtype=torch.int32),
+    ],
+    "trainer/model/module/model.embedding.arenas.1.0": [torch.zeros(64, 2), torch.zeros(0, 1)],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("path", WRONG_STATES_OF_GRANTED)
+def test_a_state_of_rows_that_nobody_can_own_is_refused(make_learner, make_batches, path):
+    learner = make_learner(**NESTED)
+    for batch in make_batches(5):
+        learner.learn(batch)
+    state = learner.state_dict()
+    for value in WRONG_STATES_OF_GRANTED[path]:
+        with pytest.raises((UserError, ValueError, RuntimeError, LookupError)):
+            make_learner(**NESTED).load_state_dict(spoiled(state, path, value))
+    make_learner(**NESTED).load_state_dict(copy.deepcopy(state))
 
 
 # Id tables

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -267,6 +268,126 @@ def test_a_bucket_goes_from_one_power_of_two_to_the_next(bucket):
     low, high = 2**bucket - 1, 2 ** (bucket + 1) - 2
     assert popularity_bucket(torch.tensor([low, high])).tolist() == [bucket] * 2
     assert popularity_bucket(torch.tensor([high + 1])).tolist() == [bucket + 1]
+
+
+# Popularity alone
+
+MOST = 2**31 - 1
+
+
+def counting(device="cpu"):
+    history = History([*ROWS], SIZES, device, losses=False)
+    history.grow(ROWS)
+    return history
+
+
+@given(stream)
+def test_without_losses_popularity_is_all_that_is_known(batches):
+    history, whole = counting(), make_history()
+    for events in batches:
+        ids = torch.tensor([[user, item] for user, item, _ in events])
+        losses = torch.tensor([loss for *_, loss in events])
+        for table, plan in zip(ROWS, distinct_columns(ids), strict=True):
+            history.record(table, plan, losses)
+            whole.record(table, plan, losses)
+    every = {table: torch.arange(rows) for table, rows in ROWS.items()}
+    found = history.features(every)
+    assert history.num_features == POPULARITY_WIDTH
+    for table, rows in every.items():
+        counts = history.count(table, rows)
+        assert torch.equal(counts, whole.count(table, rows))
+        assert counts.dtype == torch.int64
+        assert torch.equal(found[table], whole.features(every)[table][:, :POPULARITY_WIDTH])
+
+
+def test_without_losses_an_id_takes_four_bytes():
+    assert {own.row_bytes for own in counting().tables.values()} == {4}
+    assert {own.row_bytes for own in make_history().tables.values()} == {8 + 4 + 4 + 4 * SIZES}
+
+
+def test_without_losses_none_is_read():
+    history, (plan,) = counting(), distinct_columns(torch.tensor([[2], [2]]))
+    history.record("user", plan, torch.full((2,), float("nan")))
+    history.record("user", plan, torch.zeros(0))
+    features = features_of(history, "user", torch.tensor([2]))
+    assert torch.equal(features, encode_popularity(torch.tensor([4])))
+
+
+@pytest.mark.parametrize("before", [MOST, MOST - 1, MOST - 2, MOST - 3])
+def test_counts_stay_at_the_most_that_they_can_be(before):
+    history, (plan,) = counting(), distinct_columns(torch.tensor([[3], [3], [3], [1]]))
+    history.tables["user"].count[3] = before
+    for _ in range(2):
+        history.record("user", plan, torch.zeros(4))
+    assert history.count("user", torch.arange(5)).tolist() == [0, 2, 0, MOST, 0]
+    assert features_of(history, "user", torch.tensor([3])).tolist() == [[0.0] * 31 + [1.0]]
+
+
+@pytest.mark.parametrize("bad", [-1, 4, 2**40])
+def test_without_losses_too_an_id_never_grown_to_is_refused(bad):
+    history, (plan,) = counting(), distinct_columns(torch.tensor([[3], [bad]]))
+    with pytest.raises(IndexError, match=rf"row {bad} is not in \[0, 3\]"):
+        history.record("item", plan, torch.zeros(2))
+    assert not any(table.count.any() for table in history.tables.values())
+
+
+def test_without_losses_padding_counts_nothing(pad_plans):
+    pad_plans()
+    history = counting()
+    for table, plan in zip(ROWS, distinct_columns(torch.tensor([[4, 0], [2, 0], [2, 0]])),
+                           strict=True):  # fmt: skip
+        history.record(table, plan, torch.zeros(3))
+    assert history.count("user", torch.arange(5)).tolist() == [0, 0, 2, 0, 1]
+    assert history.count("item", torch.arange(4)).tolist() == [3, 0, 0, 0]
+
+
+def test_the_prior_without_losses_is_that_of_popularity():
+    prior, whole = counting().popularity_prior(), make_history().popularity_prior()
+    assert torch.equal(prior, whole[:POPULARITY_WIDTH])
+    assert not whole[POPULARITY_WIDTH:].any()
+
+
+def test_growth_and_a_file_keep_counts(tmp_path):
+    history, (plan,) = counting(), distinct_columns(torch.tensor([[3], [1], [3]]))
+    history.record("user", plan, torch.zeros(3))
+    history.grow({"user": 9})
+    assert history.count("user", torch.arange(9)).tolist() == [0, 1, 0, 2, *[0] * 5]
+    checkpoint.save(history.state_dict(), tmp_path / "state")
+    restored = counting()
+    restored.load_state_dict(checkpoint.load(tmp_path / "state"))
+    for each in (history, restored):
+        each.record("user", plan, torch.zeros(3))
+    assert torch.equal(restored.tables["user"].count, history.tables["user"].count)
+    assert history.count("user", torch.tensor([3])).tolist() == [4]
+
+
+def test_a_state_with_losses_does_not_fit_one_without():
+    with pytest.raises(UserError, match=r"history of table 'user': count is torch\.int64"):
+        counting().load_state_dict(make_history().state_dict())
+    with pytest.raises(UserError, match=r"history of table 'user': count is torch\.int32"):
+        make_history().load_state_dict(counting().state_dict())
+
+
+@pytest.mark.parametrize("told", ["counts", "full"])
+@pytest.mark.parametrize("method", ["sam", "autoemb"])
+def test_a_controller_that_is_told_counts_knows_of_no_loss(
+    make_learner, make_batches, method, told
+):
+    """Of learners that stand still, with other losses."""
+    still = {"learning_rate": 1e-30, "controller_learning_rate": 1e-30}
+    *batches, last = make_batches(5)
+    mixes = []
+    for change in (lambda label: label, lambda label: 5 - label):
+        learner = make_learner(method, controller_history=told, **still)
+        random = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for parameter in learner.modules[1].parameters():
+                parameter.normal_(generator=random)
+        for batch in batches:
+            learner.learn(replace(batch, label=change(batch.label)))
+        mixes.append(learner.learn(last).outcome.mix)
+    same = all(torch.equal(mix, mixes[1][table]) for table, mix in mixes[0].items())
+    assert same == (told == "counts")
 
 
 # State

@@ -195,7 +195,9 @@ def test_parts_that_do_not_fit_are_named(make_learner):
     trainer = make_learner().trainer
     with pytest.raises(ValueError, match="the history has no table 'item'; it has user"):
         StreamLearner(trainer, History(["user"], 2))
-    with pytest.raises(ValueError, match="'user' keeps a mix of 3 sizes; the controller gives 2"):
+    with pytest.raises(
+        ValueError, match="the history keeps a mix of 3 sizes; the controller gives 2"
+    ):
         StreamLearner(trainer, History(TABLES, 3))
     with pytest.raises(ValueError, match="needs a reservoir"):
         StreamLearner(trainer, History(TABLES, 2), validation="reservoir")

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from autoemb import Bag
 from autoemb.bilevel.hypergradient import KINDS
 from autoemb.learners import METHODS
 from autoemb.streaming.learner import VALIDATION_SOURCES
+from tests.streaming.conftest import NESTED
 
 BATCHES, SIZE = 9, 6
 MIDDLE = 4  # the batch in which something changes: controller steps come before and after it
@@ -148,7 +150,9 @@ def test_labels_reach_only_later_batches_through_any_feature(
 
 
 @pytest.mark.parametrize(
-    "options", [{"budget": 0.4}, {"norm": "running"}, {"history": "full"}], ids=str
+    "options",
+    [{"budget": 0.07}, {"norm": "running"}, {"history": "full"}, NESTED | {"budget": 0.0625}],
+    ids=str,
 )
 def test_labels_reach_only_later_batches_within_a_budget_and_with_statistics(shaped, options):
     def other_labels(batches):
@@ -177,3 +181,87 @@ def test_weights_of_events_reach_only_later_batches(shaped):
         return [*batches[:MIDDLE], replace(batches[MIDDLE], weight=weight), *batches[MIDDLE + 1 :]]
 
     assert first_change(shaped(), shaped(other_weights)) == MIDDLE + 1
+
+
+# Ids of a batch's later events
+
+
+RECIPES = {
+    "default": NESTED | {"budget": 0.0625},
+    "scarce": NESTED | {"budget": 0.054},
+    "worth": NESTED | {"budget": 0.0625, "worth": "both"},
+    "sizes": {"budget": 0.1, "optimizer": "rowwise-adagrad", "history": "counts"},
+    "running": {"budget": 0.11, "norm": "running", "history": "full"},
+    "fresh": NESTED | {"freshness": "event", "budget": 0.0625},
+    "chunks": NESTED | {"learn_chunk": 3, "budget": 0.0625},
+}
+
+
+def replaced(batch, event, kind):
+    """Return a batch whose events after ``event`` are others: other ids, labels and numbers."""
+    random = np.random.default_rng(event)
+    size, rest = len(batch), len(batch) - event - 1
+    label = batch.label.clone()
+    label[event + 1 :] = 5 - label[event + 1 :]
+    sparse = {}
+    for name, ids in batch.sparse.items():
+        known = random.choice(ids[: event + 1], rest)
+        new = np.arange(rest) + 10**6
+        sparse[name] = np.concatenate([ids[: event + 1], np.where(kind == "new", new, known)])
+    changes = {"sparse": sparse, "label": label}
+    if batch.bags:
+        changes["bags"] = {
+            name: Bag(
+                np.concatenate([bag.values[: bag.offsets[event + 1]], [10**6, 5, 10**6]]),
+                np.append(bag.offsets[: event + 2], [bag.offsets[event + 1] + 3] * rest),
+                None if bag.weights is None else np.append(
+                    bag.weights[: bag.offsets[event + 1]], np.ones(3, np.float32)
+                ),
+            )
+            for name, bag in batch.bags.items()
+        }  # fmt: skip
+        dense, weight = batch.dense.clone(), batch.weight.clone()
+        dense[event + 1 :], weight[event + 1 :] = 99.0, 3.0
+        changes |= {"dense": dense, "weight": weight}
+    assert size == len(label) == len(sparse["user"])
+    return replace(batch, **changes)
+
+
+@pytest.mark.parametrize("kind", ["new", "known"])
+@pytest.mark.parametrize("event", [0, 2, SIZE - 2])
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("features", ["pair", "shapes"])
+def test_who_else_is_in_a_batch_changes_no_prediction_before(
+    make_learner, make_batches, features, recipe, event, kind
+):
+    options = RECIPES[recipe] | {"kind": features, "dims": (1, 2, 4)}
+    batches = make_batches(MIDDLE + 3, SIZE, kind=features)
+    for middle in (0, MIDDLE, MIDDLE + 1):
+        runs = []
+        for changed in (False, True):
+            learner = make_learner(**options)
+            stream = [*batches]
+            if changed:
+                stream[middle] = replaced(batches[middle], event, kind)
+            runs.append([learner.learn(batch).outcome.logits for batch in stream])
+        before, after = (run[middle] for run in runs)
+        assert first_change(*[run[:middle] for run in runs]) is None
+        # Sums over a batch of another make-up may be split otherwise: the last bits.
+        torch.testing.assert_close(before[: event + 1], after[: event + 1], rtol=1e-6, atol=1e-6)
+        assert not torch.equal(before, after) or middle == 0
+        assert not torch.equal(runs[0][middle + 1], runs[1][middle + 1])
+
+
+def test_an_id_that_is_new_is_predicted_for_alike_in_any_company(make_learner, make_batches):
+    """It owns nothing yet, however often it comes in the batch."""
+    *batches, last = make_batches(MIDDLE, SIZE)
+    logits = []
+    for times in (1, SIZE):
+        learner = make_learner(**NESTED | {"budget": 0.0625})
+        for batch in batches:
+            learner.learn(batch)
+        ids = {name: np.full(SIZE, 10**9) for name in last.sparse}
+        for name, own in ids.items():
+            own[times:] = last.sparse[name][times:]
+        logits.append(learner.learn(replace(last, sparse=ids)).outcome.logits[0])
+    torch.testing.assert_close(*logits, rtol=1e-6, atol=1e-6)

@@ -23,9 +23,14 @@ RECORD = json.loads(Path(__file__).with_name("recorded_windows.json").read_text(
 NEAR = 1e-4
 
 RECIPES = {
-    "paper": {"preset": "paper"},
+    "paper": {"preset": "paper", "optimizer": "adam"},
     "default": {
         "history": "none",
+        "rows": "sizes",
+        "budget": 0,
+        "model": "mlp",
+        "optimizer": "adagrad",
+        "controller_history": "full",
         "hidden": (512, 512),
         "learning_rate": 0.003,
         "row_rate": 16.0,

@@ -9,12 +9,14 @@ import torch
 from autoemb import Batch, IdTable
 from autoemb.learners import METHODS
 from autoemb.streaming import checkpoint
+from tests.streaming.conftest import NESTED
 
 OPTIONS = [
     {},
     {"validation": "reservoir", "hypergradient": "exact"},
     {"norm": "running", "optimizer": "adam"},
-    {"budget": 0.4},
+    {"budget": 0.06},
+    NESTED | {"optimizer": "adam"},
 ]
 
 

@@ -192,7 +192,7 @@ def test_features_that_do_not_count_take_nothing_of_a_label():
         none = Bag(np.array([], dtype=np.int64), np.zeros(SIZE + 1, dtype=np.int64))
         with_bag.learn(replace(batch, bags={"prev": none}))
     for table, own in without.statistics.tables.items():
-        np.testing.assert_array_equal(with_bag.statistics.tables[table], own)
+        np.testing.assert_array_equal(with_bag.statistics.tables[table].packed, own.packed)
 
 
 @pytest.mark.parametrize("task", ["regression", "classification"])
@@ -283,13 +283,15 @@ def test_bags_and_shared_tables_are_told_of(make_learner, make_batches):
     learner = make_learner("fse", kind="shapes", history="full")
     for batch in make_batches(6, kind="shapes"):
         assert torch.isfinite(learner.learn(batch).losses).all()
-    widths = {table: own.shape[1] for table, own in learner.statistics.tables.items()}
+    widths = {table: own.width for table, own in learner.statistics.tables.items()}
     assert widths == {"user": 6 + FACTORS, "item": 6 + FACTORS, "words": 6}
 
 
 def factors_of(learner):
     first = 2 + 2 * learner.statistics.channels
-    return np.concatenate([own[:, first:].ravel() for own in learner.statistics.tables.values()])
+    return np.concatenate(
+        [own.read(slice(None))[:, first:].ravel() for own in learner.statistics.tables.values()]
+    )
 
 
 def test_a_heavy_event_does_not_let_factors_diverge(told, make_batches):
