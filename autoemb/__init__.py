@@ -4,7 +4,8 @@ The parts, each usable alone:
 
 - :class:`Schema`: what the columns of a stream are; :class:`Batch`: events of it, ids as they came.
 - :func:`build_learner`: from a schema, a task and a :class:`Recipe` to a :class:`StreamLearner`.
-- :class:`SoftEmbedding`: embeddings of several sizes for every id, mixed by weights.
+- :class:`SoftEmbedding`: embeddings of several sizes for every id, mixed by weights;
+  :class:`NestedEmbedding`: prefixes of one row as sizes.
 - :class:`Controller`, :class:`PerIdLogits`: who gets which mix.
 - :class:`BilevelTrainer`: weights on new events, controller on new or past ones.
 - :mod:`autoemb.data`: event files; :mod:`autoemb.lab`: the paper's comparison.
@@ -21,6 +22,7 @@ from autoemb.nn import (
     MLP,
     Controller,
     FixedEmbedding,
+    NestedEmbedding,
     PerIdLogits,
     RowModule,
     SoftEmbedding,
@@ -45,6 +47,7 @@ __all__ = [
     "History",
     "IdTable",
     "Label",
+    "NestedEmbedding",
     "PerIdLogits",
     "Recipe",
     "Reservoir",

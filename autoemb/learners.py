@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
@@ -13,8 +12,11 @@ from autoemb.bilevel import BilevelTrainer
 from autoemb.bilevel.part import MakeOptimizer, MakeSchedule
 from autoemb.bilevel.working_set import read_by
 from autoemb.nn import MODELS, Controller, FixedEmbedding, PerIdLogits, SoftEmbedding
-from autoemb.nn.granted import GrantedEmbedding
+from autoemb.nn.granted import Granted
+from autoemb.nn.granted_nested import GrantedNestedEmbedding
+from autoemb.nn.granted_sizes import GrantedEmbedding
 from autoemb.nn.models import FM, Bias, Logistic, Mean, Told, Trivial
+from autoemb.nn.nested import NestedEmbedding
 from autoemb.recipe import OPPONENTS, Recipe
 from autoemb.schema import Schema
 from autoemb.streaming import History, Reservoir, StreamLearner
@@ -95,7 +97,10 @@ def build_embedding(schema: Schema, recipe: Recipe) -> SoftEmbedding | FixedEmbe
     if METHODS[recipe.method].controller is None:
         width = sum(recipe.dims)
         return FixedEmbedding(rows, width, features=schema.features, init_std=recipe.init_std)
-    kind = SoftEmbedding if recipe.budget is None else GrantedEmbedding
+    if recipe.rows == "nested":
+        nested = GrantedNestedEmbedding if recipe.budget else NestedEmbedding
+        return nested(rows, recipe.dims, features=schema.features, init_std=recipe.init_std)
+    kind = GrantedEmbedding if recipe.budget else SoftEmbedding
     return kind(
         rows,
         recipe.dims,
@@ -135,6 +140,7 @@ def build_learner(
         By default the recipe's. A callable makes one of
         ``(embedding, outputs=, hidden=, num_dense=)``, and finds the recipe's history among its
         dense inputs. Your own module takes (inputs, mix), see :class:`autoemb.BilevelTrainer`;
+        the default budget is not kept for one whose rows are not granted, and
         ``inputs.known`` has what labels say of ids, if its ``reads_known``, or that of a part, is
         true.
     seed : int, default 0
@@ -173,7 +179,8 @@ def build_learner(
     model = _model(schema, task, recipe, model)
     tables = _tables_read(model, schema)
     clock = Clock(recipe.freshness == "event", recipe.label_delay)
-    history = History(tables, len(recipe.dims), device)
+    sizes, losses = len(recipe.dims), recipe.controller_history == "full"
+    history = History(tables, sizes, device, losses=losses)
     controller = _controller(tables, history, recipe)
     trainer = BilevelTrainer(
         model.to(device),
@@ -203,7 +210,7 @@ def build_learner(
         seed=seed,
         initial_rows=initial_rows,
         device=device,
-        grants=_grants(model, history, recipe, trainer),
+        grants=_grants(model, recipe, trainer),
         statistics=_statistics(model, task, clock),
         clock=clock,
         learn_chunk=recipe.learn_chunk,
@@ -275,12 +282,23 @@ def _tables_read(model: nn.Module, schema: Schema) -> tuple[str, ...]:
     return tuple(table for table in schema.tables if table in tables)
 
 
-def _grants(
-    model: nn.Module, history: History, recipe: Recipe, trainer: BilevelTrainer
-) -> Grants | None:
-    if recipe.budget is None:
+def _grants(model: nn.Module, recipe: Recipe, trainer: BilevelTrainer) -> Grants | None:
+    if not recipe.budget:
         return None
-    inside: list[Any] = [m for m in model.modules() if isinstance(m, GrantedEmbedding)]
+    inside = [m for m in model.modules() if isinstance(m, Granted)]
+    if not inside and "budget" not in recipe.model_fields_set:
+        return None  # a module of one's own, by the defaults
     if len(inside) != 1:
-        raise ValueError(f"a budget is kept by one GrantedEmbedding; the model has {len(inside)}")
-    return Grants(inside[0], history, recipe.budget, trainer.model.row_optimizer)
+        raise ValueError(
+            f"a budget is kept by one embedding whose rows are granted; the model has {len(inside)}"
+        )
+    device = inside[0].arena(0, 0).rows.device
+    if device.type != "cpu":
+        raise ValueError(f"budget is {recipe.budget:g}; expected 0 on {device}: the cpu keeps one")
+    return Grants(
+        inside[0],
+        recipe.budget,
+        worth=recipe.worth,
+        mix_of=trainer.mix,
+        optimizer=trainer.model.row_optimizer,
+    )

@@ -251,3 +251,9 @@ def spoilt(x):
 
 #: How a wrong argument is told: never by reading or writing memory that is not its.
 REFUSED = (IndexError, NotImplementedError, RuntimeError, TypeError, ValueError)
+
+#: A recipe of a row for each size, which the fused op is for; the default has one row an id.
+OF_SIZES = {
+    "rows": "sizes", "budget": 0, "model": "mlp", "optimizer": "adagrad", "history": "none",
+    "controller_history": "full",
+}  # fmt: skip

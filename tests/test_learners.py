@@ -28,7 +28,7 @@ from autoemb.data import synthetic
 from autoemb.data.dataset import Dataset
 from autoemb.lab import RunConfig, run
 from autoemb.learners import METHODS
-from autoemb.nn.models import Told
+from autoemb.nn.models import DCN, Told
 from autoemb.nn.models.trivial import OCTAVES
 from autoemb.recipe import PRESETS
 from autoemb.schema import Bag, Dense
@@ -118,7 +118,7 @@ def test_defaults_are_the_recipe_and_the_task_that_suits_the_label():
     told, controller = learner.modules
     assert type(told) is Told
     model = told.model
-    assert type(model) is MLP
+    assert type(model) is DCN
     widths = [layer.out_features for layer in model.hidden if hasattr(layer, "out_features")]
     assert widths == [*recipe.hidden, 1]
     assert model.embedding.embedding_dims == recipe.dims
@@ -240,7 +240,7 @@ def test_what_does_not_fit_is_named():
     build = partial(build_learner, Schema(label=SCHEMA.label, sparse=SCHEMA.sparse[:1]))
     with pytest.raises(ValueError, match=r"the controller mixes 3 sizes; .* has 2"):
         build(model=MLP(embedding, hidden=(4,)))
-    with pytest.raises(ValueError, match=r"a budget is kept by one GrantedEmbedding; .* has 0"):
+    with pytest.raises(ValueError, match=r"a budget is kept by one embedding .* has 0"):
         build(recipe=Recipe(budget=0.5, dims=(1, 2)), model=MLP(embedding, hidden=(4,)))
 
 

@@ -27,7 +27,7 @@ from autoemb.ops import cuda, distinct, rows_of, soft_embedding
 from autoemb.ops.lookup import NO_ROW
 from autoemb.optim import OPTIMIZERS, RowFtrl
 from autoemb.recipe import OPPONENTS
-from tests.samples import WITH_OP
+from tests.samples import OF_SIZES, WITH_OP
 
 #: Methods whose trainer needs no sums of labels.
 TRAINED = [name for name in METHODS if name not in OPPONENTS]
@@ -167,8 +167,8 @@ def test_derivatives_where_no_id_has_a_row(make_sample, noted, training):
 
 
 def make_trainer(method, **options):
-    own = {"dims": (2, 8), "hidden": (16,), "row_rate": 1.0, "history": "none"}
-    recipe = Recipe.of(method=method, **own | options)
+    own = {"dims": (2, 8), "hidden": (16,), "row_rate": 1.0}
+    recipe = Recipe.of(method=method, **OF_SIZES | own | options)
     one = build_learner(SCHEMA, recipe=recipe, initial_rows=1)
     one._resize(dict(zip(TABLES, ROWS, strict=True)))
     return one.trainer, one.modules

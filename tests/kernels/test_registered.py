@@ -11,7 +11,7 @@ from autoemb import Batch, Label, Recipe, Schema, Sparse, build_learner
 from autoemb.bilevel import Example
 from autoemb.nn import Inputs
 from autoemb.ops import cuda, native, soft_embedding
-from tests.samples import BACKWARD, FORWARD
+from tests.samples import BACKWARD, FORWARD, OF_SIZES
 
 SCHEMA = Schema(
     label=Label(column="click", kind="click"),
@@ -74,7 +74,8 @@ def test_an_id_out_of_range_is_raised_by_the_next_call(make_sample, on_kernels):
     ],
 )
 def test_a_learner_gets_the_numbers_of_the_cpu(on_kernels, method, options):
-    recipe = Recipe.of(method=method, dims=(2, 8), hidden=(16,), **options)
+    small = {"dims": (2, 8), "hidden": (16,)}
+    recipe = Recipe.of(method=method, **OF_SIZES | small | options)
     random = np.random.default_rng(0)
     batches = [
         Batch(
@@ -104,8 +105,8 @@ def test_a_learner_gets_the_numbers_of_the_cpu(on_kernels, method, options):
 def test_a_trainer_tells_of_an_id_out_of_range_at_the_next_call(
     on_kernels, method, hypergradient, bad
 ):
-    own = {"dims": (2, 8), "hypergradient": hypergradient, "history": "none"}
-    recipe = Recipe.of(method=method, **own)
+    own = {"dims": (2, 8), "hypergradient": hypergradient}
+    recipe = Recipe.of(method=method, **OF_SIZES | own)
     learner = build_learner(SCHEMA, recipe=recipe)
     trainer = learner.trainer
     sizes = trainer.num_rows()  # 1,024 and 1,024
