@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from autoemb.errors import UserError
-from autoemb.nn import MLP, MODELS
+from autoemb.nn import DCN, MLP, MODELS
+from autoemb.nn.layers import Cross
 from autoemb.nn.models import Told
 from autoemb.nn.soft import SoftEmbedding
 from autoemb.schema import Schema
@@ -25,8 +26,8 @@ from autoemb.serving.table import ServedTable
 from autoemb.streaming import IdTable, StreamLearner
 from autoemb.tasks import Task, task_for
 
-#: Models that can be exported: a first layer over embeddings side by side, and no other reader.
-EXPORTED = (MLP,)
+#: Models that can be exported: hidden layers over embeddings side by side, crossed or not.
+EXPORTED = (MLP, DCN)
 
 
 class Exporter:
@@ -34,15 +35,17 @@ class Exporter:
 
     What an id's embedding is to the model (its sizes mixed by the controller) is fitted by rows of
     each width, here, once, table by table. :meth:`export` then gives each id the width with the
-    least error for its bytes. Errors are squared changes of what the first hidden layer adds up,
-    weighted by the square root of the id's events. Where several features read a table, the squared
-    changes that an id makes through each of them are added; a bag counts as if it held that id
-    alone. What labels say of ids goes with the model, of those without a row, too.
+    least error for its bytes. Errors are squared changes of what the first hidden layer adds up
+    (of inputs that are not crossed), weighted by the square root of the id's events. Where several
+    features read a table, the squared changes that an id makes through each of them are added; a
+    bag counts as if it held that id alone. What labels say of ids goes with the model, of those
+    without a row, too.
 
     Parameters
     ----------
     learner : StreamLearner
-        Over an :class:`autoemb.MLP`, told or not; it is left as it is and may go on learning.
+        Over an :class:`autoemb.MLP` or :class:`autoemb.nn.DCN`, told or not; it is left as it is
+        and may go on learning.
     schema : Schema
         What it learns from, as of :func:`autoemb.build_learner`.
     task : Task or str, optional
@@ -87,18 +90,19 @@ class Exporter:
         _check_model(model, learner, schema)
         embedding = model.embedding
         soft = isinstance(embedding, SoftEmbedding)
-        dims = embedding.embedding_dims if soft else (embedding.output_dim,)
-        own = dims if soft else [width for width in (2, 16) if width < embedding.output_dim]
+        dims = getattr(embedding, "embedding_dims", (embedding.output_dim,))
+        own = dims if len(dims) > 1 else [width for width in (2, 16) if width < dims[0]]
         self.learner, self.schema, self.about = learner, schema, dict(about or {})
         self.task = task if isinstance(task, Task) else task_for(task, schema.label)
         self.model, self.soft, self.dims = model, soft, tuple(dims)
+        self.crosses: list[Cross] = [*getattr(model, "crosses", ())]
         self.scale = 1 / len(dims) if soft and embedding.average else 1.0
         self.widths = _widths(widths, own, embedding.output_dim)
         # Counts are inputs of the controller, too: bad ones would look like a run that diverged.
         importances = {table: _importance(learner, table) for table in schema.tables}
         self.told = given if isinstance(given, Told) else None
         self.embeddings = mixed_embeddings(learner, embedding)
-        _check_finite(self.embeddings, model.hidden, self.told)
+        _check_finite(self.embeddings, model, self.told)
         self.fits: dict[str, list[Fitted]] = {}
         self.errors: dict[str, Tensor] = {}
         for table, metric in _metrics(model.hidden[0], schema, embedding.output_dim).items():
@@ -141,6 +145,7 @@ class Exporter:
             {table: self._table(table, choice) for table, choice in choices.items()},
             copy.deepcopy(self.model.hidden).cpu(),  # whose weights the learner may go on changing
             self.task,
+            crosses=[copy.deepcopy(cross).cpu() for cross in self.crosses],
             dense=copy.deepcopy(self.learner.encoder.dense),
             scale=self.scale,
             linear=not self.soft,
@@ -212,11 +217,12 @@ def _importance(learner: StreamLearner, table: str) -> Tensor:
     return count.clamp_min(1).to(torch.float32).sqrt()
 
 
-def _check_finite(embeddings: Mapping[str, Tensor], hidden: nn.Module, told: Told | None) -> None:
+def _check_finite(embeddings: Mapping[str, Tensor], model: nn.Module, told: Told | None) -> None:
     found = {f"an embedding of {table}": known for table, known in embeddings.items()}
     if told is not None and told.wide is not None:
         found |= {f"{name} of the linear part": own for name, own in told.wide.named_parameters()}
-    found |= {f"{name} of the network": own for name, own in hidden.named_parameters()}
+    network = {n: own for n, own in model.named_parameters() if not n.startswith("embedding.")}
+    found |= {f"{name} of the network": own for name, own in network.items()}
     for name, values in found.items():
         if not bool(torch.isfinite(values).all()):
             raise UserError(f"it has diverged: {name} is not a finite number")

@@ -89,13 +89,13 @@ class ServedHistory:
     def bytes(self, num_ids: Mapping[str, int]) -> int:
         """Return the bytes that so many ids of each table have."""
         tables = self.statistics.tables
-        return sum(rows * tables[table][:1].nbytes for table, rows in num_ids.items())
+        return sum(rows * tables[table].row_bytes for table, rows in num_ids.items())
 
     def state(self, num_ids: Mapping[str, int]) -> dict[str, Any]:
         """Return everything, for a file."""
         statistics = self.statistics
         return {
-            "tables": {table: own[: num_ids[table]] for table, own in statistics.tables.items()},
+            "tables": {t: own.packed[: num_ids[t]] for t, own in statistics.tables.items()},
             "totals": statistics.totals,
             "by_event": statistics.clock.by_event,
             "seed": self.seed,
@@ -106,6 +106,7 @@ class ServedHistory:
 def reordered(statistics: Statistics, orders: Mapping[str, npt.NDArray[np.int64]]) -> Statistics:
     """Return a copy whose rows are those of the given numbers, by table; nothing waits in it."""
     found = Statistics(statistics.reads, statistics.task, Clock(statistics.clock.by_event))
-    found.tables = {table: own[orders[table]] for table, own in statistics.tables.items()}
+    for table, own in statistics.tables.items():
+        found.tables[table].packed = own.packed[orders[table]]
     found.totals = {name: value.copy() for name, value in statistics.totals.items()}
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from autoemb.batch import Bag, Batch
 from autoemb.errors import UserError
 from autoemb.nn.dense import DenseTransform
 from autoemb.nn.inputs import Inputs
+from autoemb.nn.layers import Cross, crossed
 from autoemb.nn.models import Told
 from autoemb.nn.models.told import added, with_told
 from autoemb.nn.reading import taken
@@ -26,7 +27,7 @@ from autoemb.streaming.statistics import inputs_width
 from autoemb.tasks import Task, task_for
 
 #: What a file says that it holds.
-KIND = "autoemb model 3"
+KIND = "autoemb model 4"
 
 
 class ServedModel:
@@ -46,6 +47,8 @@ class ServedModel:
         Embeddings, dense inputs and what is told of ids -> logits; frozen here.
     task : Task or str, optional
         By default the one that suits the label.
+    crosses : sequence of Cross, optional
+        Layers before it, from which its inputs come; frozen here.
     dense : DenseTransform, optional
         Of the schema's dense features, as far as they are known.
     scale : float, default 1.0
@@ -87,6 +90,7 @@ class ServedModel:
         hidden: nn.Sequential,
         task: Task | str | None = None,
         *,
+        crosses: Sequence[Cross] = (),
         dense: DenseTransform | None = None,
         scale: float = 1.0,
         linear: bool = False,
@@ -95,10 +99,13 @@ class ServedModel:
     ) -> None:
         self.task = task if isinstance(task, Task) else task_for(task, schema.label)
         self.schema, self.tables, self.hidden = schema, dict(tables), hidden
+        self.crosses = [*crosses]
         self.scale, self.linear = scale, linear
         self.about, self.history = dict(about or {}), history
         self._check(dense)
         self.hidden.requires_grad_(False)
+        for cross in self.crosses:
+            cross.requires_grad_(False)
         reads = {feature.column: feature for feature in schema.features}
         self._encoder = Encoder(reads, task=self.task)
         self._encoder.id_tables = {name: table.ids for name, table in self.tables.items()}
@@ -129,6 +136,11 @@ class ServedModel:
                 f"the network has {found[0]} inputs and {found[1]} outputs; expected {wanted[0]} "
                 f"and {wanted[1]}"
             )
+        for cross in self.crosses:
+            if len(cross.inner) != wanted[0]:
+                raise ValueError(
+                    f"a cross layer has {len(cross.inner)} inputs; expected {wanted[0]}"
+                )
         wide = None if self.history is None else self.history.wide
         inputs = inputs_of(schema, 0, inputs_told(schema, self.task, self.history))
         if wide is not None and (wide.in_features, wide.out_features) != (inputs, wanted[1]):
@@ -170,7 +182,8 @@ class ServedModel:
         if inputs.dense is not None:
             embedded = torch.cat([embedded, inputs.dense], 1)
         with torch.no_grad():
-            return added(self.hidden(embedded), inputs, wide, self.task.expecting)
+            logits = self.hidden(crossed(embedded, self.crosses))
+            return added(logits, inputs, wide, self.task.expecting)
 
     def observe(self, events: Batch | Mapping[str, Any]) -> None:
         """Take in the labels of events: what is known of their ids is told from now on.
@@ -255,7 +268,12 @@ class ServedModel:
         parts = {
             "rows": [tensor for rows, _ in pairs for tensor in rows],
             "projections": [tensor for _, others in pairs for tensor in others],
-            "network": [*self.hidden.parameters(), *wide, *known.values()],
+            "network": [
+                *(own for cross in self.crosses for own in cross.parameters()),
+                *self.hidden.parameters(),
+                *wide,
+                *known.values(),
+            ],
         }
         sizes = {
             name: sum(t.numel() * t.element_size() for t in tensors)
@@ -285,6 +303,7 @@ class ServedModel:
             "task": self.task.name,
             "scale": self.scale,
             "linear": self.linear,
+            "crosses": [[c.inner, c.outer.weight, c.outer.bias] for c in self.crosses],
             "hidden": [[layer.weight, layer.bias] for layer in layers],
             "tables": {name: table.state() for name, table in self.tables.items()},
             "dense": None if self.dense is None else dict(self.dense.state_dict()),

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from autoemb.declared import Declared
 from autoemb.errors import UserError
 from autoemb.nn.dense import DenseTransform
-from autoemb.nn.layers import mlp
+from autoemb.nn.layers import Cross, mlp
 from autoemb.schema import Schema
 from autoemb.serving.history import ServedHistory
 from autoemb.serving.model import KIND, ServedModel, inputs_of, inputs_told
@@ -60,11 +60,12 @@ class _SavedHistory(_Saved):
 class _SavedModel(_Saved):
     """What a file holds: see :class:`ServedModel`."""
 
-    kind: Literal["autoemb model 3"]
+    kind: Literal["autoemb model 4"]
     columns: Schema
     task: str
     scale: Annotated[float, Field(allow_inf_nan=False)]
     linear: bool
+    crosses: tuple[tuple[Tensor, Tensor, Tensor], ...]  # inner, outer and bias of each layer
     hidden: tuple[tuple[Tensor, Tensor], ...]  # weight and bias of each layer
     tables: dict[str, _SavedTable]
     dense: _SavedDense | None
@@ -128,6 +129,7 @@ def _model(saved: _SavedModel) -> ServedModel:
         tables,
         _network(saved.hidden, inputs_of(schema, width, told), task.outputs),
         task,
+        crosses=[_cross(number, *cross) for number, cross in enumerate(saved.crosses)],
         dense=_transform(saved.dense, schema),
         scale=saved.scale,
         linear=saved.linear,
@@ -143,7 +145,7 @@ def _history(
     statistics = Statistics(reads, task, Clock(saved.by_event))
     if saved.tables.keys() != statistics.tables.keys():
         raise ValueError(f"history is of tables {', '.join(saved.tables) or 'none'}")
-    for name, values in [*saved.tables.items(), *saved.totals.items()]:
+    for name, values in saved.totals.items():
         if not np.isfinite(values).all():
             raise ValueError(f"history.{name} holds what is no number")
     parts = {"tables": saved.tables, "totals": saved.totals}
@@ -152,6 +154,9 @@ def _history(
         for part, own in parts.items()
     }
     statistics.load_state_dict(state | {"waiting": None}, num_ids)
+    for table, rows in statistics.tables.items():
+        if not np.isfinite(rows.read(slice(None))).all():
+            raise ValueError(f"history.{table} holds what is no number")
     return ServedHistory(statistics, saved.seed, _linear("wide", saved.wide))
 
 
@@ -185,6 +190,18 @@ def _linear(name: str, saved: tuple[Tensor, Tensor] | None) -> nn.Linear | None:
     with torch.device("meta"):
         layer = nn.Linear(inputs, outputs)
     layer.load_state_dict({"weight": weight, "bias": bias}, assign=True)
+    return layer
+
+
+def _cross(number: int, inner: Tensor, outer: Tensor, bias: Tensor) -> Cross:
+    """Return a cross layer of a file, as it is in memory."""
+    width, rank = sizes_of(f"inner of cross layer {number}", inner, None, None)
+    sizes_of(f"outer of cross layer {number}", outer, width, rank)
+    sizes_of(f"bias of cross layer {number}", bias, width)
+    with torch.device("meta"):
+        layer = Cross(width, rank)
+    own = {"inner": inner, "outer.weight": outer, "outer.bias": bias}
+    layer.load_state_dict(own, assign=True)
     return layer
 
 

@@ -5,7 +5,7 @@ import torch
 
 from autoemb import Bag, IdTable
 from autoemb.nn.dense import DenseTransform
-from autoemb.nn.layers import mlp
+from autoemb.nn.layers import Cross, mlp
 from autoemb.schema import STARS, Dense, Schema, Sparse
 from autoemb.schema import Bag as BagFeature
 from autoemb.serving import ServedModel, ServedTable
@@ -55,8 +55,17 @@ def make_table(ids_by_width, random=None, width=D):
     )
 
 
-def make_model(linear):
-    """Return a model of four features of one id or several and a dense one."""
+def make_cross(width, rank=3):
+    """Return a cross layer that does something."""
+    layer = Cross(width, rank)
+    with torch.no_grad():
+        for own in layer.parameters():
+            own.normal_(0, 0.3)
+    return layer
+
+
+def make_model(linear, crosses=0):
+    """Return a model of four features of one id or several and a dense one, crossed or not."""
     random = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
     dense = DenseTransform(SCHEMA.dense)
@@ -71,6 +80,7 @@ def make_model(linear):
         tables,
         mlp(5 * D + 2, (5, 6), 5),
         "classification",
+        crosses=[make_cross(5 * D + 2) for _ in range(crosses)],
         dense=dense,
         scale=0.5,
         linear=linear,

@@ -17,7 +17,7 @@ from autoemb.learners import METHODS
 from autoemb.nn import MODELS
 from autoemb.recipe import OPPONENTS, Recipe
 from autoemb.schema import Dense
-from autoemb.serving import Exporter
+from autoemb.serving import Exporter, load_model
 from autoemb.serving.mixed import mixed_embeddings
 from tests.serving.conftest import RICH
 
@@ -63,7 +63,10 @@ CASES = [
     *((method, {}) for method in METHODS if method not in OPPONENTS),
     ("autoemb", {"selection": "hard"}),
     ("autoemb", {"norm": "running"}), ("autoemb", {"preset": "paper"}),
-    ("autoemb", {"budget": 0.3}), ("sam", {"controller": "shared"}),
+    ("autoemb", {"budget": 0.02}), ("sam", {"controller": "separate"}),
+    ("autoemb", {"budget": 0.0}), ("autoemb", {"rows": "sizes", "budget": 0.3}),
+    ("autoemb", {"rows": "sizes", "budget": 0.0, "model": "mlp"}), ("fse", {"model": "mlp"}),
+    ("autoemb", {"controller_history": "full"}),
     ("autoemb", {"history": "none"}), ("fse", {"history": "counts"}),
 ]  # fmt: skip
 
@@ -79,6 +82,24 @@ def test_with_the_whole_budget_predictions_are_the_learners(
     expected = run.learner.predict(batch, hard=options.get("selection") == "hard")
     model, _ = exporter_of(run).export(1.0)
     torch.testing.assert_close(model.logits(batch), expected, rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("options", [{}, {"budget": 0.0}, {"history": "none"}], ids=str)
+@pytest.mark.parametrize("data", ["ratings", "rich"])
+def test_what_crosses_learnt_goes_with_the_model_and_its_file(
+    trained, request, data, options, tmp_path
+):
+    run = trained(request.getfixturevalue(data), **options)
+    batch, (model, _) = every_id(run), exporter_of(run).export(1.0)
+    assert len(model.crosses) == 1
+    assert model.crosses[0].outer.weight.any()  # it began as the identity
+    model.save(tmp_path / "model")
+    loaded = load_model(tmp_path / "model")
+    logits = run.learner.predict(batch)
+    torch.testing.assert_close(loaded.logits(batch), logits, rtol=1e-5, atol=2e-6)
+    assert loaded.bytes() == model.bytes()
+    model.crosses.clear()
+    assert (model.logits(batch) - logits).abs().max() > 1e-3
 
 
 def test_a_newcomer_has_rows_of_zeros_and_what_the_controller_gives_the_unknown(trained):
@@ -217,7 +238,7 @@ def test_errors_are_those_of_the_first_hidden_layer_summed_over_the_features_of_
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_learner_on_a_gpu_is_exported_to_the_cpu(rich):
-    recipe = Recipe(dims=WIDTHS, hidden=(8,), controller_hidden=(8,))
+    recipe = Recipe(dims=WIDTHS, hidden=(8,), controller_hidden=(8,), budget=0)
     learner = build_learner(RICH, recipe=recipe, device="cuda")
     events = rich.events()
     for start in range(0, 600, 50):
@@ -243,7 +264,8 @@ def test_ids_are_told_by_width_and_bytes_before_and_after(trained):
         f"network: {model.bytes()['network']:,}; ids: {model.bytes()['ids']:,}; "
         f"history: {model.bytes()['history']:,} bytes"
     )
-    assert model.bytes()["history"] == ids * 56  # 14 floats an id of a rating
+    # Of a rating: a count of four bytes, two sums of three and seven other numbers of two.
+    assert model.bytes()["history"] == ids * (4 + 2 * 3 + 7 * 2)
 
 
 def test_ids_of_one_width_or_of_no_events_have_no_rank_correlation(trained, rich):
@@ -278,15 +300,22 @@ def test_other_widths_may_be_chosen_from(trained):
 
 
 @pytest.mark.parametrize(
-    ("where", "message"),
-    [("embedding.table_1", "an embedding of item_id"), ("hidden.2.bias", "2.bias of the network")],
+    ("where", "options", "message"),
+    [
+        ("embedding.table_1", {"budget": 0.0}, "an embedding of item_id"),
+        ("embedding.arenas.5.rows", {}, "an embedding of item_id"),
+        ("hidden.2.bias", {}, "hidden.2.bias of the network"),
+        ("crosses.0.inner", {}, "crosses.0.inner of the network"),
+    ],
 )
 @pytest.mark.parametrize("history", ["none", "full"])
-def test_a_run_that_diverged_is_refused(trained, where, message, history):
-    run = trained(history=history)
+def test_a_run_that_diverged_is_refused(trained, where, options, message, history):
+    run = trained(history=history, **options)
     model = run.learner.modules[0]
     with torch.no_grad():
-        getattr(model, "model", model).get_parameter(where)[0] = float("nan")
+        getattr(model, "model", model).get_parameter(where)[1 if "rows" in where else 0] = float(
+            "nan"
+        )
     with pytest.raises(UserError, match=f"it has diverged: {message}"):
         exporter_of(run).export(0.5)
 
@@ -303,12 +332,14 @@ class Other(MLP):
     """A model of somebody's own."""
 
 
-@pytest.mark.parametrize("name", [*(name for name in MODELS if name != "mlp"), "Other"])
+@pytest.mark.parametrize(
+    "name", [*(name for name in MODELS if name not in ("mlp", "dcn")), "Other"]
+)
 def test_another_model_is_refused_by_its_name_with_those_that_are_not(name):
     own = Other if name == "Other" else None
     recipe = Recipe(dims=(1, 2)) if own else Recipe(dims=(1, 2), model=name)
     learner = build_learner(RICH, recipe=recipe, model=own)
-    with pytest.raises(UserError, match=f"the model is {name}; an export is of: mlp"):
+    with pytest.raises(UserError, match=f"the model is {name}; an export is of: mlp, dcn"):
         Exporter(learner, RICH)
 
 

@@ -35,7 +35,9 @@ def rest_of(run, dataset):
 def statistics_by_id(statistics, id_tables):
     """Return the row of every id, by table and id."""
     return {
-        table: {id: statistics.tables[table][row].tolist() for row, id in enumerate(ids.ids())}
+        table: {
+            id: statistics.tables[table].packed[row].tolist() for row, id in enumerate(ids.ids())
+        }
         for table, ids in id_tables.items()
     }
 
@@ -151,7 +153,8 @@ def test_predictions_meanwhile_know_all_of_a_batch_or_none(trained, ratings):
     "change",
     [
         lambda s: s["history"]["tables"].pop("user_id"),
-        lambda s: s["history"]["tables"]["user_id"].__setitem__((0, 0), np.nan),
+        lambda s: s["history"]["tables"]["user_id"].__setitem__(0, 255),  # NaN in any width
+        lambda s: s["history"]["tables"]["user_id"].__setitem__((0, slice(2, 4)), (128, 127)),
         lambda s: s["history"]["tables"].update(user_id=s["history"]["tables"]["user_id"][:-1]),
         lambda s: s["history"]["totals"].update(events=np.ones(3)),
         lambda s: s["history"].update(wide=None),

@@ -16,7 +16,7 @@ from autoemb.nn.layers import mlp
 from autoemb.schema import STARS, Label, Schema, Sparse
 from autoemb.serving import ServedModel
 from autoemb.tasks import task_for
-from tests.serving.by_hand import EVENTS, SCHEMA, D, make_model, make_table
+from tests.serving.by_hand import EVENTS, SCHEMA, D, make_cross, make_model, make_table
 
 
 @pytest.fixture(params=[False, True], ids=["soft", "linear"])
@@ -71,6 +71,18 @@ def test_logits_are_the_networks_with_dense_features_behind_the_embeddings(model
     torch.testing.assert_close(model.logits(EVENTS), model.hidden(inputs), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(model.predict(EVENTS), model.logits(EVENTS).softmax(1))
     assert not model.logits(EVENTS).requires_grad
+
+
+def test_inputs_are_crossed_before_the_network():
+    model, plain = make_model(False, crosses=2), make_model(False)
+    dense = torch.tensor([[3.0, 0.0], [0.0, 1.0], [1.0, 0.0], [-1.0, 0.0]])
+    start = found = torch.cat([model.embed(EVENTS).flatten(1), dense], 1)
+    for cross in model.crosses:
+        inner = found @ cross.inner @ cross.outer.weight.T + cross.outer.bias
+        found = start * inner + found
+    torch.testing.assert_close(model.logits(EVENTS), model.hidden(found), rtol=1e-5, atol=1e-5)
+    assert not any(own.requires_grad for cross in model.crosses for own in cross.parameters())
+    assert model.bytes()["network"] == plain.bytes()["network"] + 4 * 2 * (22 * 3 + 3 * 22 + 22)
 
 
 def test_a_batch_and_a_mapping_are_the_same(model):
@@ -217,6 +229,8 @@ def test_parts_that_do_not_fit_the_schema_are_refused(model):
     refused("the network has 21 inputs and 5 outputs; expected 22 and 5", hidden=mlp(21, (), 5))
     refused("the network has 22 inputs and 5 outputs; expected 22 and 1", task="regression")
     refused("the network has 0 inputs", hidden=torch.nn.Sequential())
+    crosses = [make_cross(22), make_cross(21)]
+    refused("a cross layer has 21 inputs; expected 22", crosses=crosses)
     narrow = less | {"tags": make_table([[], [], []], width=2)}
     refused(r"tables are \[2, 4\] wide; expected one width", tables=narrow)
     other = task_for("regression", Label(column="y", kind="rating", scale=(0, 5)))

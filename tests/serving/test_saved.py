@@ -19,9 +19,9 @@ from autoemb.streaming import checkpoint
 from tests.serving.by_hand import EVENTS, D, make_model, make_table
 
 
-@pytest.fixture(params=[False, True], ids=["soft", "linear"])
+@pytest.fixture(params=[(False, 0), (True, 0), (False, 2)], ids=["soft", "linear", "crossed"])
 def model(request):
-    return make_model(request.param)
+    return make_model(*request.param)
 
 
 def test_the_file_may_be_read_by_others(model, tmp_path):
@@ -37,7 +37,9 @@ def test_the_file_gives_the_same_model(model, tmp_path):
     assert torch.equal(loaded.logits(EVENTS), model.logits(EVENTS))
     assert (loaded.about, loaded.bytes()) == (model.about, model.bytes())
     assert (loaded.schema, loaded.task) == (model.schema, model.task)
-    assert not any(p.requires_grad for p in loaded.hidden.parameters())
+    parts = [loaded.hidden, *loaded.crosses]
+    assert len(loaded.crosses) == len(model.crosses)
+    assert not any(p.requires_grad for part in parts for p in part.parameters())
 
 
 def test_the_file_keeps_the_label_and_the_order_of_its_classes(tmp_path):
@@ -144,6 +146,32 @@ def test_a_file_that_does_not_fit_together_is_refused(tampered, change):
     assert said.startswith(str(path))
     assert "\n" not in said
     assert len(said) < len(str(path)) + 200
+
+
+CROSSES = {
+    "a cross of other inputs": lambda c: c.append(
+        [torch.ones(21, 3), torch.ones(21, 3), torch.ones(21)]
+    ),
+    "an inner matrix too long": lambda c: c[0].__setitem__(0, torch.ones(23, 3)),
+    "an inner matrix of another rank": lambda c: c[0].__setitem__(0, torch.ones(22, 2)),
+    "an outer matrix too short": lambda c: c[1].__setitem__(1, torch.ones(21, 3)),
+    "an outer matrix on its side": lambda c: c[1].__setitem__(1, torch.ones(3, 22)),
+    "a bias too short": lambda c: c[0].__setitem__(2, torch.ones(21)),
+    "a vector for a matrix": lambda c: c[0].__setitem__(0, torch.ones(22)),
+    "a cross of doubles": lambda c: c[0].__setitem__(0, torch.ones(22, 3).double()),
+    "a cross of two": lambda c: c[1].pop(),
+    "a cross that is text": lambda c: c[1].__setitem__(0, "inner"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CROSSES.values(), ids=CROSSES)
+@pytest.mark.parametrize("model", [(False, 2)], indirect=True, ids=["crossed"])
+def test_crosses_of_wrong_sizes_are_refused(tampered, change):
+    path = tampered(lambda state: change(state["crosses"]))
+    with pytest.raises(UserError) as caught:
+        load_model(path)
+    assert str(caught.value).startswith(str(path))
+    assert "cross" in str(caught.value)
 
 
 @pytest.mark.parametrize("state", [{"step": 3}, {"kind": "autoemb model 1", "fields": []}])
