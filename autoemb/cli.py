@@ -75,6 +75,7 @@ def run_command(
     from autoemb.lab.progress import ProgressDisplay
     from autoemb.lab.report import wording
     from autoemb.lab.run import run
+    from autoemb.lab.summary import over_budget
     from autoemb.lab.trained import going_on
 
     if resume and out is None:
@@ -95,6 +96,8 @@ def run_command(
             progress=progress,
         )
     _print_run(summary)
+    if note := over_budget(summary):
+        typer.echo(note, err=True)
     if out is not None:
         typer.echo(f"recorded in {out}; draw its report with: autoemb report {out}")
 

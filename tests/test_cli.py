@@ -181,7 +181,7 @@ def test_same_options_give_the_same_numbers(autoemb, tmp_path):
             ["--batch-size", "1", "--norm", "batch"],
             "--batch-size is 1; expected at least 2 with norm batch",
         ),
-        (["--budget", "0.5", "--method", "fse"], "--budget is 0.5; expected none with method fse"),
+        (["--budget", "0.5", "--method", "fse"], "--budget is 0.5; expected 0 with method fse"),
         (["--reservoir", "1"], "--reservoir is 1; expected at least 2"),
         (["--limit", "1"], "--limit is 1; expected at least 2"),
         (["--seed", "-1"], "--seed is -1; expected at least 0"),
@@ -294,7 +294,7 @@ def test_help_tells_kinds_choices_and_defaults_as_they_are_declared(autoemb):
         "--limit <int> Use only the first events of the ordered stream. --",
         "--dims N,N,... Embedding sizes; fse takes one as wide as their sum. [default: 2,16,128]",
         "[default: 7.5; adam: 300; ",
-        "--budget <float> Share",
+        "--budget SHARE|BYTES Most",
     ):
         assert line in said
     parts = {"Options": "--out", "Data": "--schema", "Protocol": "--seed", "Recipe": "--method"}

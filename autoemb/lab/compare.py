@@ -122,7 +122,7 @@ def _comparison(
     return {
         "results": [
             {"method": method, "seed": seed, "run": _folder(method, seed)}
-            | {key: summary[key] for key in (*STAGES, "seconds")}
+            | {key: summary[key] for key in (*STAGES, "seconds", "ids", "owned")}
             for (method, seed), summary in made.items()
         ],
         "differences": differences(windows, methods, seeds),

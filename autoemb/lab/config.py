@@ -54,7 +54,7 @@ class RunConfig(Declared):
     device : {"auto", "cpu", "cuda"}
     preset : {"default", "paper"}
         The recipe to start from; "paper" has the paper's learning rates, BatchNorm and initial
-        embeddings, and Adam.
+        embeddings.
 
     Raises
     ------
@@ -65,7 +65,7 @@ class RunConfig(Declared):
     --------
     >>> config = RunConfig(method="sam", preset="paper", norm="running")
     >>> config.recipe.norm, config.recipe.optimizer
-    ('running', 'adam')
+    ('running', 'adagrad')
     >>> RunConfig(dims=(16, 2))
     Traceback (most recent call last):
         ...
@@ -110,10 +110,13 @@ class RunConfig(Declared):
                 f"label_delay is {recipe.label_delay:g}; expected 0 with order shuffled, in which "
                 "time does not pass"
             )
-        if recipe.budget is not None and device != "cpu":
-            raise ValueError(f"budget is {recipe.budget}; expected device cpu with it")
         if device == "cuda" and not torch.cuda.is_available():
             raise ValueError("device is cuda; this machine or this torch has no usable GPU")
+        if recipe.budget and device != "cpu":
+            raise ValueError(
+                f"budget is {recipe.budget:g}; expected 0 with device {device}, as the cpu alone "
+                "keeps one"
+            )
         try:
             self.kernels  # noqa: B018
         except RuntimeError as error:  # what AUTOEMB_BACKEND asks for
@@ -154,9 +157,10 @@ class RunConfig(Declared):
 
     @property
     def torch_device(self) -> torch.device:
-        """The device that "auto" stands for here."""
+        """The device that "auto" stands for here: a GPU, unless a budget is to be kept."""
         if self.device == "auto":
-            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+            gpu = torch.cuda.is_available() and not self.recipe.budget
+            return torch.device("cuda" if gpu else "cpu")
         return torch.device(self.device)
 
     @property

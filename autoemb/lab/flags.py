@@ -10,6 +10,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
+from pydantic import BeforeValidator
 
 from autoemb.errors import UserError
 from autoemb.lab.config import OPTIONS, RunConfig
@@ -66,6 +67,8 @@ def with_run_options(*left_out: str) -> Callable[[Callable[..., None]], Callable
 def _parameter(name: str) -> inspect.Parameter:
     """Return the flag of an option; None where it is not given, which leaves it to RunConfig."""
     kind, metavar, choices = _kind(OPTIONS[name].annotation)
+    if any(isinstance(check, BeforeValidator) for check in OPTIONS[name].metadata):
+        kind, metavar = str, "SHARE|BYTES"  # which it parses
     text = OPTIONS[name].description or ""
     if choices:
         text += f" One of: {', '.join(choices)}."

@@ -150,6 +150,14 @@ class Result(Record):
     seconds: Number
     interactions_per_second: Number | None = None
     run: Name | None = None
+    ids: dict[Feature, Count] = Field(default_factory=dict)  # of each table
+    owned: dict[Name, Count] = Field(default_factory=dict)  # bytes of all that they own, by part
+
+    @property
+    def bytes_of_id(self) -> float:
+        """Bytes that an id owns on average; NaN where not recorded."""
+        ids = sum(self.ids.values())
+        return sum(self.owned.values()) / ids if ids and self.owned else math.nan
 
     @property
     def rate(self) -> float:
@@ -202,7 +210,6 @@ class Summary(Result):
     versions: Free
     by_popularity: Popularity
     embeddings: Embeddings | None = None
-    owned: dict[str, Count] = Field(default_factory=dict)
 
     @property
     def dims(self) -> list[int] | None:

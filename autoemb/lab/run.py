@@ -17,7 +17,7 @@ from autoemb.lab.predictions import Predictions
 from autoemb.lab.recorder import STAGES, Recorder
 from autoemb.lab.saved import SavedRun, check_alike, read_saved
 from autoemb.lab.stopping import Interrupted, stop_requests
-from autoemb.lab.summary import embeddings_of, owned_by_ids, versions
+from autoemb.lab.summary import embeddings_of, versions
 from autoemb.lab.trained import (
     NO_SUCH_STATE,
     check_goes_on,
@@ -33,6 +33,7 @@ from autoemb.lab.trained import (
 from autoemb.learners import METHODS
 from autoemb.ops import check_ids
 from autoemb.streaming import checkpoint
+from autoemb.streaming.owned import owned
 from autoemb.tasks import Task
 
 if TYPE_CHECKING:  # polars, which the rest of the package does without
@@ -296,7 +297,9 @@ class _Run:
             "config": self.identity["config"],
             "versions": versions() | {"kernels": self.config.kernels},
             "embeddings": embeddings_of(self.learner),
-            "owned": owned_by_ids(self.learner),
+            "ids": self.learner.num_ids(),
+            "owned": owned(self.learner),
+            "budget_bytes": None if self.learner.grants is None else self.learner.grants.whole,
             "by_popularity": {stage: self.recorder.by_popularity(stage) for stage in STAGES},
         } | ({} if self.began is None else {"from": self.began})
 

@@ -179,6 +179,9 @@ def going_on(path: Path, given: Mapping[str, Any]) -> RunConfig:
     """
     file = kept_file(path)
     before = config_of(read_saved(file), file)
+    method = given.get("method", before.recipe.method)
+    if method != before.recipe.method:  # with which the other options may not go together
+        raise _changed("method", method, before.recipe.method, file)
     defaults = {name: OPTIONS[name].default for name in OF_THE_STREAM}
     wanted = before.but(**{**defaults, **given})
     check_goes_on(wanted, before, file)
@@ -196,10 +199,14 @@ def check_goes_on(config: RunConfig, before: RunConfig, file: Path) -> None:
     found = config.as_dict()
     for name, value in before.as_dict().items():
         if name not in OF_THE_STREAM and found[name] != value:
-            raise UserError(
-                f"--{name.replace('_', '-')} is {_shown(found[name])}; the learner of {file} has "
-                f"{_shown(value)}, and --from goes on with it as it is"
-            )
+            raise _changed(name, found[name], value, file)
+
+
+def _changed(name: str, value: object, own: object, file: Path) -> UserError:
+    return UserError(
+        f"--{name.replace('_', '-')} is {_shown(value)}; the learner of {file} has {_shown(own)}, "
+        "and --from goes on with it as it is"
+    )
 
 
 def _shown(value: object) -> str:

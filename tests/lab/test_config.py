@@ -9,7 +9,7 @@ from autoemb.errors import UserError
 from autoemb.lab import RunConfig
 from autoemb.lab.config import OPTIONS
 from autoemb.optim import OPTIMIZERS
-from autoemb.recipe import PRESETS, Recipe
+from autoemb.recipe import OPPONENTS, PRESETS, Recipe
 from autoemb.tasks import TASK_NAMES
 
 NAN, INF = float("nan"), float("inf")
@@ -44,7 +44,13 @@ INVALID = [
     *[(name, 2**63, f"at most {2**40}") for name in ("batch_size", "window", "reservoir", "limit")],
     ("learn_chunk", 0, "at least 1"),
     *[("label_delay", value, "at least 0|a finite number") for value in (-1, NAN, INF)],
-    *[("budget", value, "above 0|at most 1") for value in (0, -0.1, 1.1, NAN)],
+    *[("budget", value, "at least 0|a finite number") for value in (-0.1, -1, NAN, INF)],
+    *[
+        ("budget", value, "a share up to 1, or bytes")
+        for value in (1.1, 999, "64XB", "-1", "", "B")
+    ],
+    ("budget", (1,), "a number"),
+    ("budget", True, "a number"),
     *[(name, -0.1, "at least 0") for name in ("init_std", "row_weight_decay")],
     *[("init_std", value, "a finite number") for value in (NAN, INF)],
     *[
@@ -55,7 +61,7 @@ INVALID = [
     *[(name, "1", "a whole number") for name in ("batch_size", "seed", "limit", "window")],
     *[(name, 1.5, "a whole number") for name in ("batch_size", "seed", "limit", "window")],
     *[(name, True, "a whole number") for name in ("batch_size", "seed", "reservoir")],
-    *[(name, "1", "a number") for name in ("learning_rate", "offline_fraction", "budget")],
+    *[(name, "1", "a number") for name in ("learning_rate", "offline_fraction")],
 ]
 
 
@@ -99,7 +105,9 @@ def test_thousands_of_digits_are_refused():
         {"offline_fraction": 0},
         {"offline_fraction": 1},
         {"learning_rate": 1e-9},
+        {"budget": 0},
         {"budget": 1},
+        {"budget": 1000},
         {"batch_size": 2**40},
         *[{name: choice} for name, choices in CHOICES.items() for choice in choices
           if choice != "cuda"],
@@ -133,13 +141,41 @@ def test_labels_come_late_where_time_passes():
 
 
 def test_a_budget_is_for_methods_that_have_sizes():
-    with pytest.raises(UserError, match=r"budget is 0.5; expected none with method fse"):
+    with pytest.raises(UserError, match=r"budget is 0.5; expected 0 with method fse"):
         RunConfig(method="fse", budget=0.5)
+    for method in ("fse", *OPPONENTS):
+        assert RunConfig(method=method).recipe.budget == 0
+    for method in ("autoemb", "sam", "darts"):
+        assert RunConfig(method=method).recipe.budget == 1 / 16
 
 
-def test_a_budget_is_for_soft_selection():
-    with pytest.raises(UserError, match=r"budget is 0.5; expected none with hard selection"):
-        RunConfig(selection="hard", budget=0.5)
+def test_a_budget_of_several_rows_an_id_is_for_soft_selection():
+    with pytest.raises(UserError, match=r"budget is 0.5; expected 0 with hard selection"):
+        RunConfig(selection="hard", budget=0.5, rows="sizes")
+    assert RunConfig(selection="hard", budget=0.5).recipe.rows == "nested"
+
+
+@pytest.mark.parametrize(
+    ("given", "budget"),
+    [
+        (0.06, 0.06), ("0.06", 0.06), (".5", 0.5), (0, 0), ("0", 0), (1, 1),
+        ("64MB", 64e6), ("64 mb", 64e6), ("1.5GiB", 1.5 * 2**30), ("20kB", 2e4), ("4096B", 4096),
+        (5000, 5000), ("1TB", 1e12),
+    ],
+)  # fmt: skip
+def test_a_budget_is_a_share_or_bytes(given, budget):
+    config = RunConfig(budget=given)
+    assert config.recipe.budget == budget
+    assert RunConfig(**json.loads(json.dumps(config.recipe.model_dump()))).recipe == config.recipe
+
+
+@pytest.mark.parametrize(
+    "option", [{"norm": "running"}, {"mix": "mean"}, {"projection": "uniform"}]
+)
+def test_what_rows_of_several_sizes_alone_have_asks_for_them(option):
+    assert RunConfig(**option).recipe.rows == "sizes"
+    with pytest.raises(UserError, match=r"; expected \w+, or rows sizes"):
+        RunConfig(**option, rows="nested")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a usable GPU")
@@ -182,14 +218,15 @@ def test_changed_options_resolve_the_recipe_anew():
 
 
 DEFAULT = Recipe(
-    optimizer="adagrad", learning_rate=0.005, controller_learning_rate=0.01, row_rate=7.5,
+    model="dcn", hidden=(128,), rows="nested", budget=0.0625, controller_history="counts",
+    optimizer="rowwise-adagrad", learning_rate=0.005, controller_learning_rate=0.01, row_rate=7.5,
     norm="none", norm_eps=1, mix="sum", init_std=0.1, projection="identity",
     start="popularity", validation="new-events",
 )  # fmt: skip
 PAPER = Recipe(
-    history="none", hidden=(512, 512),
-    controller="separate", controller_hidden=(512, 512),
-    optimizer="adam", learning_rate=0.01, controller_learning_rate=0.001, row_rate=1,
+    history="none", model="mlp", hidden=(512, 512), rows="sizes", budget=0,
+    controller_history="full", controller="separate", controller_hidden=(512, 512),
+    optimizer="adagrad", learning_rate=0.01, controller_learning_rate=0.001, row_rate=1,
     norm="batch", norm_eps=1e-5, mix="mean", init_std=1, projection="uniform",
     start="equal", validation="reservoir",
 )  # fmt: skip
@@ -197,7 +234,7 @@ ADAM_RATES = {"learning_rate": 0.0003, "controller_learning_rate": 0.0001, "row_
 SGD_RATES = {"learning_rate": 0.1, "controller_learning_rate": 0.1}
 EVERY = {
     "norm": "batch", "norm_eps": 0.5, "mix": "mean", "init_std": 0.0, "projection": "uniform",
-    "start": "equal", "validation": "last-batch",
+    "start": "equal", "validation": "last-batch", "rows": "sizes",
 }  # fmt: skip
 
 
@@ -212,7 +249,7 @@ EVERY = {
         ({"controller_learning_rate": 0.5}, {"controller_learning_rate": 0.5}),
         ({"controller_learning_rate": None}, {}),
         ({"optimizer": "adam"}, {"optimizer": "adam", **ADAM_RATES}),
-        ({"optimizer": "rowwise-adagrad"}, {"optimizer": "rowwise-adagrad"}),
+        ({"optimizer": "adagrad"}, {"optimizer": "adagrad"}),
         ({"row_rate": 2, "optimizer": "sgd"}, {"optimizer": "sgd", "row_rate": 2.0, **SGD_RATES}),
         (EVERY, EVERY),
     ],
@@ -222,9 +259,12 @@ def test_given_options_go_before_the_presets(options, changes):
     assert RunConfig(**options).recipe == preset.model_copy(update=changes)
 
 
-def test_within_a_budget_ids_start_with_equal_weights_unless_asked():
-    assert RunConfig(budget=0.5).recipe.start == "equal"
-    assert RunConfig(budget=0.5, start="popularity").recipe.start == "popularity"
+def test_within_a_budget_of_several_rows_ids_start_with_equal_weights_unless_asked():
+    assert RunConfig(budget=0.5).recipe.start == "popularity"
+    assert RunConfig(budget=0.5, rows="sizes").recipe.start == "equal"
+    assert RunConfig(budget=0.5, norm="running").recipe.start == "equal"
+    assert RunConfig(budget=0, rows="sizes").recipe.start == "popularity"
+    assert RunConfig(rows="sizes", start="popularity").recipe.start == "popularity"
     assert RunConfig(budget=0.5, preset="paper").recipe == PAPER.model_copy(update={"budget": 0.5})
 
 
@@ -251,7 +291,7 @@ def test_the_defaults_are_those_of_the_recipe():
     config = RunConfig()
     assert config.recipe == DEFAULT
     assert config.recipe.dims == (2, 16, 128)
-    assert (config.recipe.hidden, config.recipe.controller_hidden) == ((128, 128), (64,))
+    assert (config.recipe.hidden, config.recipe.controller_hidden) == ((128,), (64,))
     assert (config.batch_size, config.offline_fraction) == (500, 0.7)
     assert (config.task, config.order) == (None, "chronological")
     assert (config.recipe.method, config.recipe.hypergradient) == ("autoemb", "first")

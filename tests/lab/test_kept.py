@@ -98,8 +98,8 @@ def test_options_that_would_change_the_learner_are_refused_by_name(
 ):
     run(make_config(), stream, tmp_path / "first")
     flags = {name, *PRESETS["paper"]} if name == "preset" else {name}
-    if name == "budget":
-        flags.add("start")
+    if name in ("norm", "mix", "projection", "rows"):
+        flags |= {"rows", "start"}  # which follow
     if name == "optimizer":
         flags |= {"learning_rate", "controller_learning_rate", "row_rate"}
     with pytest.raises(UserError, match=r"--[a-z-]+ is .*; the learner of .* has .*") as caught:

@@ -8,10 +8,21 @@ import numpy as np
 import pytest
 import torch
 
-from autoemb import MLP, Batch, Controller, FixedEmbedding, PerIdLogits, SoftEmbedding, Sparse
+from autoemb import (
+    MLP,
+    Batch,
+    Controller,
+    FixedEmbedding,
+    NestedEmbedding,
+    PerIdLogits,
+    SoftEmbedding,
+    Sparse,
+)
 from autoemb.lab.report.wording import display
 from autoemb.lab.trained import learner_of
 from autoemb.learners import METHODS
+from autoemb.nn.granted_nested import GrantedNestedEmbedding
+from autoemb.nn.granted_sizes import GrantedEmbedding
 from autoemb.nn.models import Told
 from autoemb.recipe import OPPONENTS, Recipe
 from autoemb.schema import RATINGS, STARS
@@ -45,9 +56,9 @@ def test_the_methods_are_those_of_table_2():
     ("method", "embedding", "controller", "bilevel"),
     [
         ("fse", FixedEmbedding, None, False),
-        ("sam", SoftEmbedding, Controller, False),
-        ("darts", SoftEmbedding, PerIdLogits, True),
-        ("autoemb", SoftEmbedding, Controller, True),
+        ("sam", GrantedNestedEmbedding, Controller, False),
+        ("darts", GrantedNestedEmbedding, PerIdLogits, True),
+        ("autoemb", GrantedNestedEmbedding, Controller, True),
     ],
 )
 def test_a_method_is_its_embedding_its_controller_and_who_trains_it(
@@ -62,6 +73,22 @@ def test_a_method_is_its_embedding_its_controller_and_who_trains_it(
     assert learner.trainer.joint is (method == "sam")
 
 
+@pytest.mark.parametrize(
+    ("options", "embedding"),
+    [
+        ({"budget": 0}, NestedEmbedding),
+        ({"rows": "sizes"}, GrantedEmbedding),
+        ({"rows": "sizes", "budget": 0}, SoftEmbedding),
+        ({"preset": "paper"}, SoftEmbedding),
+    ],
+)
+def test_rows_and_a_budget_decide_the_embedding(make_config, options, embedding):
+    learner = build_learner(make_config(**options))
+    (found,) = (m for m in learner.modules[0].modules() if hasattr(m, "embedding_dims"))
+    assert type(found) is embedding
+    assert (learner.grants is None) == (embedding in (NestedEmbedding, SoftEmbedding))
+
+
 @pytest.mark.parametrize("dims", [(2, 16, 128), (16,), (3, 3)])
 def test_the_fixed_width_is_the_sum_of_the_sizes(make_config, dims):
     model = build_learner(make_config(method="fse", dims=dims)).modules[0].model
@@ -71,14 +98,16 @@ def test_the_fixed_width_is_the_sum_of_the_sizes(make_config, dims):
 
 
 @pytest.mark.parametrize("method", ["sam", "darts", "autoemb"])
-def test_the_soft_embedding_has_the_sizes(make_config, method):
-    learner = build_learner(make_config(method=method, dims=(2, 16, 128)))
+@pytest.mark.parametrize(("history", "inputs"), [("counts", 32), ("full", 32 + 3 + 3)])
+def test_the_embedding_has_the_sizes(make_config, method, history, inputs):
+    config = make_config(method=method, dims=(2, 16, 128), controller_history=history)
+    learner = build_learner(config)
     model, controller = learner.modules
     assert model.model.embedding.embedding_dims == (2, 16, 128)
     if method == "darts":
         assert controller.logits_0.shape == (INITIAL_ROWS, 3)
     else:
-        assert controller.networks[0][0].in_features == 38 + 2  # 32 + 3 + 3, and the two tables
+        assert controller.networks[0][0].in_features == inputs + 2  # and the two tables
         assert controller.networks[0][-1].out_features == 3
 
 
@@ -107,7 +136,7 @@ def test_the_output_is_as_wide_as_the_task(make_config, method, task, outputs):
             for options, weights in (
                 ({"start": "equal"}, [1 / 3, 1 / 3, 1 / 3]),
                 ({"preset": "paper"}, [1 / 3, 1 / 3, 1 / 3]),
-                ({"budget": 1.0}, [1 / 3, 1 / 3, 1 / 3]),
+                ({"rows": "sizes"}, [1 / 3, 1 / 3, 1 / 3]),
                 # A logit of 1 for the widest size of ids never seen.
                 ({}, [1 / (2 + math.e), 1 / (2 + math.e), math.e / (2 + math.e)]),
             )

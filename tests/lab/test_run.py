@@ -284,8 +284,8 @@ def test_a_run_that_diverges_records_null(make_config, stream, read_metrics, tmp
         torch.nn.init.constant_(model.hidden[0].bias, math.nan)
         return model
 
-    make_model = MODELS["mlp"]
-    monkeypatch.setitem(MODELS, "mlp", undefined)
+    make_model = MODELS["dcn"]
+    monkeypatch.setitem(MODELS, "dcn", undefined)
     out = tmp_path / "run"
     run(make_config(method="fse"), stream, out)
     lines = read_metrics(out / "metrics.jsonl")  # strict JSON

@@ -293,6 +293,7 @@ def _render(recording: Recording, sections: Mapping[str, list[Panel]]) -> str:
         nan=math.nan,
         rows=tables.rows(comparison),
         has_skill=tables.has_skill(comparison),
+        has_bytes=tables.has_bytes(comparison),
         trivial=wording.display(wording.TRIVIAL),
         opponents=wording.opponents(comparison.methods),
         left_out=_left_out(comparison.methods),

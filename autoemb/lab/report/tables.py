@@ -40,13 +40,14 @@ class Row:
     """One method: a cell for each of :func:`columns`, its rate (events/s) and seconds a run.
 
     ``skill`` is how much of the trivial opponent's online loss it saves, in percent; None where
-    there is nobody to compare with.
+    there is nobody to compare with. ``bytes`` are those that an id owns, NaN where not recorded.
     """
 
     method: str
     cells: tuple[Cell, ...]
     rate: Cell
     seconds: Cell
+    bytes: Cell
     skill: Cell | None = None
 
 
@@ -69,6 +70,11 @@ def _narrow(comparison: Comparison) -> list[bool]:
 def has_skill(comparison: Comparison) -> bool:
     """Return whether the methods are compared with the trivial opponent."""
     return wording.TRIVIAL in comparison.methods and len(comparison.methods) > 1
+
+
+def has_bytes(comparison: Comparison) -> bool:
+    """Return whether it was recorded what ids own."""
+    return not all(math.isnan(result.bytes_of_id) for result in comparison.results)
 
 
 def _skill(comparison: Comparison, results: Sequence[Result]) -> Cell | None:
@@ -103,7 +109,8 @@ def rows(comparison: Comparison) -> list[Row]:
         ]
         rate = mean_cell([r.rate for r in results])
         seconds = mean_cell([r.seconds for r in results])
-        found.append(Row(method, tuple(cells), rate, seconds, _skill(comparison, results)))
+        own = mean_cell([r.bytes_of_id for r in results])
+        found.append(Row(method, tuple(cells), rate, seconds, own, _skill(comparison, results)))
     if len(found) == 1:
         return found
     best = []
@@ -144,7 +151,8 @@ def table(comparison: Comparison) -> RenderableType:
     title = _CONTROL.sub(" ", " · ".join(wording.describe(comparison)))
     scores = _table(Text(title), wording.spread_note(comparison))
     kept = _narrow(comparison)
-    kept = [True, *kept, *([True] if has_skill(comparison) else []), True]
+    last = has_skill(comparison) + has_bytes(comparison) + 1
+    kept = [True, *kept, *([True] * last)]
     for header in compress(_headers(comparison), kept):
         scores.add_column(
             header.replace(" ", "\n", 1), justify="right" if scores.columns else "left"
@@ -153,7 +161,9 @@ def table(comparison: Comparison) -> RenderableType:
         cells = compress(row.cells, kept[1:])
         texts = [Text(str(cell), style="bold" if cell.best else "") for cell in cells]
         skill = [] if row.skill is None else [wording.percent(row.skill.mean)]
-        scores.add_row(wording.display(row.method), *texts, *skill, wording.whole(row.rate.mean))
+        own = [wording.whole(row.bytes.mean)] if has_bytes(comparison) else []
+        rate = wording.whole(row.rate.mean)
+        scores.add_row(wording.display(row.method), *texts, *skill, *own, rate)
 
     paired = _table(
         Text("Paired differences, online stage"),
@@ -164,7 +174,8 @@ def table(comparison: Comparison) -> RenderableType:
     for stage, *words, reading in difference_rows(comparison):
         if stage == "online":
             paired.add_row(*words, reading.partition(":")[0])
-    parts: list[RenderableType] = [scores, *wording.above_trivial(comparison)]
+    said = [*wording.above_trivial(comparison), *wording.fewer_bytes(comparison)]
+    parts: list[RenderableType] = [scores, *said]
     return Group(*parts, "", paired) if paired.row_count else Group(*parts)
 
 
@@ -178,7 +189,9 @@ def _headers(comparison: Comparison) -> list[str]:
         f"{stage} {wording.metric_name(metric, comparison.task)}"
         for stage, metric in columns(comparison)
     ]
-    return ["method", *names, *(["skill"] if has_skill(comparison) else []), "events/s"]
+    skill = ["skill"] if has_skill(comparison) else []
+    own = ["bytes an id"] if has_bytes(comparison) else []
+    return ["method", *names, *skill, *own, "events/s"]
 
 
 def _difference_headers(comparison: Comparison) -> list[str]:

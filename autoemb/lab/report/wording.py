@@ -275,13 +275,33 @@ def above_trivial(comparison: Comparison) -> list[str]:
     return [f"{', '.join(worse)} {verb} a higher online loss than {display(TRIVIAL)}."]
 
 
+def fewer_bytes(comparison: Comparison) -> list[str]:
+    """Return in a sentence how many bytes the ids of the last method own beside those of others."""
+    owned = {
+        method: fmean(r.bytes_of_id for r in comparison.results if r.method == method)
+        for method in comparison.methods
+        if method not in _OPPONENTS
+    }
+    if len(owned) < 2:
+        return []
+    *others, ours = owned
+    more = {method: owned[method] / owned[ours] for method in others}
+    said = [
+        f"{ratio:.1f} times as many with {display(m)}" for m, ratio in more.items() if ratio > 1.2
+    ]
+    if not said:  # or not recorded
+        return []
+    return [f"An id owns {whole(owned[ours])} bytes with {display(ours)}; {', '.join(said)}."]
+
+
 def findings(comparison: Comparison) -> list[str]:
     """Return what the online stage says, wins and losses alike.
 
     Returns
     -------
     list of str
-        Who loses to the trivial opponent, and a sentence per method and metric with differences.
+        Who loses to the trivial opponent, what ids own, and a sentence per method and metric with
+        differences.
     """
     phrases = {
         "better": "better than",
@@ -291,7 +311,7 @@ def findings(comparison: Comparison) -> list[str]:
         "identical": "identical to",
         NOT_AVAILABLE: "no interval against",
     }
-    sentences = above_trivial(comparison)
+    sentences = [*above_trivial(comparison), *fewer_bytes(comparison)]
     for method in comparison.methods:
         for metric in dict.fromkeys(d.metric for d in comparison.differences):
             against: dict[str, list[str]] = {word: [] for word in phrases}

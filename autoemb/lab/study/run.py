@@ -175,6 +175,8 @@ def _result(
         "first_tenth": first_tenth(read_windows(one.folder / "metrics.jsonl", summary)),
         "by_popularity": by_popularity(record.by_popularity.online, dims),
         "embedding_bytes": record.embeddings.bytes,
+        "ids": dict(record.ids),
+        "owned": dict(record.owned),
         "seconds": summary["seconds"],
     }
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from autoemb.lab import report
 from autoemb.lab.records import Comparison
 from autoemb.lab.report.tables import columns, difference_rows, escape, rows
-from autoemb.lab.report.wording import MOST_METRICS, describe, findings
+from autoemb.lab.report.wording import MOST_METRICS, describe, fewer_bytes, findings
 
 
 def printed(content, *, width=160, **options):
@@ -203,3 +203,32 @@ def test_tables_need_neither_matplotlib_nor_jinja2(recorded):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "True\n"
+
+
+def comparison_of(recorded, owned):
+    content = recorded.comparison(methods=("fse", "darts", "autoemb"), seeds=(0, 1))
+    for result in content["results"]:
+        own = owned.get(result["method"])
+        result |= {} if own is None else {"ids": {"a": 7, "b": 3}, "owned": {"rows": 10 * own}}
+    return Comparison.parse(content, "c")
+
+
+def test_a_comparison_tells_what_an_id_owns(recorded):
+    found = comparison_of(recorded, {"fse": 640, "darts": 81, "autoemb": 80})
+    assert [row.bytes.mean for row in rows(found)] == [640, 81, 80]
+    assert fewer_bytes(found) == ["An id owns 80 bytes with AutoEmb; 8.0 times as many with FSE."]
+
+
+@pytest.mark.parametrize("owned", [{}, {"fse": 80, "darts": 80, "autoemb": 80}])
+def test_nothing_is_said_where_nothing_is_saved_or_recorded(recorded, owned):
+    assert fewer_bytes(comparison_of(recorded, owned)) == []
+
+
+def test_bytes_have_a_column_where_they_were_recorded(recorded):
+    content = recorded.comparison(methods=("fse", "autoemb"), seeds=(0,))
+    assert "bytes" not in printed(content)
+    for result in content["results"]:
+        result |= {"ids": {"a": 10}, "owned": {"rows": 12340}}
+    text = printed(content)
+    assert "an id" in text
+    assert " 1,234 " in text

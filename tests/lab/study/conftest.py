@@ -13,12 +13,16 @@ batch_size = 50
 window = 50
 hidden = [8]
 controller_hidden = [8]
+model = "mlp"
+optimizer = "adagrad"
 [methods.narrow]
 method = "fse"
 dims = [2]
 [methods.soft]
 method = "autoemb"
 dims = [2, 4]
+rows = "sizes"
+budget = 0
 """
 
 

@@ -19,6 +19,7 @@ from tests.lab.study.conftest import SMALL
 def test_methods_share_options_and_add_their_own(write):
     narrow, soft = read_study(write()).methods
     small = {"batch_size": 50, "window": 50, "hidden": [8], "controller_hidden": [8]}
+    small |= {"model": "mlp", "optimizer": "adagrad"}
     assert narrow.options == {**small, "method": "fse", "dims": [2]}
     assert soft.options["dims"] == [2, 4]
     assert narrow.candidates == ({},)
@@ -110,7 +111,7 @@ def test_a_method_may_try_values_of_its_own(write):
             ("batch_size = 50", "batch_size = 1"),
             "methods.narrow: batch_size is 1; expected at least 2 with norm batch",
         ),
-        (("[methods.soft]", "[methods.soft]\nbudget = 0.5\nselection = 'hard'"), "soft: budget is"),
+        (("budget = 0", "budget = 0.5\nselection = 'hard'"), "soft: budget is"),
         (("[methods.soft]", "[methods.soft]\ntuning = 3"), "soft.tuning is 3; expected names"),
         (("[methods.soft]", "[tuning]\ninit_std = [-1]\n[methods.soft]"), "tuning.init_std is -1"),
         (
