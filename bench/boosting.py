@@ -1,10 +1,11 @@
 """Gradient-boosted trees over what a network is told, refitted as the stream goes on, recorded.
 
 ``pip install lightgbm``, then ``AUTOEMB_DATA=folder OMP_NUM_THREADS=1 python -m bench.boosting``
-writes ``bench/results/boosting.json``. The streams are those of ``docs/studies/history.toml`` and
-``history-clicks.toml``. From the end of the offline stage on, each 3 % of a stream, LightGBM is
-fitted to all events so far, and predicts those that follow. Its inputs are a told model's: what was
-known of the ids when the event's batch came, and dense features. It boosts what ``bias`` expects.
+writes ``bench/results/boosting.json``. The streams are those of ``docs/studies/history.toml``,
+``history-clicks.toml`` and ``history-globo.toml``. From the end of the offline stage on, each 3 %
+of a stream, LightGBM is fitted to all events so far, and predicts those that follow. Its inputs are
+a told model's: what was known of the ids when the event's batch came, and dense features. It boosts
+what ``bias`` expects.
 Trees cannot read ids themselves.
 """
 
@@ -34,7 +35,7 @@ from autoemb.tasks import Task, task_for
 from bench.harness import write
 from bench.pages.records import STUDIES
 
-PARTS = ("history", "history-clicks")
+PARTS = ("history", "history-clicks", "history-globo")
 
 #: Events of a batch, the share of the stream before the online stage, and events between two fits.
 BATCH, OFFLINE, REFIT = 500, 0.7, 0.03

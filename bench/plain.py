@@ -2,9 +2,9 @@
 
 ``AUTOEMB_DATA=folder OMP_NUM_THREADS=1 python -m bench.plain`` runs ``python -m autoemb run`` over
 MovieLens 100K and, in turns with it, what people write: an ``nn.Embedding(sparse=True)`` of width
-146 for users and for items, two hidden layers of 512 (or 128, as the default run has them),
-Adagrad, batches of 500, each predicted before it is learnt. The loop is given row numbers; the run
-reads the file's ids, and is timed from its first event on. Writes ``bench/results/plain.json``.
+146 for users and for items, two hidden layers of 512 or of 128, Adagrad, batches of 500, each
+predicted before it is learnt. The loop is given row numbers; the run reads the file's ids, and is
+timed from its first event on. Writes ``bench/results/plain.json``.
 """
 
 from __future__ import annotations

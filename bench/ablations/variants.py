@@ -15,6 +15,11 @@ from bench.ablations import controllers, embeddings
 #: model is told hides what its rows are worth (docs/history.md).
 BASE: dict[str, Any] = {
     "history": "none",
+    "model": "mlp",
+    "rows": "sizes",
+    "budget": 0.0,
+    "controller_history": "full",
+    "optimizer": "adagrad",
     "hidden": (512, 512),
     "learning_rate": 0.003,
     "row_rate": 16.0,

@@ -1,156 +1,189 @@
-"""Budgets kept while the stream runs: values and tables of docs/study.md."""
+"""docs/budget.md: what a budget of bytes costs, of which rows, and who gets them."""
 
 from __future__ import annotations
 
-from itertools import pairwise
 from statistics import fmean
 from typing import Any
 
 from autoemb.lab.report.figures import loss_by_bytes
 from autoemb.lab.report.tables import mean_cell
 from autoemb.lab.report.wording import loss_name
+from autoemb.recipe import Recipe
+from autoemb.streaming.compact import CompactRows
+from autoemb.streaming.grants import FIXED_BYTES, FIXED_WIDTH, HALF_LIFE
+from bench.pages.history import losses
 from bench.pages.names import Stream, row_name
-from bench.pages.records import Study, above, online, table_bytes
-from bench.pages.tables import mib, table
-from bench.pages.words import against, signed
+from bench.pages.records import Record, Study, above, online
+from bench.pages.rendering import render
+from bench.pages.tables import table
+from bench.pages.words import against, count, listed
 
-#: Percent above the best fixed width that counts as close to it.
-CLOSE = 0.2
+PARTS = ("budget", "budget-clicks")
 
+WHOLE, FIXED = "AutoEmb-whole", "FSE-146"
 
-def by_default(study: Study) -> list[str]:
-    """Return the methods that start ids as the default does."""
-    return [name for name, options in study.methods.items() if "start" not in options]
+#: The default but for one choice, and what that is.
+CHANGES = {
+    "AutoEmb-sizes": "a row for each size, as in the paper",
+    "AutoEmb-by-controller": "bytes to whom the controller gives wide sizes",
+    "AutoEmb-by-both": "bytes by traffic and controller",
+    "AutoEmb-mlp": "no crosses, and another hidden layer",
+    "AutoEmb-adagrad": "a sum of Adagrad for each number of a row",
+    "AutoEmb-equal": "ids start with equal weights",
+    "AutoEmb-no-controller": "weights of sizes by popularity, no controller",
+    "AutoEmb-losses": "a controller that is told losses and its last mix",
+    "AutoEmb-large": "network and controller of the paper's widths",
+    "AutoEmb-chunks": "a batch learnt in several chunks",
+}
 
-
-def apart(study: Study, fixed: Study, method: str) -> list[float]:
-    """Return on each stream the percent above the best fixed width of another study."""
-    return [
-        above(study.mean(s, method, online), fixed.mean(s, fixed.best_width(s), online))
-        for s in study.streams
-    ]
-
-
-def values(study: Study, fixed: Study) -> dict[str, Any]:
-    """Return what the template names."""
-    smallest, shares = reached(study, fixed)
-    return {
-        "budgets": study,
-        "untuned": apart(study, fixed, study.ours),
-        "budget_summary": summary(study, fixed),
-        "budget_table": every(study, fixed),
-        "reached": smallest,
-        "halves": sum(share <= 0.5 for share in shares),
-        "close": CLOSE,
-        "starts": starts(study),
-        "uneven": uneven(study),
-    }
+#: What ids own, in the order of the table.
+OWNED = {
+    "ids": "raw ids, and what finds them",
+    "statistics": "what labels say of them",
+    "history": "how often they were seen",
+    "grants": "their traffic",
+    "rows": "rows, and where they are",
+    "optimizer": "the optimiser's sums",
+}
 
 
-def summary(study: Study, fixed: Study) -> str:
-    """Return a table of what each budget costs, over all streams."""
+def of_id(run: Record) -> float:
+    """Return the bytes that an id owns on average."""
+    return float(sum(run["owned"].values()) / sum(run["ids"].values()))
+
+
+def mean_owned(study: Study, stream: Stream, method: str, part: str) -> float:
+    """Return the bytes of one part that an id owns."""
+    return study.mean(
+        stream, method, lambda run: run["owned"].get(part, 0) / sum(run["ids"].values())
+    )
+
+
+def owned_table(studies: list[Study]) -> str:
+    """Return a table of what an id owns, part by part, within the default budget."""
     body = []
-    for name in study.methods:
-        if name == study.ours:
-            continue
-        # The record has ours less theirs: a budget that costs has a negative difference.
-        pairs = study.against(name)
-        without = [
-            above(study.mean(s, name, online), study.mean(s, study.ours, online))
-            for s in study.streams
-        ]
-        body.append([name, against(apart(study, fixed, name)), against(without),
-                     str(len(pairs.below)), str(len(pairs.above))])  # fmt: skip
-    headers = ["method", "the best width", f"{study.ours} without", "surely above it",
-               "surely below it"]  # fmt: skip
+    for study in studies:
+        for stream in study.streams:
+            parts = [mean_owned(study, stream, study.ours, part) for part in OWNED]
+            whole = [study.mean(stream, name, of_id) for name in (study.ours, WHOLE, FIXED)]
+            body.append([row_name(stream), *(f"{value:.1f}" for value in (*parts, *whole))])
+    return table(["stream", *OWNED, "all", WHOLE, FIXED], body)
+
+
+def shares(study: Study) -> dict[str, float]:
+    """Return the methods that differ from the default in the budget alone, narrowest first."""
+    ours = study.methods[study.ours]
+    found = {
+        name: float(options.get("budget", Recipe().budget))
+        for name, options in study.methods.items()
+        if {k: v for k, v in options.items() if k != "budget"} == ours
+    }
+    return dict(sorted(found.items(), key=lambda one: one[1] or 2.0))  # 0 is the widest
+
+
+def changes_table(studies: list[Study]) -> str:
+    """Return a table of what other choices than the default's cost."""
+    body = []
+    for name, what in CHANGES.items():
+        pairs = [study.against(name) for study in studies]
+        costs = [-mean for pair in pairs for mean in pair.means]
+        cells = [sum(len(getattr(pair, side)) for pair in pairs) for side in ("below", "above")]
+        body.append([what, against(costs), *map(str, cells), str(len(costs))])
+    headers = ["instead", "loss against the default's", "surely above it", "surely below it", "of"]
     return table(headers, body)
 
 
-def every(study: Study, fixed: Study) -> str:
-    """Return a table of all streams: percent above the best fixed width, and MiB."""
-    body = []
-    for stream in study.streams:
-        best = fixed.mean(stream, fixed.best_width(stream), online)
-        cells = [
-            f"{signed(above(study.mean(stream, name, online), best))} "
-            f"({mib(study.mean(stream, name, table_bytes))})"
-            for name in study.methods
-        ]
-        body.append([row_name(stream), *cells])
-    return table(["stream", *study.methods], body)
-
-
-def smallest(study: Study, stream: Stream, names: list[str], limit: float) -> tuple[str, float]:
-    """Return the method of the fewest bytes whose online loss keeps within a limit, or none."""
-    sizes = {
-        name: study.mean(stream, name, table_bytes)
-        for name in names
-        if study.mean(stream, name, online) <= limit
-    }
-    name = min(sizes, key=lambda name: sizes[name], default="")
-    return name, sizes.get(name, 0.0)
-
-
-def reached(study: Study, fixed: Study) -> tuple[str, list[float]]:
-    """Return a table of the smallest that come close to the best width, and their shares."""
-    body, shares = [], []
-    for stream in study.streams:
-        limit = fixed.mean(stream, fixed.best_width(stream), online) * (1 + CLOSE / 100)
-        width, theirs = smallest(fixed, stream, fixed.fixed, limit)
-        ours, own = smallest(study, stream, by_default(study), limit)
-        row = [row_name(stream), width, mib(theirs)]
-        if ours:
-            shares.append(own / theirs)
-            row += [ours, mib(own), f"{shares[-1]:.2f}"]
-        body.append(row + [""] * (6 - len(row)))
-    headers = ["stream", "smallest fixed width", "MiB", "smallest of ours", "MiB", "share"]
-    return table(headers, body), shares
-
-
-def starts(study: Study) -> list[dict[str, Any]]:
-    """Return what another start costs within a budget, where one was tried with and without."""
-    found = []
-    for name, options in study.methods.items():
-        if "start" not in options:
-            continue
-        rest = {key: value for key, value in options.items() if key != "start"}
-        for other in (n for n, o in study.methods.items() if o == rest):
-            costs = [
-                above(study.mean(s, name, online), study.mean(s, other, online))
-                for s in study.streams
-            ]
-            rounded = [round(cost, 2) for cost in costs]
-            found.append({
-                "name": name, "other": other, "costs": costs,
-                "higher": sum(r > 0 for r in rounded), "lower": sum(r < 0 for r in rounded),
-                "mean": fmean(costs),
-            })  # fmt: skip
-    return found
-
-
-def uneven(study: Study) -> list[Stream]:
-    """Return the streams where a smaller budget had a lower loss than the next."""
-    names = [n for n in by_default(study) if "budget" in study.methods[n]]
-    names.sort(key=lambda name: study.methods[name]["budget"])
+def beside(studies: list[Study], name: str, other: str) -> list[float]:
+    """Return on each stream by how many percent a method's loss lies above another's."""
     return [
-        stream
-        for stream in study.streams
-        if any(
-            study.mean(stream, small, online) < study.mean(stream, large, online)
-            for small, large in pairwise(names)
-        )
+        above(s.mean(x, name, online), s.mean(x, other, online)) for s in studies for x in s.streams
     ]
 
 
-def figure(stream: Stream, name: str, fixed: Study, study: Study) -> str:
-    """Draw the loss of fixed widths and of ours within budgets against their bytes."""
+def beside_best(studies: list[Study], name: str) -> list[float]:
+    """Return on each stream by how many percent a method's loss lies above the best width's."""
+    return [
+        above(s.mean(x, name, online), s.mean(x, s.best_width(x), online))
+        for s in studies
+        for x in s.streams
+    ]
 
-    def points(of: Study, names: list[str]) -> list[tuple[float, float, float]]:
+
+def budgets_table(studies: list[Study]) -> str:
+    """Return a table of what budgets cost, over all streams."""
+    body = []
+    for name, share in shares(studies[0]).items():
+        own = [s.mean(x, name, of_id) for s in studies for x in s.streams]
+        body.append(
+            [
+                f"{share:g}" if share else "none",
+                f"{min(own):.0f} to {max(own):.0f}",
+                against(beside(studies, name, WHOLE)),
+                against(beside(studies, name, FIXED)),
+                against(beside_best(studies, name)),
+            ]
+        )
+    headers = ["budget", "bytes an id", "no budget", FIXED, "the best width"]
+    return table(headers, body)
+
+
+def readme_facts(studies: list[Study]) -> dict[str, Any]:
+    """Return what README says of budgets."""
+    every = [(study, stream) for study in studies for stream in study.streams]
+    return {
+        "owned_by_id": fmean(s.mean(x, s.ours, of_id) for s, x in every),
+        "owned_by_fixed": fmean(s.mean(x, FIXED, of_id) for s, x in every),
+        "within_beside_fixed": beside(studies, studies[0].ours, FIXED),
+        "fixed_width": FIXED_WIDTH,
+        "within_beside_whole": beside(studies, studies[0].ours, WHOLE),
+    }  # fmt: skip
+
+
+def page(studies: list[Study], figures: str) -> str:
+    """Return the page."""
+    first = studies[0]
+    return render(
+        "budget",
+        ours=first.ours,
+        share=f"{Recipe().budget:g}",
+        fixed_bytes=FIXED_WIDTH * FIXED_BYTES,
+        most=Recipe().budget * FIXED_WIDTH * FIXED_BYTES,
+        fixed_width=FIXED_WIDTH,
+        dims=listed(Recipe().dims),
+        streams=sum(len(study.streams) for study in studies),
+        owned=OWNED,
+        owned_table=owned_table(studies),
+        budgets_table=budgets_table(studies),
+        changes_table=changes_table(studies),
+        losses=losses(studies, online),
+        whole=beside(studies, first.ours, WHOLE),
+        fixed=beside(studies, first.ours, FIXED),
+        best=beside_best(studies, first.ours),
+        sixteenth=[
+            s.mean(x, s.ours, of_id) / (FIXED_WIDTH * FIXED_BYTES)
+            for s in studies
+            for x in s.streams
+        ],
+        half_life=f"{HALF_LIFE:,}",
+        sum_bytes=count(CompactRows(1, 0).row_bytes - 4),
+        other_bytes=count(CompactRows(0, 1).row_bytes - 4),
+        widths=len(first.fixed),
+        seeds=first.seeds,
+        figures=figures,
+        versions=first.record["versions"],
+    )
+
+
+def figure(stream: Stream, name: str, study: Study) -> str:
+    """Draw the loss of fixed widths and of ours within budgets against all that ids own."""
+
+    def points(names: list[str]) -> list[tuple[float, float, float]]:
         found = []
         for method in names:
-            loss = mean_cell(of.values(stream, method, online))
-            found.append((of.mean(stream, method, table_bytes), loss.mean, loss.spread))
+            loss = mean_cell(study.values(stream, method, online))
+            size = study.mean(stream, method, lambda run: sum(run["owned"].values()))
+            found.append((size, loss.mean, loss.spread))
         return found
 
-    lines = {"fse": points(fixed, fixed.fixed), "autoemb": points(study, by_default(study))}
+    lines = {"fse": points(study.fixed), "autoemb": points([*shares(study)])}
     return loss_by_bytes(name, lines, loss_name(stream.task))

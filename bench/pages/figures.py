@@ -30,10 +30,11 @@ def extremes(apart: dict[Stream, float]) -> list[Stream]:
     return list(dict.fromkeys([order[0], order[-1]]))
 
 
-def of_budgets(study: Study, fixed: Study) -> list[Stream]:
+def of_budgets(studies: Sequence[Study]) -> list[tuple[Study, Stream]]:
     """Return the streams whose loss is drawn against bytes: our best and our worst."""
-    tally = fixed.tally(fixed.best_width)
-    return extremes({s: pair.mean for s, pair in tally.pairs.items() if s in study.streams})
+    tallies = [study.tally(study.best_width).pairs.items() for study in studies]
+    drawn = extremes({stream: pair.mean for pairs in tallies for stream, pair in pairs})
+    return [(study, stream) for stream in drawn for study in studies if stream in study.streams]
 
 
 def of_exports(found: export.Export) -> list[Stream]:
@@ -41,12 +42,12 @@ def of_exports(found: export.Export) -> list[Stream]:
     return extremes({stream: found.apart(stream) for stream in found.streams})
 
 
-def drawn(fixed: Study, study: Study, found: export.Export) -> dict[str, str]:
+def drawn(studies: Sequence[Study], found: export.Export) -> dict[str, str]:
     """Return the SVG text of every figure that is drawn here, by its name."""
     made = {}
-    for stream in of_budgets(study, fixed):
-        name = f"{'-'.join(stream)}-{BYTES}"
-        made[name] = budgets.figure(stream, name, fixed, study)
+    for study, stream in of_budgets(studies):
+        name = _name(stream, BYTES)
+        made[name] = budgets.figure(stream, name, study)
     for stream in of_exports(found):
         name = f"{stream.data}-{stream.task}-{FROZEN}"
         made[name] = export.figure(stream, name, found)
@@ -60,6 +61,21 @@ def links(names: Sequence[str], streams: Sequence[Stream], explained: str) -> st
         title = row_name(stream)
         lines += [f"{title}: {explained}", "", f"![{title}](studies/figures/{name}.svg)", ""]
     return "\n".join(lines).rstrip()
+
+
+def _name(stream: Stream, what: str) -> str:
+    return re.sub(r"[^A-Za-z0-9]+", "-", f"{'-'.join(stream)}-{what}")
+
+
+def within(studies: Sequence[Study]) -> str:
+    """Return the figures of budgets that were kept while a stream ran."""
+    streams = [stream for _, stream in of_budgets(studies)]
+    names = [_name(stream, BYTES) for stream in streams]
+    explained = (
+        "online loss against all bytes that ids own, of fixed widths and of AutoEmb within budgets "
+        "(the largest has none):"
+    )
+    return links(names, streams, explained)
 
 
 def frozen(found: export.Export) -> str:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
-
 from autoemb.lab.report.tables import mean_cell
 from autoemb.lab.report.wording import TRIVIAL
 from autoemb.learners import FACTORS as FM_FACTORS
@@ -27,10 +25,11 @@ from bench.pages.rendering import render
 from bench.pages.tables import table
 from bench.pages.words import against, signed
 
-PARTS = ("history", "history-clicks")
+PARTS = ("history", "history-clicks", "history-globo")
 
 #: Methods of the studies that the page speaks of.
-UNTOLD, FIXED, FIXED_UNTOLD = "AutoEmb-untold", "FSE-146", "FSE-146-untold"
+UNTOLD, WHOLE = "AutoEmb-untold", "AutoEmb-whole"
+FIXED, FIXED_UNTOLD = "FSE-146", "FSE-146-untold"
 
 #: What is recorded apart (bench/boosting.py).
 TREES = "LightGBM"
@@ -40,7 +39,7 @@ def bytes_of_an_id() -> int:
     """Return what is kept of one id of a rating, predicted as positive or not."""
     task = task_for("regression", STARS)
     (own,) = Statistics({"id": Sparse(column="id")}, task).tables.values()
-    return int(own.shape[1] * np.dtype(own.dtype).itemsize)
+    return own.row_bytes
 
 
 def trivial(study: Study) -> list[str]:
@@ -122,6 +121,7 @@ def page(studies: list[Study], record: Record) -> str:
         | {TREES: sum(x in trees and trees[x] < s.mean(x, ours, online) for s, x in every)},
         "untold": beside(UNTOLD),
         "fixed": beside(FIXED),
+        "whole": beside(WHOLE),
         "fixed_untold": beside(FIXED_UNTOLD),
         "early": [above(s.mean(x, ours, early), low) for s, x, low in best],
     }  # fmt: skip

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from bench.pages import ablations, export, history, study
-from bench.pages.records import DOCS, Record, Study, above, online
+from bench.pages import ablations, budgets, export, history, study
+from bench.pages.records import DOCS, Record, Study
 from bench.pages.rendering import render
 from bench.pages.tables import table
 from bench.pages.words import against
@@ -18,13 +18,12 @@ def block(
     exported: export.Export,
     told: list[Study],
     trees: Record,
+    within: list[Study],
 ) -> str:
     """Return what stands between the marks."""
-    fixed, budget = studies["widths"], studies["budget"]
+    fixed = studies["widths"]
     facts = study.facts(studies, changes)
-    shared = study.shared(exported, budget)
     least = exported.budgets[-1]
-    kept = next(n for n, o in budget.methods.items() if o.get("budget") == shared)
     tallies = {"the best fixed width, tuned alike": facts["best"]}
     tallies |= {name: fixed.against(name) for name in fixed.others}
     body = [[name, against(t.means), *t.cells()] for name, t in tallies.items()]
@@ -39,12 +38,8 @@ def block(
         exported_apart=[exported.apart(s, least) for s in exported.streams],
         least=least,
         wide=next(name for name in exported.shrunk if name != exported.ours),
-        shared=shared,
-        budget_cost=[
-            above(budget.mean(s, kept, online), budget.mean(s, budget.ours, online))
-            for s in budget.streams
-        ],
         **facts,
+        **budgets.readme_facts(within),
     )
 
 

@@ -80,3 +80,27 @@ def paper(study: Study, ours: Study) -> dict[str, Any]:
         "paper_lowest": listed(f"{name} on {number}" for name, number in found.most_common()),
         "paper_timed": timed,
     }
+
+
+def optimisers(study: Study, adam: Study) -> dict[str, Any]:
+    """Return what the paper's recipe gives with Adam in the place of Adagrad."""
+    (baseline, *_) = study.fixed
+    body = []
+    apart: dict[str, list[float]] = {}
+    for stream in study.streams:
+        if stream not in adam.streams:
+            continue
+        cells = []
+        for one in (study, adam):
+            means = [one.mean(stream, name, online) for name in (baseline, one.ours)]
+            cells += [*(f"{mean:.4f}" for mean in means), signed(above(means[1], means[0]))]
+        body.append([row_name(stream, order=True), *cells])
+        ratio = above(adam.mean(stream, adam.ours, online), study.mean(stream, study.ours, online))
+        apart.setdefault(stream.order, []).append(ratio)
+    each = [f"{baseline}, {{}}", f"{study.ours}, {{}}", "less, %, {}"]
+    headers = [head.format(name) for name in ("Adagrad", "Adam") for head in each]
+    return {
+        "optimisers_table": table(["stream", *headers], body),
+        "adam_in_time": apart.get("chronological", [0.0]),
+        "adam_shuffled": apart.get("shuffled", [0.0]),
+    }

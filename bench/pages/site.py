@@ -9,6 +9,7 @@ from bench.harness import RESULTS
 from bench.pages import (
     ablations,
     benchmarks,
+    budgets,
     export,
     features,
     figures,
@@ -37,23 +38,27 @@ def every(
     frozen = json.loads((results / "export.json").read_text())
     trees = json.loads((results / "boosting.json").read_text())
     told = [Study.read(name, studies) for name in history.PARTS]
+    within = [Study.read(name, studies) for name in budgets.PARTS]
     changes, exported = ablations.Ablations(changed), export.Export(frozen)
     text = readme.README.read_text() if readme_text is None else readme_text
     made = {
-        DOCS / "study.md": study.page(recorded, changes, exported),
+        DOCS / "study.md": study.page(recorded, changes),
         DOCS / "export.md": export.page(frozen, recorded["widths"], figures.frozen(exported)),
         DOCS / "ablations.md": ablations.page(changed),
         DOCS / "benchmarks.md": benchmarks.page(results),
         DOCS / "features.md": features.page(
             *(Study.read(name, studies) for name in features.PARTS)
         ),
+        DOCS / "budget.md": budgets.page(within, figures.within(within)),
         DOCS / "history.md": history.page(told, trees),
         DOCS / "freshness.md": freshness.page(
             Study.read(freshness.PARTS, studies),
             {size: Study.read(name, studies) for size, name in freshness.SMALLER.items()},
             told[0],
         ),
-        readme.README: readme.page(text, readme.block(recorded, changes, exported, told, trees)),
+        readme.README: readme.page(
+            text, readme.block(recorded, changes, exported, told, trees, within)
+        ),
     }
-    svgs = figures.drawn(recorded["widths"], recorded["budget"], exported)
+    svgs = figures.drawn(within, exported)
     return made | {FIGURES / f"{name}.svg": svg for name, svg in svgs.items()}

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bench.pages import ablations, budgets, figures, recipes, widths
-from bench.pages.export import Export
+from bench.pages import ablations, figures, recipes, widths
 from bench.pages.names import DATA_SETS, title
 from bench.pages.records import Study
 from bench.pages.rendering import render
@@ -18,7 +17,7 @@ KINDS = {
     "darts": "sizes mixed by logits of each id, which know nothing of its popularity",
     "autoemb": "sizes mixed by a controller that is told an id's popularity and recent loss",
 }
-PARTS = ("widths", "budget", "start", "paper")
+PARTS = ("widths", "start", "paper", "paper-adam")
 
 
 def data_sets(study: Study) -> str:
@@ -47,34 +46,20 @@ def kinds(studies: dict[str, Study]) -> str:
 def facts(studies: dict[str, Study], changes: ablations.Ablations) -> dict[str, Any]:
     """Return what the templates of the page and of README name."""
     fixed = studies["widths"]
-    found = widths.values(fixed) | budgets.values(studies["budget"], fixed)
-    found |= recipes.start(studies["start"]) | recipes.paper(studies["paper"], studies["budget"])
+    found = widths.values(fixed) | {"untuned": widths.apart(studies["start"], fixed)}
+    found |= recipes.start(studies["start"]) | recipes.paper(studies["paper"], studies["start"])
+    found |= recipes.optimisers(studies["paper"], studies["paper-adam"])
     return found | ablations.on_stream(changes, found["most"])
 
 
-def shared(exported: Export, budget: Study) -> float:
-    """Return the largest budget that was both exported and kept while the stream ran."""
-    kept = {options.get("budget") for options in budget.methods.values()}
-    return float(max([b for b in exported.narrow if b in kept] or exported.narrow))
-
-
-def page(studies: dict[str, Study], changes: ablations.Ablations, exported: Export) -> str:
+def page(studies: dict[str, Study], changes: ablations.Ablations) -> str:
     """Return the page."""
-    fixed, budget = studies["widths"], studies["budget"]
-    streams = figures.of_budgets(budget, fixed)
-    names = [f"{'-'.join(stream)}-{figures.BYTES}" for stream in streams]
-    bytes_figures = figures.links(
-        names, streams, "online loss against the bytes of all embeddings, of tuned fixed widths "
-        "and of AutoEmb within budgets (untuned; the largest has none):"
-    )  # fmt: skip
+    fixed = studies["widths"]
     return render(
         "study",
         data_sets=data_sets(fixed),
         kinds=kinds(studies),
-        exported=exported,
-        shared=shared(exported, budget),
         copied=figures.copied(fixed.streams),
-        bytes_figures=bytes_figures,
         versions=fixed.record["versions"],
         candidates=len(widths.candidates(fixed, fixed.ours)),
         **facts(studies, changes),

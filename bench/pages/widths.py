@@ -49,6 +49,14 @@ def values(study: Study) -> dict[str, Any]:
     }
 
 
+def apart(study: Study, fixed: Study) -> list[float]:
+    """Return on each stream by how many percent another study's last method is above the best."""
+    return [
+        above(study.mean(s, study.ours, online), fixed.mean(s, fixed.best_width(s), online))
+        for s in study.streams
+    ]
+
+
 def against_others(study: Study) -> str:
     """Return a table of how often we are below and above the best width and each method."""
     tallies = {"the best width": study.tally(study.best_width)}
