@@ -140,9 +140,8 @@ def build_learner(
         By default the recipe's. A callable makes one of
         ``(embedding, outputs=, hidden=, num_dense=)``, and finds the recipe's history among its
         dense inputs. Your own module takes (inputs, mix), see :class:`autoemb.BilevelTrainer`;
-        the default budget is not kept for one whose rows are not granted, and
         ``inputs.known`` has what labels say of ids, if its ``reads_known``, or that of a part, is
-        true.
+        true. The default budget is not kept for one whose rows nobody grants.
     seed : int, default 0
         Of all random numbers.
     device : torch.device or str, default "cpu"

@@ -261,14 +261,14 @@ class StreamLearner:
             self._change.enter_context(self._lock)
             if self.statistics is not None and advance is not None:
                 self.statistics.commit(advance)
-            if self.grants is not None:
-                # Of the next batch: a prediction is by what was known before its batch came.
-                plans, own = step.outcome.plans, (self._beside(), self._keys_of)
-                self.grants.update(plans, self.num_ids(), len(batch), *own)
             if self.waiting is None:
                 self._remember(batch)
             else:
                 self.waiting.add(batch)
+            if self.grants is not None:
+                # Of the next batch: a prediction is by what was known before its batch came.
+                plans, own = step.outcome.plans, (self._beside(), self._keys_of)
+                self.grants.update(plans, self.num_ids(), len(batch), *own)
         return step
 
     def _keys_of(self, table: str, rows: Tensor) -> Keys:
