@@ -61,8 +61,9 @@ def _narrow(comparison: Comparison) -> list[bool]:
     """Return which columns of numbers a terminal has room for: the loss, and one more metric."""
     known_by = wording.KNOWN_BY.get(comparison.task, metrics(comparison)[1:2])
     stages = STAGES[1:] if has_skill(comparison) else STAGES
+    losses = STAGES[1:] if has_skill(comparison) and has_bytes(comparison) else STAGES
     return [
-        metric == "loss" or (metric in known_by and stage in stages)
+        (metric == "loss" and stage in losses) or (metric in known_by and stage in stages)
         for stage, metric in columns(comparison)
     ]
 

@@ -224,6 +224,16 @@ def test_nothing_is_said_where_nothing_is_saved_or_recorded(recorded, owned):
     assert fewer_bytes(comparison_of(recorded, owned)) == []
 
 
+def test_a_table_of_all_that_is_recorded_fits_80_columns(recorded):
+    content = with_opponents(recorded)
+    for result in content["results"]:
+        result |= {"ids": {"a": 10}, "owned": {"rows": 12340}}
+    text = printed(content, width=80)
+    assert "\N{HORIZONTAL ELLIPSIS}" not in text.partition("Paired")[0]
+    assert "skill" in text
+    assert "1,234" in text
+
+
 def test_bytes_have_a_column_where_they_were_recorded(recorded):
     content = recorded.comparison(methods=("fse", "autoemb"), seeds=(0,))
     assert "bytes" not in printed(content)
