@@ -414,7 +414,7 @@ class StreamLearner:
         UserError
             For a batch that is not what the schema says.
         ValueError
-            For ``hard`` with ``grants``.
+            For ``hard`` with ``grants`` of a row for each size.
         """
         self._check_selection(hard)
         batch = self.encoder.checked(batch, labelled=False)

@@ -11,7 +11,7 @@ from autoemb.lab.report.wording import loss_name
 from autoemb.recipe import Recipe
 from autoemb.streaming.compact import CompactRows
 from autoemb.streaming.grants import FIXED_BYTES, FIXED_WIDTH, HALF_LIFE
-from bench.pages.history import losses
+from bench.pages.history import losses, trivial
 from bench.pages.names import Stream, row_name
 from bench.pages.records import Record, Study, above, online
 from bench.pages.rendering import render
@@ -139,8 +139,22 @@ def readme_facts(studies: list[Study]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def page(studies: list[Study], figures: str) -> str:
-    """Return the page."""
+def opponents(studies: list[Study], told: list[Study]) -> str:
+    """Return a table of the trivial opponents' loss, which another study has, and of ours."""
+    names = trivial(told[0])
+    body = [
+        [row_name(x), *(f"{found:.4f}" for found in (*others, study.mean(x, study.ours, online)))]
+        for study in studies
+        for x in study.streams
+        for one in told
+        if x in one.streams
+        for others in [[one.mean(x, name, online) for name in names]]
+    ]
+    return table(["stream", *names, studies[0].ours], body)
+
+
+def page(studies: list[Study], told: list[Study], figures: str) -> str:
+    """Return the page; ``told`` are the studies that have the opponents."""
     first = studies[0]
     return render(
         "budget",
@@ -150,20 +164,15 @@ def page(studies: list[Study], figures: str) -> str:
         most=Recipe().budget * FIXED_WIDTH * FIXED_BYTES,
         fixed_width=FIXED_WIDTH,
         dims=listed(Recipe().dims),
-        streams=sum(len(study.streams) for study in studies),
         owned=OWNED,
         owned_table=owned_table(studies),
         budgets_table=budgets_table(studies),
         changes_table=changes_table(studies),
         losses=losses(studies, online),
+        opponents=opponents(studies, told),
         whole=beside(studies, first.ours, WHOLE),
         fixed=beside(studies, first.ours, FIXED),
         best=beside_best(studies, first.ours),
-        sixteenth=[
-            s.mean(x, s.ours, of_id) / (FIXED_WIDTH * FIXED_BYTES)
-            for s in studies
-            for x in s.streams
-        ],
         half_life=f"{HALF_LIFE:,}",
         sum_bytes=count(CompactRows(1, 0).row_bytes - 4),
         other_bytes=count(CompactRows(0, 1).row_bytes - 4),

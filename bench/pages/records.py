@@ -34,11 +34,6 @@ def early(run: Record) -> float:
     return float(run["first_tenth"])
 
 
-def table_bytes(run: Record) -> float:
-    """Return the bytes of all rows and of what finds them."""
-    return float(run["embedding_bytes"])
-
-
 def above(loss: float, other: float) -> float:
     """Return by how many percent a loss lies above another.
 

@@ -49,7 +49,7 @@ def every(
         DOCS / "features.md": features.page(
             *(Study.read(name, studies) for name in features.PARTS)
         ),
-        DOCS / "budget.md": budgets.page(within, figures.within(within)),
+        DOCS / "budget.md": budgets.page(within, told, figures.within(within)),
         DOCS / "history.md": history.page(told, trees),
         DOCS / "freshness.md": freshness.page(
             Study.read(freshness.PARTS, studies),

@@ -20,17 +20,6 @@ def table(headers: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     return "\n".join(pipes(headers, body)) if body else ""
 
 
-def mib(size: float) -> str:
-    """Return bytes in MiB.
-
-    Examples
-    --------
-    >>> mib(3 * 2**19)
-    '1.50'
-    """
-    return f"{size / 2**20:.2f}"
-
-
 def losses(study: Study, value: Value, *, order: bool = False) -> str:
     """Return the mean loss of every method on every stream, the lowest in bold."""
     body = []

@@ -44,7 +44,7 @@ def pages_of(records):
     within = [Study(records[name]) for name in budgets.PARTS]
     return {
         "study": study.page(studies, changes),
-        "budget": budgets.page(within, figures.within(within)),
+        "budget": budgets.page(within, told()[0], figures.within(within)),
         "readme": readme.block(studies, changes, exported, *told(), within),
         "export": export.page(records["export"], studies["widths"], figures.frozen(exported)),
         "ablations": ablations_page(records["ablations"]),

@@ -21,14 +21,9 @@ from autoemb.optim import OPTIMIZERS
 from autoemb.schema import Dense
 from autoemb.streaming import Step
 from autoemb.streaming.graph import StepGraph
+from tests.samples import OF_SIZES
 
 BATCH = 6
-
-#: What learners are made of where a case does not say otherwise: a row a size and the fused op.
-SIZES = {
-    "rows": "sizes", "budget": 0, "model": "mlp", "optimizer": "adagrad",
-    "controller_history": "full", "history": "none",
-}  # fmt: skip
 
 #: What the default recipe has in its place; so narrow that a table of ids leaves little for rows.
 NESTED = {
@@ -109,7 +104,7 @@ def make_learner(monkeypatch):
     def make(method="autoemb", kind="pair", task="regression", **options):
         # Rates at which a step shows in float32 predictions at once.
         small = {"dims": (1, 2), "hidden": (8,), "controller_hidden": (8,), "reservoir": 20}
-        small |= SIZES
+        small |= OF_SIZES  # where a case does not say otherwise
         rates = {"learning_rate": 0.01, "controller_learning_rate": 0.01}
         own = {"batch_size": BATCH, "seed": 0, "initial_rows": 4}
         for name in ("batch_size", "seed", "initial_rows", "device"):
